@@ -1,0 +1,76 @@
+//! What the endpoint must know about this host and its peers.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::crypto::{SigningKey, VerifyingKey};
+use crate::model::{AeadAlgorithm, PeerId, PeerIndex, Secret, TrafficSelector, WorkerIndex};
+
+/// Settings of the whole endpoint.
+#[derive(Clone, Debug)]
+pub struct EndpointConfig {
+    /// Age at which an IKE SA is rekeyed, before jitter (up to a tenth earlier).
+    pub ike_rekey: Duration,
+    /// Age at which a CHILD_SA is rekeyed, before jitter (up to a tenth earlier); it ends hard a tenth later.
+    pub child_rekey: Duration,
+    /// Replay window in packets.
+    pub replay_window: u32,
+    /// Our IKE and NAT-T ports, for local addresses of paths.
+    pub ike_port: u16,
+    /// See `ike_port`.
+    pub natt_port: u16,
+}
+
+/// One peer.
+#[derive(Clone, Debug)]
+pub struct PeerConfig {
+    /// Its place in the tables.
+    pub index: PeerIndex,
+    /// Its name in configuration and messages.
+    pub name: String,
+    /// How we call ourselves towards it.
+    pub local_id: PeerId,
+    /// What it must call itself.
+    pub remote_id: PeerId,
+    /// How we prove ourselves.
+    pub local_auth: LocalAuth,
+    /// How it must prove itself.
+    pub remote_auth: PeerAuth,
+    /// Where it is; none if we wait for it.
+    pub remote: Option<RemoteEndpoint>,
+    /// AEADs for IKE and ESP, most wanted first; never empty.
+    pub suites: Vec<AeadAlgorithm>,
+    /// Inner addresses on our side.
+    pub local_selectors: Vec<TrafficSelector>,
+    /// Inner addresses on its side.
+    pub remote_selectors: Vec<TrafficSelector>,
+    /// The worker that owns its SAs.
+    pub owner: WorkerIndex,
+}
+
+/// Where a peer is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RemoteEndpoint {
+    /// IKE_SA_INIT goes to the IKE port (500), the rest to 4500.
+    Standard(std::net::IpAddr),
+    /// Everything goes to this NAT-T port, with the marker; the IKE port is not used.
+    Natt(SocketAddr),
+}
+
+/// How we prove ourselves to one peer.
+#[derive(Clone, Debug)]
+pub enum LocalAuth {
+    /// Shared key.
+    Psk(Secret),
+    /// Our Ed25519 host key.
+    HostKey(SigningKey),
+}
+
+/// How one peer must prove itself.
+#[derive(Clone, Debug)]
+pub enum PeerAuth {
+    /// Shared key.
+    Psk(Secret),
+    /// Its pinned Ed25519 key.
+    HostKey(VerifyingKey),
+}

@@ -1,0 +1,55 @@
+//! The key schedule (RFC 7296 §2.13, §2.14, §2.17, §2.18).
+
+use crate::crypto::Prf;
+use crate::model::{AeadAlgorithm, IkeSuite, SaKey, Secret};
+
+/// The seven keys of an IKE SA; with an AEAD, SK_ai and SK_ar are empty and left out (RFC 5282 §7).
+#[derive(Clone, Debug)]
+pub struct IkeKeys {
+    /// SK_d: the key of keys for CHILD_SAs and rekeys.
+    pub sk_d: Secret,
+    /// SK_ei with its salt: protects what the original initiator sends.
+    pub sk_ei: SaKey,
+    /// SK_er with its salt.
+    pub sk_er: SaKey,
+    /// SK_pi: goes into the initiator's AUTH.
+    pub sk_pi: Secret,
+    /// SK_pr
+    pub sk_pr: Secret,
+}
+
+/// Keys of the first IKE SA: SKEYSEED = prf(Ni | Nr, g^ir).
+#[must_use]
+pub fn initial(suite: IkeSuite, shared: &Secret, nonce_i: &[u8], nonce_r: &[u8], spi_i: u64, spi_r: u64) -> IkeKeys {
+    todo!("{suite} {shared:?} {nonce_i:?} {nonce_r:?} {spi_i} {spi_r}")
+}
+
+/// Keys of a rekeyed IKE SA: SKEYSEED = prf_old(SK_d (old), g^ir (new) | Ni | Nr); the rest is as for the first.
+#[must_use]
+#[allow(clippy::too_many_arguments, reason = "the formula has that many")]
+pub fn rekeyed(
+    old_prf: Prf,
+    old_sk_d: &Secret,
+    suite: IkeSuite,
+    shared: &Secret,
+    nonce_i: &[u8],
+    nonce_r: &[u8],
+    spi_i: u64,
+    spi_r: u64,
+) -> IkeKeys {
+    todo!("{old_prf:?} {old_sk_d:?} {suite} {shared:?} {nonce_i:?} {nonce_r:?} {spi_i} {spi_r}")
+}
+
+/// Keys of a CHILD_SA: KEYMAT = prf+(SK_d, [g^ir (new) |] Ni | Nr). First what the exchange's initiator seals with, then what
+/// its responder seals with.
+#[must_use]
+pub fn child(
+    prf: Prf,
+    sk_d: &Secret,
+    shared: Option<&Secret>,
+    nonce_i: &[u8],
+    nonce_r: &[u8],
+    aead: AeadAlgorithm,
+) -> (SaKey, SaKey) {
+    todo!("{prf:?} {sk_d:?} {shared:?} {nonce_i:?} {nonce_r:?} {aead:?}")
+}

@@ -1,1 +1,3 @@
+//! The `underpass` binary.
+
 fn main() {}

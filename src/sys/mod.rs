@@ -5,3 +5,4 @@
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tun;
+pub mod udp;

@@ -43,3 +43,9 @@ impl VerifyingKey {
         todo!("{message:?} {signature:?}")
     }
 }
+
+impl PartialEq for SigningKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.verifying_key() == other.verifying_key()
+    }
+}

@@ -18,6 +18,10 @@ mod installs;
 mod liveness;
 mod peer;
 mod reconcile;
+#[doc(hidden)]
+pub mod simulation;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -1,0 +1,7 @@
+//! The system calls that no crate gives safely. The only module where `unsafe` is allowed; each use says why it is sound.
+
+#![allow(unsafe_code, reason = "this module is where it belongs")]
+
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod tun;

@@ -6,4 +6,5 @@ pub mod crypto;
 pub mod esp;
 pub mod ike;
 pub mod model;
+pub mod sys;
 pub mod wire;

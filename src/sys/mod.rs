@@ -1,0 +1,7 @@
+//! The system calls that no crate gives, as safe functions over owned descriptors: the only place where `unsafe` may stand,
+//! each time with the reason why it is sound.
+
+pub mod caps;
+pub mod netlink;
+pub mod netns;
+// nft

@@ -4,6 +4,7 @@
 
 pub mod control;
 pub mod crypto;
+pub mod engine;
 pub mod esp;
 pub mod ike;
 pub mod model;

@@ -385,7 +385,9 @@ fn name(transform: &Transform) -> String {
         Some(bits) => {
             let _ = write!(text, " with {bits} bits");
         }
-        None if kind == TransformType::Encryption && aead.is_none() => text.push_str(" without key length"),
+        None if kind == TransformType::Encryption && aead.is_none() && matches!(id, 12 | 13 | 18..=20) => {
+            text.push_str(" without key length")
+        }
         None => {}
     }
     if unusable {

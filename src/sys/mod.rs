@@ -4,4 +4,4 @@
 pub mod caps;
 pub mod netlink;
 pub mod netns;
-// nft
+pub mod nft;

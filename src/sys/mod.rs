@@ -10,3 +10,4 @@ pub mod nft;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tun;
+pub mod udp;

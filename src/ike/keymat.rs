@@ -76,3 +76,6 @@ pub fn child(
     let (initiator, responder) = keymat.expose().split_at(aead.keymat_len());
     (SaKey { keymat: Secret::copy_of(initiator) }, SaKey { keymat: Secret::copy_of(responder) })
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,7 +94,7 @@ fn key_exchanges(c: &mut Criterion) {
     group.finish();
 }
 
-/// Short on purpose: all of them in about a minute.
+/// Short on purpose: all of them in a minute and a half.
 fn config() -> Criterion {
     Criterion::default()
         .sample_size(20)

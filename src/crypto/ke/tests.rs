@@ -204,14 +204,13 @@ fn ecp_private_values_are_drawn_until_they_fit() {
 fn leading_zeros_of_the_secret_stay() {
     for group in [KeGroup::EcP256, KeGroup::EcP384] {
         let peer = key_exchange(group, &mut SeededRng::new(9)).public_value().to_vec();
-        let zeros = (0..1500)
-            .filter(|seed| {
-                let secret = key_exchange(group, &mut SeededRng::new(100 + seed)).agree(&peer).unwrap();
-                assert_eq!(secret.len(), group.public_len() / 2);
-                secret.expose()[0] == 0
-            })
-            .count();
-        assert!(zeros > 0, "{group:?}: none of the secrets began with a zero");
+        // One in 256 does. The seeds are fixed, so this search ends where it ended before.
+        let found = (0..3000).any(|seed| {
+            let secret = key_exchange(group, &mut SeededRng::new(100 + seed)).agree(&peer).unwrap();
+            assert_eq!(secret.len(), group.public_len() / 2);
+            secret.expose()[0] == 0
+        });
+        assert!(found, "{group:?}: none of the secrets began with a zero");
     }
 }
 

@@ -10,4 +10,5 @@ pub mod ike;
 pub mod model;
 pub mod node;
 pub mod observe;
+pub mod sys;
 pub mod wire;

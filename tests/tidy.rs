@@ -39,7 +39,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("ports", &["store", "sys"]),
     ("store", &["model"]),
     ("network", &["model"]),
-    ("config", &["model"]),
+    ("config", &["crypto"]),
     ("control", &["observe", "model"]),
     ("observe", &["model"]),
     ("sys", &["model"]),

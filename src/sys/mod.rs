@@ -6,6 +6,7 @@
 pub mod caps;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tun;

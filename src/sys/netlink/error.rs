@@ -88,13 +88,17 @@ pub(crate) trait Context<T> {
 
 impl<T> Context<T> for Result<T, Fault> {
     fn context(self, action: impl FnOnce() -> String) -> Result<T, NetlinkError> {
-        self.map_err(|fault| {
-            let action = action();
-            match fault {
-                Fault::Refused { reason, hint } => NetlinkError::Refused { action, reason, hint },
-                Fault::Transport(reason) => NetlinkError::Transport { action, reason },
-                Fault::Malformed(what) => NetlinkError::Malformed { action, what },
-            }
-        })
+        self.map_err(|fault| fault.during(action()))
+    }
+}
+
+impl Fault {
+    /// The fault as an error that names the action.
+    pub(crate) fn during(self, action: String) -> NetlinkError {
+        match self {
+            Fault::Refused { reason, hint } => NetlinkError::Refused { action, reason, hint },
+            Fault::Transport(reason) => NetlinkError::Transport { action, reason },
+            Fault::Malformed(what) => NetlinkError::Malformed { action, what },
+        }
     }
 }

@@ -1,3 +1,5 @@
+//! UDP sockets as tests see them: pairs of them on loopback.
+
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket as StdSocket};
 use std::ops::Range;
 use std::time::{Duration, Instant};

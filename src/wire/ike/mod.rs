@@ -6,6 +6,7 @@
 //! Emission cannot fail and cannot express an invalid message; `parse(emit(m)) == m`.
 
 mod chain;
+mod cursor;
 mod header;
 mod notify;
 mod payload;
@@ -13,11 +14,14 @@ mod proposal;
 mod protected;
 mod selectors;
 
-pub use chain::{ParseError, emit_chain, parse_chain};
+pub use chain::{MAX_PAYLOADS, ParseError, emit_chain, parse_chain};
 pub use header::{ExchangeType, Flags, HEADER_LEN, Header};
 pub use notify::{Notify, NotifyType};
 pub use payload::{
     Auth, AuthMethod, Certificate, Delete, Identification, KeyExchangePayload, Payload, PayloadType, Protocol,
 };
-pub use proposal::{Proposal, Transform, TransformType};
+pub use proposal::{MAX_PROPOSALS, MAX_TRANSFORMS, Proposal, Transform, TransformType};
 pub use protected::{Message, OpenError, ProtectedView};
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,12 @@
 //! Notify payloads (RFC 7296 §3.10).
 
+use std::borrow::Cow;
+use std::fmt;
+
 use bytes::Bytes;
 
-use super::Protocol;
+use super::cursor::Cursor;
+use super::{ParseError, Protocol};
 
 /// A notification.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,7 +22,7 @@ pub struct Notify {
 }
 
 macro_rules! notify_types {
-    ($($variant:ident = $value:literal;)*) => {
+    ($($variant:ident = $value:literal, $name:literal;)*) => {
         /// Notify message types (IANA). Below 16384 they are errors (RFC 7296 §3.10.1).
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
         #[allow(missing_docs, reason = "the registry's own names")]
@@ -40,46 +44,55 @@ macro_rules! notify_types {
             pub const fn from_value(value: u16) -> Self {
                 match value { $($value => Self::$variant,)* other => Self::Other(other) }
             }
+
+            /// The registry's name, such as NO_PROPOSAL_CHOSEN; the number of a type that we do not know.
+            #[must_use]
+            pub fn name(self) -> Cow<'static, str> {
+                match self {
+                    $(Self::$variant => Cow::Borrowed($name),)*
+                    Self::Other(value) => Cow::Owned(format!("notify type {value}")),
+                }
+            }
         }
     };
 }
 
 notify_types! {
-    UnsupportedCriticalPayload = 1;
-    InvalidIkeSpi = 4;
-    InvalidMajorVersion = 5;
-    InvalidSyntax = 7;
-    InvalidMessageId = 9;
-    InvalidSpi = 11;
-    NoProposalChosen = 14;
-    InvalidKePayload = 17;
-    AuthenticationFailed = 24;
-    SinglePairRequired = 34;
-    NoAdditionalSas = 35;
-    InternalAddressFailure = 36;
-    FailedCpRequired = 37;
-    TsUnacceptable = 38;
-    InvalidSelectors = 39;
-    TemporaryFailure = 43;
-    ChildSaNotFound = 44;
-    InitialContact = 16384;
-    SetWindowSize = 16385;
-    AdditionalTsPossible = 16386;
-    IpcompSupported = 16387;
-    NatDetectionSourceIp = 16388;
-    NatDetectionDestinationIp = 16389;
-    Cookie = 16390;
-    UseTransportMode = 16391;
-    HttpCertLookupSupported = 16392;
-    RekeySa = 16393;
-    EspTfcPaddingNotSupported = 16394;
-    NonFirstFragmentsAlso = 16395;
-    MobikeSupported = 16396;
-    Redirect = 16407;
-    RedirectSupported = 16406;
-    ChildlessIkev2Supported = 16418;
-    Ikev2FragmentationSupported = 16430;
-    SignatureHashAlgorithms = 16431;
+    UnsupportedCriticalPayload = 1, "UNSUPPORTED_CRITICAL_PAYLOAD";
+    InvalidIkeSpi = 4, "INVALID_IKE_SPI";
+    InvalidMajorVersion = 5, "INVALID_MAJOR_VERSION";
+    InvalidSyntax = 7, "INVALID_SYNTAX";
+    InvalidMessageId = 9, "INVALID_MESSAGE_ID";
+    InvalidSpi = 11, "INVALID_SPI";
+    NoProposalChosen = 14, "NO_PROPOSAL_CHOSEN";
+    InvalidKePayload = 17, "INVALID_KE_PAYLOAD";
+    AuthenticationFailed = 24, "AUTHENTICATION_FAILED";
+    SinglePairRequired = 34, "SINGLE_PAIR_REQUIRED";
+    NoAdditionalSas = 35, "NO_ADDITIONAL_SAS";
+    InternalAddressFailure = 36, "INTERNAL_ADDRESS_FAILURE";
+    FailedCpRequired = 37, "FAILED_CP_REQUIRED";
+    TsUnacceptable = 38, "TS_UNACCEPTABLE";
+    InvalidSelectors = 39, "INVALID_SELECTORS";
+    TemporaryFailure = 43, "TEMPORARY_FAILURE";
+    ChildSaNotFound = 44, "CHILD_SA_NOT_FOUND";
+    InitialContact = 16384, "INITIAL_CONTACT";
+    SetWindowSize = 16385, "SET_WINDOW_SIZE";
+    AdditionalTsPossible = 16386, "ADDITIONAL_TS_POSSIBLE";
+    IpcompSupported = 16387, "IPCOMP_SUPPORTED";
+    NatDetectionSourceIp = 16388, "NAT_DETECTION_SOURCE_IP";
+    NatDetectionDestinationIp = 16389, "NAT_DETECTION_DESTINATION_IP";
+    Cookie = 16390, "COOKIE";
+    UseTransportMode = 16391, "USE_TRANSPORT_MODE";
+    HttpCertLookupSupported = 16392, "HTTP_CERT_LOOKUP_SUPPORTED";
+    RekeySa = 16393, "REKEY_SA";
+    EspTfcPaddingNotSupported = 16394, "ESP_TFC_PADDING_NOT_SUPPORTED";
+    NonFirstFragmentsAlso = 16395, "NON_FIRST_FRAGMENTS_ALSO";
+    MobikeSupported = 16396, "MOBIKE_SUPPORTED";
+    Redirect = 16407, "REDIRECT";
+    RedirectSupported = 16406, "REDIRECT_SUPPORTED";
+    ChildlessIkev2Supported = 16418, "CHILDLESS_IKEV2_SUPPORTED";
+    Ikev2FragmentationSupported = 16430, "IKEV2_FRAGMENTATION_SUPPORTED";
+    SignatureHashAlgorithms = 16431, "SIGNATURE_HASH_ALGORITHMS";
 }
 
 impl NotifyType {
@@ -90,10 +103,34 @@ impl NotifyType {
     }
 }
 
+impl fmt::Display for NotifyType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())
+    }
+}
+
 impl Notify {
     /// A notification about no SA in particular.
     #[must_use]
     pub fn new(kind: NotifyType, data: impl Into<Bytes>) -> Self {
         Self { protocol: Protocol::None, spi: Bytes::new(), kind, data: data.into() }
+    }
+
+    /// Which SPI a notify needs depends on its type: whoever handles that type checks it.
+    pub(super) fn parse(body: &[u8]) -> Result<Self, ParseError> {
+        let mut cursor = Cursor::new(body, "Notify payload");
+        let protocol = Protocol::from_value(cursor.u8()?);
+        let spi_len = cursor.u8()?;
+        let kind = NotifyType::from_value(cursor.u16()?);
+        let spi = Bytes::copy_from_slice(cursor.take(usize::from(spi_len))?);
+        Ok(Self { protocol, spi, kind, data: Bytes::copy_from_slice(cursor.rest()) })
+    }
+
+    pub(super) fn emit(&self, out: &mut Vec<u8>) {
+        let spi_len = u8::try_from(self.spi.len()).unwrap_or(u8::MAX);
+        out.extend_from_slice(&[self.protocol.value(), spi_len]);
+        out.extend_from_slice(&self.kind.value().to_be_bytes());
+        out.extend_from_slice(&self.spi[..usize::from(spi_len)]);
+        out.extend_from_slice(&self.data);
     }
 }

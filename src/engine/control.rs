@@ -18,13 +18,14 @@ use super::brain::Brain;
 use super::exchange::Content;
 use super::forward::Forwarder;
 use super::mailbox::Outgoing;
-use super::natt::{self, Payload};
+use super::stranger::Stranger;
 use super::{Command, Shared};
 use crate::esp::Event;
 use crate::ike::Transmit;
-use crate::model::{DropReason, Drops, Instant, Path, Spi, Transport, WorkerIndex};
+use crate::model::{DropReason, Drops, Instant, Path, Transport, WorkerIndex};
 use crate::node::Recipient;
 use crate::sys::udp::{Datagram, ReceiveBatch, SendBatch, UdpSocket};
+use crate::wire::natt::{self, Natt};
 
 /// Messages per `recvmmsg`.
 const RECEIVE_BATCH: usize = 8;
@@ -83,6 +84,7 @@ pub(super) struct Control<B> {
     news: Receiver<(WorkerIndex, Event)>,
     mailboxes: Vec<Outgoing>,
     forward: Forwarder,
+    stranger: Stranger,
     receive: ReceiveBatch,
     send: SendBatch,
     /// Marker and message, to be sent.
@@ -127,6 +129,7 @@ impl<B: Brain> Control<B> {
             news,
             mailboxes,
             forward: Forwarder::new(member, Arc::clone(&shared), Arc::clone(&drops)),
+            stranger: Stranger::default(),
             receive: ReceiveBatch::new(RECEIVE_BATCH),
             send: SendBatch::default(),
             frame: Vec::new(),
@@ -199,8 +202,6 @@ impl<B: Brain> Control<B> {
 
     /// Port 4500: IKE behind the marker; keepalives and ESP that strayed here.
     fn read_natt(&mut self, now: Instant) -> Result<(), ControlError> {
-        // A flood of strangers makes one piece of news per turn.
-        let mut stranger = None;
         for _ in 0..RECEIVE_CALLS {
             if !self.natt.receive(&mut self.receive)? {
                 break;
@@ -210,25 +211,24 @@ impl<B: Brain> Control<B> {
                 for (start, len) in message.datagrams() {
                     let octets = &arena[start as usize..(start + len) as usize];
                     match natt::classify(octets) {
-                        Payload::Keepalive => self.drops.count(DropReason::Keepalive),
-                        Payload::Ike(text) => self.brain.handle_ike(now, message.path, self.natt.transport, text),
-                        Payload::Esp => match owner(&self.shared, octets) {
-                            Ok(worker) => {
-                                let to = usize::from(worker.0);
-                                self.forward.outer(to, message.path, message.ecn, octets);
-                            }
-                            Err(reason) => {
-                                self.drops.count(reason);
-                                stranger = (reason == DropReason::UnknownSpi).then_some(message.path).or(stranger);
+                        Natt::Keepalive => self.drops.count(DropReason::Keepalive),
+                        Natt::Ike(text) => self.brain.handle_ike(now, message.path, self.natt.transport, text),
+                        Natt::Esp(spi) => match self.shared.exchange.worker(spi.owner()) {
+                            Some(to) => self.forward.outer(to, message.path, message.ecn, octets),
+                            None => {
+                                self.drops.count(DropReason::UnknownSpi);
+                                self.stranger.note(now, message.path);
                             }
                         },
+                        Natt::Malformed(reason) => self.drops.count(reason),
                     }
                 }
             }
             self.forward.flush();
         }
-        if let Some(path) = stranger {
-            self.brain.handle_event(now, WorkerIndex(0), Event::UnknownSpi(path));
+        if let Some(event) = self.stranger.poll_event() {
+            // Worker 0 stands for those that do not exist: the kernel steers such datagrams there, too.
+            self.brain.handle_event(now, WorkerIndex(0), event);
         }
         Ok(())
     }
@@ -335,11 +335,4 @@ impl Source {
             },
         }
     }
-}
-
-/// The worker that an ESP datagram belongs to.
-fn owner(shared: &Shared, octets: &[u8]) -> Result<WorkerIndex, DropReason> {
-    let spi = octets.first_chunk().ok_or(DropReason::Runt)?;
-    let spi = Spi::new(u32::from_be_bytes(*spi)).ok_or(DropReason::ReservedSpi)?;
-    shared.exchange.worker(spi.owner()).map(|_| spi.owner()).ok_or(DropReason::UnknownSpi)
 }

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::{self, Duration};
-use std::{fmt, io};
+use std::{fmt, io, mem};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -167,7 +167,7 @@ impl<B: 'static> Handle<B> {
     ///
     /// # Errors
     /// What went wrong in each thread that failed, now or before, or did not end in time.
-    pub fn stop(self, patience: Duration) -> Result<(), Vec<Ended>> {
+    pub fn stop(mut self, patience: Duration) -> Result<(), Vec<Ended>> {
         self.caller.shared.stop();
         let deadline = time::Instant::now() + patience;
         let mut missing: Vec<String> =
@@ -181,7 +181,7 @@ impl<B: 'static> Handle<B> {
             }
         }
         // A thread that said that it ended is joined at once. One whose end the agent heard of earlier is finished as well.
-        for thread in self.threads {
+        for thread in mem::take(&mut self.threads) {
             let name = thread.thread().name().unwrap_or_default().to_owned();
             if thread.is_finished() || !missing.contains(&name) {
                 // Panics were caught within.
@@ -191,6 +191,13 @@ impl<B: 'static> Handle<B> {
             }
         }
         if failed.is_empty() { Ok(()) } else { Err(failed) }
+    }
+}
+
+impl<B> Drop for Handle<B> {
+    /// An agent that gives up without [`stop`](Handle::stop) leaves no device and no socket behind for long.
+    fn drop(&mut self) {
+        self.caller.shared.stop();
     }
 }
 

@@ -14,8 +14,8 @@ mod exchange;
 mod forward;
 mod handle;
 mod mailbox;
-mod natt;
 mod start;
+mod stranger;
 #[cfg(test)]
 mod tests;
 mod worker;

@@ -119,7 +119,7 @@ impl Engine {
             Err(error) => {
                 // Those that run already end, and the device goes with them.
                 shared.stop();
-                handle.threads.into_iter().for_each(|thread| drop(thread.join()));
+                std::mem::take(&mut handle.threads).into_iter().for_each(|thread| drop(thread.join()));
                 Err(error.into())
             }
         }

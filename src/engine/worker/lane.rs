@@ -20,6 +20,7 @@ use crossbeam_channel::Receiver;
 use crate::engine::Shared;
 use crate::engine::exchange::{Content, Member, Parcel};
 use crate::engine::forward::Forwarder;
+use crate::engine::stranger::Stranger;
 use crate::esp::{Config, DataPlane, Event, Inbox, Incoming, Outbox, Outcome, Outgoing, Update};
 use crate::model::{DropReason, Drops, Instant, Path, Spi, Transport, WorkerIndex};
 use crate::sys::tun::TunQueue;
@@ -80,8 +81,7 @@ pub(super) struct Lane {
     incoming: Vec<Incoming>,
     inbox: Inbox,
     released: Vec<(Path, u8, Vec<u8>)>,
-    /// Somebody who sent ESP for a worker that does not exist.
-    stranger: Option<Path>,
+    stranger: Stranger,
 }
 
 impl Lane {
@@ -109,7 +109,7 @@ impl Lane {
             incoming: Vec::with_capacity(OUTBOX_DATAGRAMS),
             inbox: Inbox::default(),
             released: Vec::new(),
-            stranger: None,
+            stranger: Stranger::default(),
             shared,
             drops,
         }
@@ -134,7 +134,7 @@ impl Lane {
     }
 
     pub(super) fn poll_event(&mut self) -> Option<Event> {
-        self.plane.poll_event().or_else(|| self.stranger.take().map(Event::UnknownSpi))
+        self.plane.poll_event().or_else(|| self.stranger.poll_event())
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
@@ -152,6 +152,10 @@ impl Lane {
             self.plane.handle_update(now, update, &mut self.outbox, &mut self.released);
             self.admit_released(now);
             // The next order may set free as much again.
+            self.flush(now);
+            while self.is_clear() && !self.plane.resume_parked(now, &mut self.outbox) {
+                self.flush(now);
+            }
             self.flush(now);
         }
     }
@@ -263,15 +267,12 @@ impl Lane {
     // --- inbound ---
 
     /// Adds a datagram to those that `open` will open, if its SPI can be one of ours.
-    pub(super) fn gather(&mut self, octets: &[u8], incoming: Incoming) {
-        let spi = octets.first_chunk().map(|&spi| u32::from_be_bytes(spi));
-        // What is too short, reserved or a stray is the data plane's to say; it need not know how many workers there are.
-        match spi.and_then(Spi::new) {
-            Some(spi) if self.shared.exchange.worker(spi.owner()).is_none() => {
-                self.drops.count(DropReason::UnknownSpi);
-                self.stranger = Some(incoming.path);
-            }
-            _ => self.incoming.push(incoming),
+    pub(super) fn gather(&mut self, now: Instant, spi: Spi, incoming: Incoming) {
+        if self.shared.exchange.worker(spi.owner()).is_some() {
+            self.incoming.push(incoming);
+        } else {
+            self.drops.count(DropReason::UnknownSpi);
+            self.stranger.note(now, incoming.path);
         }
     }
 

@@ -21,11 +21,11 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::Shared;
 use super::mailbox::News;
-use super::natt::{self, Payload};
 use crate::esp::{self, Incoming, Update};
 use crate::model::{DropReason, Drops, Instant};
 use crate::sys::tun::TunQueue;
 use crate::sys::udp::{ReceiveBatch, UdpSocket};
+use crate::wire::natt::{self, Natt};
 
 use lane::Lane;
 
@@ -165,12 +165,13 @@ impl Worker {
                 for (start, len) in message.datagrams() {
                     let octets = &arena[start as usize..(start + len) as usize];
                     match natt::classify(octets) {
-                        Payload::Keepalive => self.lane.drops.count(DropReason::Keepalive),
-                        Payload::Ike(text) => self.lane.stray_ike(message.path, text),
-                        Payload::Esp => {
+                        Natt::Keepalive => self.lane.drops.count(DropReason::Keepalive),
+                        Natt::Ike(text) => self.lane.stray_ike(message.path, text),
+                        Natt::Esp(spi) => {
                             let incoming = Incoming { start, len, path: message.path, ecn: message.ecn };
-                            self.lane.gather(octets, incoming);
+                            self.lane.gather(now, spi, incoming);
                         }
+                        Natt::Malformed(reason) => self.lane.drops.count(reason),
                     }
                 }
             }

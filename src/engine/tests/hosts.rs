@@ -1,6 +1,6 @@
 //! Hosts of tests: namespaces that a cable joins, an engine in each.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use super::*;
 

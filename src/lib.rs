@@ -44,6 +44,7 @@
 pub mod config;
 pub mod control;
 pub mod crypto;
+pub mod engine;
 pub mod esp;
 pub mod ike;
 pub mod model;

@@ -2,6 +2,8 @@
 
 #![doc = "The code map stands in each module; see the README for use."]
 
+pub mod agent;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod crypto;

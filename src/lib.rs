@@ -41,6 +41,8 @@
 //! - Each packet that is thrown away is counted under a [`model::DropReason`].
 //! - One worker owns an SA; nothing on the packet path locks, allocates or logs.
 
+pub mod agent;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod crypto;

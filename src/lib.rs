@@ -2,6 +2,7 @@
 
 #![doc = "The code map stands in each module; see the README for use."]
 
+pub mod cli;
 pub mod control;
 pub mod crypto;
 pub mod esp;

@@ -284,7 +284,11 @@ mod tests {
 
     /// The definition: of all prefixes that contain the address, the longest, and of equal ones the last.
     fn naive(entries: &[(IpNet, Route)], address: IpAddr) -> Option<Route> {
-        entries.iter().filter(|(net, _)| net.contains(&address)).max_by_key(|(net, _)| net.prefix_len()).map(|&(_, route)| route)
+        entries
+            .iter()
+            .filter(|(net, _)| net.contains(&address))
+            .max_by_key(|(net, _)| net.prefix_len())
+            .map(|&(_, route)| route)
     }
 
     /// Addresses that share many bits, so that prefixes nest.

@@ -1,0 +1,3 @@
+//! The command line: arguments in, output and an exit code out.
+
+pub mod demo;

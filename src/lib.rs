@@ -45,6 +45,8 @@ pub mod config;
 pub mod control;
 pub mod crypto;
 pub mod esp;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ike;
 pub mod model;
 pub mod node;

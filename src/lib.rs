@@ -41,11 +41,15 @@
 //! - Each packet that is thrown away is counted under a [`model::DropReason`].
 //! - One worker owns an SA; nothing on the packet path locks, allocates or logs.
 
+pub mod agent;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod crypto;
 pub mod engine;
 pub mod esp;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ike;
 pub mod model;
 pub mod node;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::inbox::{Inbox, Incoming};
-use super::outbound::{aad, bump, keyed, nanoseconds, nonce};
+use super::outbound::{SOFT_32, aad, bump, keyed, nanoseconds, nonce};
 use super::replay::{Accepted, Checked, ReplayWindow};
 use super::selectors::Selectors;
 use super::update::{Event, SaCounters};
@@ -21,9 +21,6 @@ const TRAIN: usize = 64;
 
 /// How often the same SA reports another source address: the control thread is not faster.
 const ADDRESS_PAUSE: Duration = Duration::from_millis(100);
-
-/// Where an SA without ESN asks for its successor, as on the way out.
-const SOFT_32: u64 = u32::MAX as u64 / 4 * 3;
 
 /// The inbound half of an SA: everything that a datagram touches.
 pub struct InboundSa {
@@ -274,9 +271,6 @@ impl DataPlane {
 
     /// Passes on what an authentic datagram said about its SA.
     fn tell(&mut self, now: Instant, slot: u32, news: News, path: Path) {
-        if news.soft {
-            self.tell_soft_expired(slot);
-        }
         let Some(cold) = self.sas.parts(slot).2 else { return };
         if news.first {
             self.events.push(Event::InboundUsed(cold.spi));
@@ -284,6 +278,9 @@ impl DataPlane {
         if news.moved && now >= cold.next_address {
             cold.next_address = now + ADDRESS_PAUSE;
             self.events.address_seen(cold.spi, path);
+        }
+        if news.soft {
+            self.tell_soft_expired(slot);
         }
     }
 }

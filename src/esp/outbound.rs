@@ -20,8 +20,8 @@ use crate::wire::ip::{self, Packet, Trailing, Version};
 /// The last sequence number without ESN: the next would be zero again (RFC 4303 §3.3.3).
 const LAST_32: u64 = u32::MAX as u64;
 
-/// Where an SA without ESN asks for its successor: a quarter of its life is left for that.
-const SOFT_32: u64 = LAST_32 / 4 * 3;
+/// Where an SA without ESN asks for its successor, in either direction: a quarter of its life is left for that.
+pub const SOFT_32: u64 = 3 << 30;
 
 /// The last sequence number with ESN: the counter itself never overflows.
 const LAST_64: u64 = u64::MAX - 1;
@@ -82,6 +82,12 @@ impl OutboundSa {
     /// Where it sends to from now on.
     pub const fn set_path(&mut self, path: Path) {
         self.path = path;
+    }
+
+    /// Leaves sequence numbers out.
+    #[cfg(test)]
+    pub const fn skip_to(&mut self, next: u64) {
+        self.next = next;
     }
 
     /// No more news about soft limits.
@@ -251,12 +257,12 @@ impl DataPlane {
         while let Some(&index) = self.resumable.last() {
             // The SA may have gone again meanwhile: then what waits goes on waiting.
             let is_up = self.peers.get(&index).is_some_and(|peer| peer.active.is_some());
-            if is_up && !outbox.has_room() {
+            if !is_up || !self.waiting_outbound.waits(index) {
+                self.resumable.pop();
+            } else if !outbox.has_room() {
                 return false;
-            }
-            match is_up.then(|| self.waiting_outbound.next(index)).flatten() {
-                Some(packet) => self.resume(now, &packet, outbox),
-                None => drop(self.resumable.pop()),
+            } else if let Some(packet) = self.waiting_outbound.next(index) {
+                self.resume(now, &packet, outbox);
             }
         }
         true

@@ -55,9 +55,9 @@ impl<K: Eq + Hash + Copy, T> WaitingRoom<K, T> {
         self.queues.contains_key(&key)
     }
 
-    /// Whether anything waits under any key.
-    pub const fn is_empty(&self) -> bool {
-        self.octets == 0
+    /// Whether anything waits under this key.
+    pub fn waits(&self, key: K) -> bool {
+        self.queues.get(&key).is_some_and(|queue| !queue.is_empty())
     }
 
     /// Puts something of so many octets to the end of its queue, which is opened if need be; `make` runs if there is room.
@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(room.park(at(0), 'b', 1, || 7), Ok(()));
         assert_eq!((room.next('a'), room.next('a'), room.next('b'), room.next('c')), (Some(0), Some(1), Some(7), None));
         assert_eq!(room.close('a'), PER_KEY - 2);
-        assert!(room.is_empty() && !room.is_open('a') && room.is_open('b'));
+        assert!(room.octets == 0 && !room.is_open('a') && room.is_open('b') && !room.waits('b'));
     }
 
     #[test]
@@ -144,6 +144,6 @@ mod tests {
         assert_eq!(room.expire(at(5)), 1);
         assert_eq!(room.deadline(), Some(at(6)));
         assert_eq!(room.next('a'), Some(2));
-        assert!(room.is_empty());
+        assert_eq!(room.octets, 0);
     }
 }

@@ -54,11 +54,13 @@ struct Host {
     inbox: Inbox,
     released: Vec<(Path, u8, Vec<u8>)>,
     counters: Arc<SaCounters>,
+    /// How datagrams come in, if a test says nothing else.
+    home: Path,
     now: Instant,
 }
 
 impl Host {
-    fn new(provider: Provider, routes: &[(&str, Route)]) -> Self {
+    fn new(provider: Provider, home: Path, routes: &[(&str, Route)]) -> Self {
         let drops = Arc::new(Drops::default());
         let config = Config { worker: WorkerIndex(0), provider, tun_mtu: TUN_MTU };
         let routes = routes.iter().map(|&(prefix, route)| (prefix.parse().expect("a prefix"), route));
@@ -69,6 +71,7 @@ impl Host {
             inbox: Inbox::default(),
             released: Vec::new(),
             counters: Arc::default(),
+            home,
             now: at(1000),
         };
         host.update(Update::Routes(Arc::new(RouteTable::new(routes))));
@@ -79,6 +82,7 @@ impl Host {
         let peer = Route::Peer { peer: BETA, owner: WorkerIndex(0) };
         Self::new(
             provider,
+            alpha_path(),
             &[
                 ("10.42.1.0/24", Route::Local),
                 ("fd00:42:1::/64", Route::Local),
@@ -94,6 +98,7 @@ impl Host {
         let peer = Route::Peer { peer: ALPHA, owner: WorkerIndex(0) };
         Self::new(
             provider,
+            reversed(alpha_path()),
             &[
                 ("10.42.2.0/24", Route::Local),
                 ("fd00:42:2::/64", Route::Local),
@@ -153,7 +158,7 @@ impl Host {
     }
 
     fn receive(&mut self, datagram: &[u8]) -> Vec<Vec<u8>> {
-        self.receive_batch(&[datagram.to_vec()], reversed(alpha_path()), 0, true)
+        self.receive_batch(&[datagram.to_vec()], self.home, 0, true)
     }
 
     /// A datagram that must be dropped for this reason.

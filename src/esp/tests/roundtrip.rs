@@ -28,7 +28,7 @@ fn every_suite_and_provider_carries_both_families_at_every_length() {
         }
         let back = v4("10.42.2.5", "10.42.1.5", 100, DF, 0);
         let datagram = beta.seal(&back);
-        assert_eq!(alpha.receive_batch(&[datagram], alpha_path(), 0, true), [back]);
+        assert_eq!(alpha.receive(&datagram), [back]);
         assert_eq!((alpha.nonzero(), beta.nonzero()), (vec![], vec![]));
     }
 }
@@ -143,7 +143,7 @@ fn hex(text: &str) -> Vec<u8> {
 /// A host that is worker `spi & 0xff` and receives with this key.
 fn receiver(aead: AeadAlgorithm, esn: bool, keymat: &str, inbound: u32, local: &str, remote: &str) -> Host {
     let peer = Route::Peer { peer: BETA, owner: WorkerIndex(0) };
-    let mut host = Host::new(Provider::Ring, &[(local, Route::Local), (remote, peer)]);
+    let mut host = Host::new(Provider::Ring, alpha_path(), &[(local, Route::Local), (remote, peer)]);
     host.plane.config.worker = spi(inbound).owner();
     let mut child = alpha_child(ChildSuite { aead, esn, group: None });
     child.inbound_spi = spi(inbound);

@@ -31,7 +31,7 @@ fn echo(from: &Host, to: &Host) {
             let (len, source) = receive(&server, &mut buffer);
             assert_eq!((&buffer[..len], source), (payload.as_slice(), client.local_addr().unwrap()));
             server.send_to(&buffer[..len], source).unwrap();
-            let (len, source) = receive(&client, &mut buffer);
+            let (len, source) = receive(client, &mut buffer);
             assert_eq!((&buffer[..len], source), (payload.as_slice(), server.local_addr().unwrap()));
         }
     }

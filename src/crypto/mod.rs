@@ -7,7 +7,10 @@
 //!
 //! Everything here is pure: keys and randomness come in as arguments.
 
-use crate::model::{AeadAlgorithm, KeGroup, Rng, Secret};
+use ring::digest;
+use subtle::ConstantTimeEq;
+
+use crate::model::{AeadAlgorithm, KeGroup, Secret};
 
 /// Octets of a nonce: four of salt and eight of IV.
 pub const NONCE_LEN: usize = 12;
@@ -126,29 +129,28 @@ pub trait KeyExchange: Send {
     fn agree(self: Box<Self>, peer_value: &[u8]) -> Result<Secret, KeyExchangeError>;
 }
 
+mod aead;
+mod ke;
 mod prf;
 mod sign;
 
-/// An AEAD under this key (without salt).
-///
-/// # Panics
-/// If the key's length is not the algorithm's.
-#[must_use]
-pub fn aead(provider: Provider, algorithm: AeadAlgorithm, key: &[u8]) -> Box<dyn Aead> {
-    todo!("{provider:?} {algorithm:?} {}", key.len())
-}
-
-/// Our half of a key exchange, its private value drawn from `rng`.
-#[must_use]
-pub fn key_exchange(group: KeGroup, rng: &mut dyn Rng) -> Box<dyn KeyExchange> {
-    todo!("{group:?} {}", rng.u32())
-}
+pub use aead::aead;
+pub use ke::key_exchange;
+pub use prf::Prf;
+pub use sign::{KeyFormatError, SigningKey, VerifyingKey};
 
 /// SHA-1, for NAT detection only (RFC 7296 §2.23 demands it).
 #[must_use]
 pub fn sha1(data: &[&[u8]]) -> [u8; 20] {
-    todo!("{}", data.len())
+    let mut context = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+    for part in data {
+        context.update(part);
+    }
+    context.finish().as_ref().try_into().expect("SHA-1 has 20 octets")
 }
 
-pub use prf::Prf;
-pub use sign::{SigningKey, VerifyingKey};
+/// Whether both are the same octets, in a time that depends on their lengths only.
+#[must_use]
+pub fn equal(a: &[u8], b: &[u8]) -> bool {
+    a.ct_eq(b).into()
+}

@@ -2,10 +2,24 @@
 //!
 //! [`Authenticated`] is the value of a passed check: only [`verify`] makes one, and nothing can be installed without it.
 
+use bytes::Bytes;
+
 use super::config::{LocalAuth, PeerAuth};
-use crate::crypto::Prf;
+use crate::crypto::{self, Prf, VerifyingKey};
 use crate::model::{PeerId, Secret};
-use crate::wire::ike::Auth;
+use crate::wire::ike::{Auth, AuthMethod};
+
+/// Makes a PRF key of a shared secret (RFC 7296 §2.15): 17 ASCII octets without the closing NUL.
+const KEY_PAD: &[u8] = b"Key Pad for IKEv2";
+
+/// Before an Ed25519 signature in AUTH (RFC 7427 §3, RFC 8420 appendix A.1): the length of the AlgorithmIdentifier, and the
+/// AlgorithmIdentifier, which has no parameters.
+const ED25519_PREFIX: [u8; 8] = [7, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70];
+
+/// ID types (RFC 7296 §3.5).
+const ID_IPV4_ADDR: u8 = 1;
+const ID_FQDN: u8 = 2;
+const ID_IPV6_ADDR: u8 = 5;
 
 /// Proof that a peer's AUTH was verified against the identity within.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,10 +47,33 @@ pub struct SignedOctets<'a> {
     pub id_body: &'a [u8],
 }
 
+impl SignedOctets<'_> {
+    /// The parts in their order; the caller holds the MACed ID.
+    fn parts<'a>(&'a self, maced_id: &'a Secret) -> [&'a [u8]; 3] {
+        [self.message, self.nonce, maced_id.expose()]
+    }
+
+    /// prf(SK_p, RestOfIDPayload)
+    fn maced_id(&self, prf: Prf) -> Secret {
+        prf.compute(self.sk_p.expose(), &[self.id_body])
+    }
+}
+
 /// Computes our AUTH.
 #[must_use]
 pub fn sign(prf: Prf, auth: &LocalAuth, octets: SignedOctets<'_>) -> Auth {
-    todo!("{prf:?} {auth:?} {octets:?}")
+    let maced_id = octets.maced_id(prf);
+    let parts = octets.parts(&maced_id);
+    match auth {
+        LocalAuth::Psk(psk) => {
+            let mac = psk_mac(prf, psk, &parts);
+            Auth { method: AuthMethod::SharedKey, data: Bytes::copy_from_slice(mac.expose()) }
+        }
+        LocalAuth::HostKey(key) => {
+            let signature = key.sign(&parts.concat());
+            Auth { method: AuthMethod::DigitalSignature, data: [&ED25519_PREFIX[..], &signature].concat().into() }
+        }
+    }
 }
 
 /// Checks the peer's AUTH against what its configuration demands.
@@ -50,13 +87,66 @@ pub fn verify(
     received: &Auth,
     id: PeerId,
 ) -> Result<Authenticated<PeerId>, String> {
-    todo!("{prf:?} {auth:?} {octets:?} {received:?} {id}")
+    let maced_id = octets.maced_id(prf);
+    let parts = octets.parts(&maced_id);
+    match (auth, received.method) {
+        (PeerAuth::Psk(psk), AuthMethod::SharedKey) => verify_psk(prf, psk, &parts, &received.data)?,
+        (PeerAuth::HostKey(key), AuthMethod::DigitalSignature) => verify_signature(key, &parts, &received.data)?,
+        (PeerAuth::Psk(_), method) => return Err(wrong_method(method, "a shared key (2)")),
+        (PeerAuth::HostKey(_), method) => return Err(wrong_method(method, "a digital signature (14)")),
+    }
+    Ok(Authenticated(id))
+}
+
+fn verify_psk(prf: Prf, psk: &Secret, parts: &[&[u8]], received: &[u8]) -> Result<(), String> {
+    if psk.is_empty() {
+        return Err("no shared key is configured for the peer: the empty one proves nothing".to_owned());
+    }
+    if crypto::equal(psk_mac(prf, psk, parts).expose(), received) {
+        Ok(())
+    } else {
+        Err("the AUTH value does not match: the peer has another shared key, or another idea of the exchange".to_owned())
+    }
+}
+
+fn verify_signature(key: &VerifyingKey, parts: &[&[u8]], received: &[u8]) -> Result<(), String> {
+    let signature = received
+        .strip_prefix(&ED25519_PREFIX)
+        .ok_or("the signature is not by Ed25519 (its AlgorithmIdentifier is another)")?;
+    if key.verify(&parts.concat(), signature) {
+        Ok(())
+    } else {
+        Err("the signature is not by the public key that is configured for the peer".to_owned())
+    }
+}
+
+fn wrong_method(method: AuthMethod, wanted: &str) -> String {
+    let number = match method {
+        AuthMethod::SharedKey => 2,
+        AuthMethod::DigitalSignature => 14,
+        AuthMethod::Other(number) => number,
+    };
+    format!("the peer proves itself by method {number}, but its configuration demands {wanted}")
+}
+
+/// AUTH = prf(prf(Shared Secret, "Key Pad for IKEv2"), <SignedOctets>)
+fn psk_mac(prf: Prf, psk: &Secret, parts: &[&[u8]]) -> Secret {
+    let padded = prf.compute(psk.expose(), &[KEY_PAD]);
+    prf.compute(padded.expose(), parts)
 }
 
 /// The body of an ID payload for this identity: type, three zero octets, data (RFC 7296 §3.5).
 #[must_use]
 pub fn id_body(id: &PeerId) -> Vec<u8> {
-    todo!("{id}")
+    match id {
+        PeerId::Ipv4(address) => with_id_type(ID_IPV4_ADDR, &address.octets()),
+        PeerId::Fqdn(name) => with_id_type(ID_FQDN, name.as_bytes()),
+        PeerId::Ipv6(address) => with_id_type(ID_IPV6_ADDR, &address.octets()),
+    }
+}
+
+fn with_id_type(kind: u8, data: &[u8]) -> Vec<u8> {
+    [&[kind, 0, 0, 0], data].concat()
 }
 
 /// The identity that an ID payload's body names.
@@ -64,5 +154,23 @@ pub fn id_body(id: &PeerId) -> Vec<u8> {
 /// # Errors
 /// A sentence: type not spoken, wrong length for an address, empty name, name that is no UTF-8 or holds a NUL.
 pub fn parse_id(body: &[u8]) -> Result<PeerId, String> {
-    todo!("{body:?}")
+    // The reserved octets are the sender's affair (RFC 7296 §2.5); AUTH covers them as they came.
+    let Some(([kind, _, _, _], data)) = body.split_first_chunk() else {
+        return Err("the ID payload is shorter than its four fixed octets".to_owned());
+    };
+    match *kind {
+        ID_IPV4_ADDR => Ok(PeerId::Ipv4(<[u8; 4]>::try_from(data).map_err(|_| wrong_length("IPv4", data))?.into())),
+        ID_IPV6_ADDR => Ok(PeerId::Ipv6(<[u8; 16]>::try_from(data).map_err(|_| wrong_length("IPv6", data))?.into())),
+        ID_FQDN if data.is_empty() => Err("the ID payload holds an empty name".to_owned()),
+        ID_FQDN if data.contains(&0) => Err("the name in the ID payload holds a NUL".to_owned()),
+        ID_FQDN => {
+            let name = str::from_utf8(data).map_err(|_| "the name in the ID payload is not UTF-8")?;
+            Ok(PeerId::Fqdn(name.to_owned()))
+        }
+        other => Err(format!("ID type {other} is not spoken here (IPv4 address, FQDN and IPv6 address are)")),
+    }
+}
+
+fn wrong_length(family: &str, data: &[u8]) -> String {
+    format!("the ID payload says {family} address, but holds {} octets", data.len())
 }

@@ -21,7 +21,9 @@ pub struct IkeKeys {
 /// Keys of the first IKE SA: SKEYSEED = prf(Ni | Nr, g^ir).
 #[must_use]
 pub fn initial(suite: IkeSuite, shared: &Secret, nonce_i: &[u8], nonce_r: &[u8], spi_i: u64, spi_r: u64) -> IkeKeys {
-    todo!("{suite} {shared:?} {nonce_i:?} {nonce_r:?} {spi_i} {spi_r}")
+    let nonces = Secret::new([nonce_i, nonce_r].concat());
+    let skeyseed = Prf(suite.prf).compute(nonces.expose(), &[shared.expose()]);
+    schedule(suite, &skeyseed, nonce_i, nonce_r, spi_i, spi_r)
 }
 
 /// Keys of a rekeyed IKE SA: SKEYSEED = prf_old(SK_d (old), g^ir (new) | Ni | Nr); the rest is as for the first.
@@ -37,7 +39,25 @@ pub fn rekeyed(
     spi_i: u64,
     spi_r: u64,
 ) -> IkeKeys {
-    todo!("{old_prf:?} {old_sk_d:?} {suite} {shared:?} {nonce_i:?} {nonce_r:?} {spi_i} {spi_r}")
+    let skeyseed = old_prf.compute(old_sk_d.expose(), &[shared.expose(), nonce_i, nonce_r]);
+    schedule(suite, &skeyseed, nonce_i, nonce_r, spi_i, spi_r)
+}
+
+/// {SK_d | SK_ei | SK_er | SK_pi | SK_pr} = prf+(SKEYSEED, Ni | Nr | SPIi | SPIr)
+fn schedule(suite: IkeSuite, skeyseed: &Secret, nonce_i: &[u8], nonce_r: &[u8], spi_i: u64, spi_r: u64) -> IkeKeys {
+    let sk_len = suite.prf.output_len();
+    let sk_e_len = suite.aead.keymat_len();
+    let seed: [&[u8]; 4] = [nonce_i, nonce_r, &spi_i.to_be_bytes(), &spi_r.to_be_bytes()];
+    let keymat = Prf(suite.prf).expand(skeyseed.expose(), &seed, 3 * sk_len + 2 * sk_e_len);
+    let mut rest = keymat.expose();
+    let mut take = |len| Secret::copy_of(rest.split_off(..len).expect("the sum of the lengths was asked for"));
+    IkeKeys {
+        sk_d: take(sk_len),
+        sk_ei: SaKey { keymat: take(sk_e_len) },
+        sk_er: SaKey { keymat: take(sk_e_len) },
+        sk_pi: take(sk_len),
+        sk_pr: take(sk_len),
+    }
 }
 
 /// Keys of a CHILD_SA: KEYMAT = prf+(SK_d, [g^ir (new) |] Ni | Nr). First what the exchange's initiator seals with, then what
@@ -51,5 +71,8 @@ pub fn child(
     nonce_r: &[u8],
     aead: AeadAlgorithm,
 ) -> (SaKey, SaKey) {
-    todo!("{prf:?} {sk_d:?} {shared:?} {nonce_i:?} {nonce_r:?} {aead:?}")
+    let shared = shared.map_or(&[][..], Secret::expose);
+    let keymat = prf.expand(sk_d.expose(), &[shared, nonce_i, nonce_r], 2 * aead.keymat_len());
+    let (initiator, responder) = keymat.expose().split_at(aead.keymat_len());
+    (SaKey { keymat: Secret::copy_of(initiator) }, SaKey { keymat: Secret::copy_of(responder) })
 }

@@ -5,17 +5,17 @@
 //! Inbound datagrams go SPI -> replay check -> open in place -> replay accept -> selectors and routes -> ECN, and leave ranges of
 //! the caller's receive buffer in the caller's [`Inbox`]. Nothing here allocates per packet.
 
+mod replay;
+mod routes;
 mod update;
 
+pub use routes::{Route, RouteTable};
 pub use update::{Event, SaCounters, Update};
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
 use crate::crypto::Provider;
-use crate::model::{DropReason, Drops, Instant, Path, PeerIndex, WorkerIndex};
+use crate::model::{DropReason, Drops, Instant, Path, WorkerIndex};
 
 /// Settings of one worker's data plane.
 #[derive(Clone, Debug)]
@@ -26,42 +26,6 @@ pub struct Config {
     pub provider: Provider,
     /// MTU of the TUN, the largest inner packet that a path can be asked for, in octets.
     pub tun_mtu: u16,
-}
-
-/// Where a prefix leads.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Route {
-    /// To containers and addresses of this host.
-    Local,
-    /// To a peer, whose SAs the owner has.
-    Peer {
-        /// Who.
-        peer: PeerIndex,
-        /// Which worker seals for it.
-        owner: WorkerIndex,
-    },
-}
-
-/// Longest prefix first: the authority on who owns an inner address, in both directions (design: routes and selectors are
-/// both checked).
-#[derive(Clone, Debug, Default)]
-pub struct RouteTable {
-    // Private representation; looked up per packet.
-    _todo: (),
-}
-
-impl RouteTable {
-    /// Builds the table; a later entry for the same prefix replaces an earlier one.
-    #[must_use]
-    pub fn new(entries: impl IntoIterator<Item = (IpNet, Route)>) -> Self {
-        todo!("{}", entries.into_iter().count())
-    }
-
-    /// The longest match.
-    #[must_use]
-    pub fn lookup(&self, address: IpAddr) -> Option<Route> {
-        todo!("{address}")
-    }
 }
 
 /// What became of a packet or datagram that was handed in.

@@ -22,3 +22,6 @@ pub use payload::{
 };
 pub use proposal::{MAX_PROPOSALS, MAX_TRANSFORMS, Proposal, Transform, TransformType};
 pub use protected::{Message, OpenError, ProtectedView};
+
+#[cfg(test)]
+mod tests;

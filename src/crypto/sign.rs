@@ -199,5 +199,11 @@ impl VerifyingKey {
     }
 }
 
+impl PartialEq for SigningKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.verifying_key() == other.verifying_key()
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -22,7 +22,7 @@ pub struct EndpointConfig {
 }
 
 /// One peer.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct PeerConfig {
     /// Its place in the tables.
     pub index: PeerIndex,
@@ -58,7 +58,7 @@ pub enum RemoteEndpoint {
 }
 
 /// How we prove ourselves to one peer.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum LocalAuth {
     /// Shared key.
     Psk(Secret),
@@ -67,7 +67,7 @@ pub enum LocalAuth {
 }
 
 /// How one peer must prove itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum PeerAuth {
     /// Shared key.
     Psk(Secret),

@@ -31,6 +31,9 @@ pub enum Command {
     RekeyIke(PeerIndex),
     /// Replace the CHILD_SA that we receive on with this SPI, now.
     RekeyChild(Spi),
+    /// The CHILD_SA that we receive on with this SPI ended hard: no sequence number is left, or it was never replaced in time.
+    /// Delete it and make a new one.
+    ChildExpired(Spi),
     /// The first authenticated packet came in on this SPI: its outbound twin may be used.
     InboundUsed(Spi),
     /// The data plane did what the event with this ticket asked for.

@@ -17,3 +17,42 @@ pub mod proposals;
 
 pub use config::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, RemoteEndpoint};
 pub use event::{ChildSummary, CloseReason, Command, Event, IkeSummary, Transmit};
+pub struct Endpoint;
+impl Endpoint {
+    pub fn new(_: EndpointConfig, _: Box<dyn crate::model::Rng + Send>) -> Self {
+        todo!()
+    }
+    pub fn upsert_peer(&mut self, _: PeerConfig) {
+        todo!()
+    }
+    pub fn remove_peer(&mut self, _: crate::model::PeerIndex) {
+        todo!()
+    }
+    pub fn handle_datagram(
+        &mut self,
+        _: crate::model::Instant,
+        _: crate::model::Path,
+        _: crate::model::Transport,
+        _: &[u8],
+    ) {
+        todo!()
+    }
+    pub fn handle_timeout(&mut self, _: crate::model::Instant) {
+        todo!()
+    }
+    pub fn handle_command(&mut self, _: crate::model::Instant, _: Command) {
+        todo!()
+    }
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        todo!()
+    }
+    pub fn poll_event(&mut self) -> Option<Event> {
+        todo!()
+    }
+    pub fn poll_timeout(&self) -> Option<crate::model::Instant> {
+        todo!()
+    }
+    pub fn drops(&self) -> &crate::model::Drops {
+        todo!()
+    }
+}

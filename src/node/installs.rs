@@ -1,0 +1,129 @@
+//! What IKE negotiated goes to the worker that owns it, and is remembered here for what is shown.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::{Node, Recipient};
+use crate::esp::{SaCounters, Update};
+use crate::ike;
+use crate::model::{ChildSaParams, ChildSuite, Instant, PeerIndex, Spi, TrafficSelector};
+
+/// How long a retired SA's counters are still looked at; longer than the inbound grace time of the workers.
+const RETIRED_LINGER: Duration = Duration::from_secs(10);
+
+/// Where an SA stands in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// Inbound works, outbound waits.
+    Standby,
+    /// Both work.
+    Active,
+    /// Replaced or deleted at that time.
+    Retired(Instant),
+}
+
+/// One installed CHILD_SA, without its keys.
+#[derive(Debug)]
+pub struct Installed {
+    pub peer: PeerIndex,
+    pub outbound_spi: Spi,
+    pub suite: ChildSuite,
+    pub local_selectors: Vec<TrafficSelector>,
+    pub remote_selectors: Vec<TrafficSelector>,
+    pub counters: Arc<SaCounters>,
+    pub since: Instant,
+    pub stage: Stage,
+}
+
+/// Every CHILD_SA of the host, by our inbound SPI.
+#[derive(Debug, Default)]
+pub struct Installs(BTreeMap<Spi, Installed>);
+
+impl Installs {
+    fn insert(&mut self, now: Instant, child: &ChildSaParams, counters: Arc<SaCounters>) {
+        let installed = Installed {
+            peer: child.peer,
+            outbound_spi: child.outbound_spi,
+            suite: child.suite,
+            local_selectors: child.local_selectors.clone(),
+            remote_selectors: child.remote_selectors.clone(),
+            counters,
+            since: now,
+            stage: Stage::Standby,
+        };
+        self.0.insert(child.inbound_spi, installed);
+    }
+
+    /// The SAs of a peer that are not retired.
+    pub fn of(&self, peer: PeerIndex) -> impl Iterator<Item = (Spi, &Installed)> {
+        self.0
+            .iter()
+            .filter(move |(_, sa)| sa.peer == peer && !matches!(sa.stage, Stage::Retired(_)))
+            .map(|(&spi, sa)| (spi, sa))
+    }
+
+    /// The SA that the peer's packets leave with.
+    pub fn active_of(&self, peer: PeerIndex) -> Option<Spi> {
+        self.of(peer).filter(|(_, sa)| sa.stage == Stage::Active).max_by_key(|(_, sa)| sa.since).map(|(spi, _)| spi)
+    }
+
+    /// When the last authenticated packet of the peer came in and the last one for it left, retired SAs included.
+    pub fn last_traffic(&self, peer: PeerIndex) -> (Option<Instant>, Option<Instant>) {
+        let at = |nanoseconds: u64| (nanoseconds > 0).then(|| Instant::from_origin(Duration::from_nanos(nanoseconds)));
+        let mut last = (None, None);
+        for sa in self.0.values().filter(|sa| sa.peer == peer) {
+            last.0 = last.0.max(at(sa.counters.last_inbound.load(Ordering::Relaxed)));
+            last.1 = last.1.max(at(sa.counters.last_outbound.load(Ordering::Relaxed)));
+        }
+        last
+    }
+
+    /// Drops what was retired long enough ago.
+    pub fn forget_retired(&mut self, now: Instant) {
+        self.0.retain(|_, sa| !matches!(sa.stage, Stage::Retired(at) if now.since(at) > RETIRED_LINGER));
+    }
+}
+
+impl Node {
+    /// Carries out what IKE says about CHILD_SAs; everything else goes to the reconciler.
+    pub(super) fn drain_ike(&mut self, now: Instant) {
+        while let Some(event) = self.endpoint.poll_event() {
+            match event {
+                ike::Event::Reserve { spi, .. } => self.update(spi, Update::Reserve(spi)),
+                ike::Event::Release { spi } => self.update(spi, Update::Release(spi)),
+                ike::Event::Install { child, ticket } => {
+                    let counters = Arc::new(SaCounters::default());
+                    self.installs.insert(now, &child, Arc::clone(&counters));
+                    self.update(child.inbound_spi, Update::Install { child, counters, ticket });
+                }
+                ike::Event::Activate { spi } => self.activate(now, spi),
+                ike::Event::Retire { spi, at_once } => self.retire(now, spi, at_once),
+                ike::Event::PathChanged { spi, path } => self.update(spi, Update::PathChanged(spi, path)),
+                other => self.handle_ike_event(now, other),
+            }
+        }
+    }
+
+    /// An update for the worker that owns the SA.
+    fn update(&mut self, spi: Spi, update: Update) {
+        self.updates.push_back((Recipient::Worker(spi.owner()), update));
+    }
+
+    fn activate(&mut self, now: Instant, spi: Spi) {
+        let Some(installed) = self.installs.0.get_mut(&spi) else { return };
+        installed.stage = Stage::Active;
+        let peer = installed.peer;
+        self.update(spi, Update::Activate(spi));
+        self.child_changed(now, peer);
+    }
+
+    fn retire(&mut self, now: Instant, spi: Spi, at_once: bool) {
+        let Some(installed) = self.installs.0.get_mut(&spi) else { return };
+        installed.stage = Stage::Retired(now);
+        let peer = installed.peer;
+        self.update(spi, Update::Retire { spi, at_once });
+        self.child_changed(now, peer);
+    }
+}

@@ -1,0 +1,131 @@
+//! One configured peer as the reconciler sees it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use super::liveness::Liveness;
+use crate::ike::{IkeSummary, PeerConfig};
+use crate::model::{IkeSpi, Instant, PeerIndex};
+
+/// First pause after a failure.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Longest pause between attempts: a peer that comes back is found within it, and ten thousand dead peers cost a thousand
+/// small datagrams a second.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// How many changes of state are kept for `underpass peers NAME`.
+const HISTORY: usize = 10;
+
+/// What the reconciler is doing for a peer. Whether the peer is linked is not part of it: a fresh attempt may run beside an
+/// IKE SA that seems dead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Attempt {
+    /// Nothing: linked, or waiting for the peer or for a packet.
+    None,
+    /// An initiation of ours is open.
+    Open,
+    /// The next one starts then.
+    At(Instant),
+    /// The agent is going: never again.
+    Held,
+}
+
+/// A peer: what is wanted, what there is, and what happened.
+pub struct Peer {
+    config: PeerConfig,
+    pub(super) attempt: Attempt,
+    /// Attempts that failed since the last success.
+    failures: u32,
+    /// IKE SAs that are up, by our SPI; more than one only for moments.
+    pub(super) ike: BTreeMap<IkeSpi, IkeSummary>,
+    pub(super) liveness: Liveness,
+    pub(super) last_error: Option<String>,
+    pub(super) has_child: bool,
+    /// The state that was last written into the history.
+    pub(super) shown: Option<super::PeerState>,
+    history: VecDeque<(Instant, String)>,
+}
+
+impl Peer {
+    /// A peer whose first attempt starts at `start`, if we know where it is.
+    pub fn new(config: PeerConfig, start: Instant) -> Self {
+        let attempt = if config.remote.is_some() { Attempt::At(start) } else { Attempt::None };
+        Self {
+            config,
+            attempt,
+            failures: 0,
+            ike: BTreeMap::new(),
+            liveness: Liveness::default(),
+            last_error: None,
+            has_child: false,
+            shown: None,
+            history: VecDeque::new(),
+        }
+    }
+
+    pub fn index(&self) -> PeerIndex {
+        self.config.index
+    }
+
+    pub fn config(&self) -> &PeerConfig {
+        &self.config
+    }
+
+    /// Whether the peer was configured just so; what the node assigned does not count.
+    pub fn is_configured_as(&self, wanted: &PeerConfig) -> bool {
+        let mut wanted = wanted.clone();
+        wanted.index = self.config.index;
+        wanted.owner = self.config.owner;
+        wanted == self.config
+    }
+
+    /// Whether an IKE SA is up.
+    pub fn is_linked(&self) -> bool {
+        !self.ike.is_empty()
+    }
+
+    /// The newest IKE SA.
+    pub fn newest(&self) -> Option<&IkeSummary> {
+        self.ike.values().max_by_key(|summary| summary.established)
+    }
+
+    /// No attempt any more.
+    pub fn hold(&mut self) {
+        self.attempt = Attempt::Held;
+    }
+
+    /// Whether the last attempts failed.
+    pub fn is_failing(&self) -> bool {
+        self.failures > 0
+    }
+
+    /// Forgets the failures.
+    pub fn succeeded(&mut self) {
+        self.failures = 0;
+    }
+
+    /// The pause before the next attempt: doubled each time up to the longest, then shortened by up to a third of itself, so
+    /// that hosts that lost each other at once do not return at once.
+    pub fn failed(&mut self, rng: &mut dyn crate::model::Rng) -> Duration {
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(8)).min(LONGEST_PAUSE);
+        self.failures = self.failures.saturating_add(1);
+        pause - rng.jitter(pause / 3)
+    }
+
+    /// Remembers a change of state.
+    pub fn remember(&mut self, now: Instant, text: String) {
+        if self.history.back().is_some_and(|(_, last)| *last == text) {
+            return;
+        }
+        if self.history.len() == HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back((now, text));
+    }
+
+    /// The last changes of state, oldest first.
+    pub fn history(&self) -> impl Iterator<Item = &(Instant, String)> {
+        self.history.iter()
+    }
+}

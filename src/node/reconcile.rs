@@ -1,0 +1,245 @@
+//! Wants every peer up: starts attempts, counts failures, probes, and takes IKE's news.
+
+use std::time::Duration;
+
+use super::peer::Attempt;
+use super::{Node, PeerState};
+use crate::ike::{self, CloseReason, Command, PeerConfig};
+use crate::model::{Instant, Path, PeerIndex, Rng};
+
+/// First attempts of a host are spread over this time.
+const START_SPREAD: Duration = Duration::from_millis(300);
+
+/// The side with the lower identity waits so much longer, so that two hosts that start at once rarely cross. It still starts:
+/// the other may be unable to.
+const POLITE_PAUSE: Duration = Duration::from_secs(1);
+
+/// A peer that deleted its IKE SA is tried again after this: it may be going, or only replacing it.
+const AFTER_DELETE: Duration = Duration::from_secs(1);
+
+/// When a peer's first attempt starts.
+pub fn start_delay(config: &PeerConfig, rng: &mut dyn Rng) -> Duration {
+    let polite = if config.local_id < config.remote_id { POLITE_PAUSE } else { Duration::ZERO };
+    polite + rng.jitter(START_SPREAD)
+}
+
+impl Node {
+    /// Looks at every peer.
+    pub(super) fn tick(&mut self, now: Instant) {
+        let indexes: Vec<PeerIndex> = self.peers.keys().copied().collect();
+        for index in indexes {
+            self.watch(now, index);
+            self.attempt_if_due(now, index);
+            self.note_state(now, index);
+        }
+    }
+
+    /// Probes and keepalives of a peer that is linked.
+    fn watch(&mut self, now: Instant, index: PeerIndex) {
+        let (inbound, outbound) = self.installs.last_traffic(index);
+        let interval = self.config.probe_interval;
+        let Some(peer) = self.peers.get_mut(&index) else { return };
+        if !peer.is_linked() {
+            return;
+        }
+        if let Some(at) = inbound {
+            peer.liveness.heard(at);
+        }
+        if let Some(at) = outbound {
+            peer.liveness.sent(at);
+        }
+        // Up to a fifth early, so that the two ends and the many peers do not probe in step.
+        let early = self.rng.jitter(interval / 5);
+        if peer.liveness.wants_probe(now, interval.saturating_sub(early)) {
+            peer.liveness.probing(now);
+            self.endpoint.handle_command(now, Command::Probe(index));
+        } else if peer.liveness.wants_keepalive(now)
+            && let Some(summary) = peer.newest()
+            && summary.local_behind_nat != Some(false)
+        {
+            self.keepalives.push_back(summary.path);
+            peer.liveness.sent(now);
+        }
+    }
+
+    fn attempt_if_due(&mut self, now: Instant, index: PeerIndex) {
+        let Some(peer) = self.peers.get_mut(&index) else { return };
+        if matches!(peer.attempt, Attempt::At(at) if at <= now) {
+            peer.attempt = Attempt::Open;
+            self.endpoint.handle_command(now, Command::Initiate(index));
+        }
+    }
+
+    /// Starts an attempt as soon as possible, unless one is open.
+    fn attempt_now(&mut self, now: Instant, index: PeerIndex) {
+        let Some(peer) = self.peers.get_mut(&index) else { return };
+        if peer.config().remote.is_some() && !matches!(peer.attempt, Attempt::Open | Attempt::Held) {
+            peer.attempt = Attempt::At(now);
+            self.attempt_if_due(now, index);
+        }
+    }
+
+    /// A packet waits for a peer without SA. One that is being retried keeps its backoff: packets must not defeat it.
+    pub(super) fn want(&mut self, now: Instant, index: PeerIndex) {
+        let waits = self.peers.get(&index).is_some_and(|peer| !peer.is_linked() && peer.attempt == Attempt::None);
+        if waits {
+            self.attempt_now(now, index);
+        }
+    }
+
+    /// ESP for an SPI of nobody came from there: if that is a peer's address, the peer believes in an SA that we lost.
+    pub(super) fn unknown_sender(&mut self, now: Instant, path: Path) {
+        let known = self.peers.values().find(|peer| {
+            !peer.is_linked()
+                && match peer.config().remote {
+                    Some(ike::RemoteEndpoint::Standard(address)) => address == path.remote.ip(),
+                    Some(ike::RemoteEndpoint::Natt(address)) => address == path.remote,
+                    None => false,
+                }
+        });
+        // Unauthenticated: it may only bring forward what waits for the end of its backoff, and once per pause.
+        if let Some(peer) = known
+            && !peer.is_failing()
+        {
+            let index = peer.index();
+            self.attempt_now(now, index);
+        }
+    }
+
+    /// Takes IKE's news that are not about the data plane.
+    pub(super) fn handle_ike_event(&mut self, now: Instant, event: ike::Event) {
+        match event {
+            ike::Event::IkeUp { peer, summary } => self.ike_up(now, peer, *summary),
+            ike::Event::IkeDown { peer, spi, reason } => self.ike_down(now, peer, spi, &reason),
+            ike::Event::InitiateFailed { peer, reason } => self.initiate_failed(now, peer, &reason),
+            ike::Event::ChildFailed { peer, reason } => {
+                self.remember(now, peer, format!("no CHILD_SA: {reason}"), true);
+            }
+            ike::Event::Proof { peer, asked } => {
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.liveness.proved(now, asked);
+                }
+                self.note_state(now, peer);
+            }
+            ike::Event::Heard { peer } => {
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.liveness.heard(now);
+                }
+            }
+            ike::Event::ProbeLost { peer } => self.probe_lost(now, peer),
+            ike::Event::Hint { peer } => self.hinted(now, peer),
+            ike::Event::Refused { peer, path, reason } => {
+                self.notice(true, peer, format!("{}: {reason}", path.remote));
+                if let Some(peer) = peer.and_then(|index| self.peers.get_mut(&index)) {
+                    peer.last_error = Some(reason.to_string());
+                }
+            }
+            // Handled by the caller.
+            ike::Event::Reserve { .. }
+            | ike::Event::Release { .. }
+            | ike::Event::Install { .. }
+            | ike::Event::Activate { .. }
+            | ike::Event::Retire { .. }
+            | ike::Event::PathChanged { .. } => {}
+        }
+    }
+
+    fn ike_up(&mut self, now: Instant, index: PeerIndex, summary: ike::IkeSummary) {
+        let text = format!("IKE SA {} with {} ({})", summary.local_spi, summary.path.remote, summary.suite);
+        if let Some(peer) = self.peers.get_mut(&index) {
+            peer.ike.insert(summary.local_spi, summary);
+            peer.succeeded();
+            if peer.attempt != Attempt::Held {
+                peer.attempt = Attempt::None;
+            }
+            peer.remember(now, text.clone());
+        }
+        self.notice(false, Some(index), text);
+        self.note_state(now, index);
+    }
+
+    fn ike_down(&mut self, now: Instant, index: PeerIndex, spi: crate::model::IkeSpi, reason: &CloseReason) {
+        let Some(peer) = self.peers.get_mut(&index) else { return };
+        peer.ike.remove(&spi);
+        let replaced = *reason == CloseReason::Replaced;
+        if !replaced {
+            let text = format!("IKE SA {spi} ended: {reason}");
+            self.remember(now, index, text, *reason != CloseReason::Closed);
+        }
+        let Some(peer) = self.peers.get_mut(&index) else { return };
+        if !peer.is_linked() {
+            peer.liveness.probe_lost();
+            if peer.config().remote.is_some() && peer.attempt == Attempt::None {
+                peer.attempt = Attempt::At(now + AFTER_DELETE + self.rng.jitter(AFTER_DELETE / 2));
+            }
+        }
+        self.note_state(now, index);
+    }
+
+    fn initiate_failed(&mut self, now: Instant, index: PeerIndex, reason: &CloseReason) {
+        let Some(peer) = self.peers.get_mut(&index) else { return };
+        let pause = peer.failed(self.rng.as_mut());
+        if peer.attempt != Attempt::Held {
+            peer.attempt = Attempt::At(now + pause);
+        }
+        self.remember(now, index, format!("could not connect: {reason}"), true);
+    }
+
+    /// The peer does not answer on its IKE SA: a fresh one beside it is the only way to learn whether the peer restarted.
+    fn probe_lost(&mut self, now: Instant, index: PeerIndex) {
+        let Some(peer) = self.peers.get_mut(&index) else { return };
+        peer.liveness.probe_lost();
+        let unreachable = peer.config().remote.is_none();
+        if unreachable && !peer.liveness.is_heard(now) {
+            // We cannot call it; it will call us. What it had is of no use to anybody.
+            self.endpoint.handle_command(now, Command::Close(index));
+        }
+        self.remember(now, index, "the peer does not answer".to_owned(), true);
+        self.attempt_now(now, index);
+    }
+
+    /// Somebody says that the peer forgot our SA. Asked for proof now rather than at the end of the interval.
+    fn hinted(&mut self, now: Instant, index: PeerIndex) {
+        let Some(peer) = self.peers.get_mut(&index) else { return };
+        if peer.is_linked() && peer.liveness.wants_probe(now, Duration::from_secs(1)) {
+            peer.liveness.probing(now);
+            self.endpoint.handle_command(now, Command::Probe(index));
+        }
+    }
+
+    /// The peer's set of usable CHILD_SAs changed.
+    pub(super) fn child_changed(&mut self, now: Instant, index: PeerIndex) {
+        let has_child = self.installs.active_of(index).is_some();
+        if let Some(peer) = self.peers.get_mut(&index) {
+            peer.has_child = has_child;
+        }
+        self.note_state(now, index);
+    }
+
+    /// Something went wrong with a peer.
+    fn remember(&mut self, now: Instant, index: PeerIndex, text: String, is_error: bool) {
+        if let Some(peer) = self.peers.get_mut(&index) {
+            if is_error {
+                peer.last_error = Some(text.clone());
+            }
+            peer.remember(now, text.clone());
+        }
+        self.notice(is_error, Some(index), text);
+    }
+
+    /// Writes a change of the shown state into the peer's history and the log.
+    pub(super) fn note_state(&mut self, now: Instant, index: PeerIndex) {
+        let Some(state) = self.peers.get(&index).map(|peer| PeerState::of(peer, now)) else { return };
+        let Some(peer) = self.peers.get_mut(&index) else { return };
+        if peer.shown == Some(state) {
+            return;
+        }
+        peer.shown = Some(state);
+        if state == PeerState::Up {
+            peer.last_error = None;
+        }
+        let text = format!("state: {state}");
+        peer.remember(now, text.clone());
+        self.notice(matches!(state, PeerState::OneWay | PeerState::Down), Some(index), text);
+    }
+}

@@ -1,0 +1,14 @@
+//! What people and programs see of a running agent: the status model, its JSON and its screen, and the log.
+//!
+//! The agent fills a [`Status`]; the control socket carries it as JSON; `underpass status` prints it as it came (`--json`) or
+//! through [`render_status`]. One model for both, so the screen cannot say what the JSON does not.
+
+mod log;
+mod render;
+mod status;
+
+pub use log::init_log;
+pub use render::{duration_in_words, render_peer, render_status};
+pub use status::{
+    Child, ControlCounters, Drops, Ike, Peer, PeerDirection, PeerState, Peers, STATUS_SCHEMA, Status, Tristate, Tun,
+};

@@ -1,0 +1,215 @@
+//! The status for people: one screen, aligned, states in words.
+//!
+//! Text that a peer or a kernel chose is escaped before it reaches a terminal.
+
+use std::fmt::Write;
+
+use super::{Child, Peer, PeerDirection, PeerState, Status, Tristate};
+use crate::model::DropReason;
+
+/// One screen about an agent and its peers.
+#[must_use]
+pub fn render_status(status: &Status) -> String {
+    let mut out = String::new();
+    let uptime = duration_in_words(status.uptime_seconds);
+    line(&mut out, format_args!("{}: underpass {}, running for {uptime}", plain(&status.host), plain(&status.version)));
+    match &status.tun {
+        Some(tun) => line(
+            &mut out,
+            format_args!(
+                "{}: MTU {}, {}, backend {}",
+                plain(&tun.name),
+                tun.mtu,
+                counted(u64::from(tun.queues), "queue"),
+                plain(&tun.backend)
+            ),
+        ),
+        None => line(&mut out, format_args!("no TUN device is open")),
+    }
+    line(&mut out, format_args!(""));
+    if status.peers.is_empty() {
+        line(&mut out, format_args!("no peers are configured"));
+    } else {
+        peers_table(&mut out, &status.peers);
+        for peer in &status.peers {
+            peer_remarks(&mut out, peer);
+        }
+    }
+    drops(&mut out, status);
+    if !status.warnings.is_empty() {
+        line(&mut out, format_args!("\nwarnings"));
+        for warning in &status.warnings {
+            line(&mut out, format_args!("  {}", plain(warning)));
+        }
+    }
+    out
+}
+
+/// Everything about one peer.
+#[must_use]
+pub fn render_peer(peer: &Peer) -> String {
+    let mut out = String::new();
+    line(&mut out, format_args!("{}: {}", plain(&peer.name), state_in_words(peer)));
+    let mut rows = vec![
+        ["remote".to_owned(), peer.remote.map_or_else(|| "not seen yet".to_owned(), |remote| remote.to_string())],
+        ["NAT before us".to_owned(), tristate(peer.local_behind_nat).to_owned()],
+        ["NAT before the peer".to_owned(), tristate(peer.remote_behind_nat).to_owned()],
+        ["last proof".to_owned(), proof(peer)],
+        ["last error".to_owned(), peer.last_error.as_deref().map_or_else(|| "none".to_owned(), plain)],
+    ];
+    match &peer.ike {
+        None => rows.push(["IKE SA".to_owned(), "none".to_owned()]),
+        Some(ike) => {
+            let role = if ike.initiator { "initiator" } else { "responder" };
+            let rekey = ike.rekey_in_seconds.map_or_else(
+                || "not to be rekeyed by us".to_owned(),
+                |seconds| format!("rekey in {}", duration_in_words(seconds)),
+            );
+            rows.push(["IKE SA".to_owned(), plain(&ike.suite)]);
+            rows.push([
+                "".to_owned(),
+                format!("SPIs {} (ours), {} (theirs)", plain(&ike.local_spi), plain(&ike.remote_spi)),
+            ]);
+            rows.push(["".to_owned(), format!("{role}, {} old, {rekey}", duration_in_words(ike.age_seconds))]);
+        }
+    }
+    for child in &peer.children {
+        child_rows(&mut rows, child);
+    }
+    table(&mut out, &rows, "  ");
+    out
+}
+
+fn child_rows(rows: &mut Vec<[String; 2]>, child: &Child) {
+    let joined = |selectors: &[String]| selectors.iter().map(|selector| plain(selector)).collect::<Vec<_>>().join(", ");
+    rows.push(["CHILD_SA".to_owned(), plain(&child.suite)]);
+    rows.push(["".to_owned(), format!("{} (ours) <-> {} (theirs)", joined(&child.local), joined(&child.remote))]);
+    for (direction, spi, packets, octets) in [
+        ("inbound", &child.inbound_spi, child.inbound_packets, child.inbound_octets),
+        ("outbound", &child.outbound_spi, child.outbound_packets, child.outbound_octets),
+    ] {
+        rows.push([
+            "".to_owned(),
+            format!("{direction} SPI {}, {}, {}", plain(spi), counted(packets, "packet"), octets_in_words(octets)),
+        ]);
+    }
+}
+
+fn peers_table(out: &mut String, peers: &[Peer]) {
+    let mut rows = vec![["PEER", "STATE", "REMOTE", "LAST PROOF", "IN", "OUT", "SUITE"].map(str::to_owned)];
+    for peer in peers {
+        let sum = |octets: fn(&Child) -> u64| octets_in_words(peer.children.iter().map(octets).sum());
+        rows.push([
+            plain(&peer.name),
+            peer.state.name().to_owned(),
+            peer.remote.map_or_else(|| "-".to_owned(), |remote| remote.to_string()),
+            proof(peer),
+            sum(|child| child.inbound_octets),
+            sum(|child| child.outbound_octets),
+            peer.children.first().map_or_else(|| "-".to_owned(), |child| plain(&child.suite)),
+        ]);
+    }
+    table(out, &rows, "");
+}
+
+/// Below the table: what a column cannot hold.
+fn peer_remarks(out: &mut String, peer: &Peer) {
+    if peer.state.is_fine() {
+        return;
+    }
+    let error = peer.last_error.as_deref().map_or_else(String::new, |error| format!("; last error: {}", plain(error)));
+    line(out, format_args!("  {}: {}{error}", plain(&peer.name), state_in_words(peer)));
+}
+
+fn drops(out: &mut String, status: &Status) {
+    if status.drops.0.is_empty() {
+        return;
+    }
+    line(out, format_args!("\ndropped packets"));
+    let sentence = |name: &str| {
+        let reason = DropReason::ALL.iter().find(|reason| reason.name() == name);
+        reason.map_or("", |reason| reason.sentence()).to_owned()
+    };
+    let width = status.drops.0.values().map(|count| count.to_string().len()).max().unwrap_or(0);
+    let rows: Vec<_> =
+        status.drops.0.iter().map(|(name, count)| [format!("{count:>width$}"), plain(name), sentence(name)]).collect();
+    table(out, &rows, "  ");
+}
+
+fn state_in_words(peer: &Peer) -> &'static str {
+    match (peer.state, peer.dead_direction) {
+        (PeerState::Up, _) => "up",
+        (PeerState::OneWay, None) => "one-way: only one direction works",
+        (PeerState::OneWay, Some(PeerDirection::Inbound)) => "one-way: nothing comes in from the peer",
+        (PeerState::OneWay, Some(PeerDirection::Outbound)) => "one-way: the peer does not get what we send",
+        (PeerState::Idle, _) => "idle: waits for the peer or for traffic",
+        (PeerState::Connecting, _) => "connecting: the first attempt is under way",
+        (PeerState::Retrying, _) => "retrying: an attempt failed, the next one is scheduled",
+        (PeerState::Down, _) => "down: there is no tunnel and none is being tried",
+    }
+}
+
+const fn tristate(value: Tristate) -> &'static str {
+    match value {
+        Tristate::Yes => "yes",
+        Tristate::No => "no",
+        Tristate::Unknown => "unknown",
+    }
+}
+
+fn proof(peer: &Peer) -> String {
+    peer.last_proof_seconds.map_or_else(|| "never".to_owned(), |seconds| format!("{} ago", duration_in_words(seconds)))
+}
+
+/// The two largest units of a span: `3 d 4 h`, `59 s`.
+#[must_use]
+pub fn duration_in_words(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, _, _) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+fn octets_in_words(octets: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if octets < 1024 {
+        return format!("{octets} B");
+    }
+    let mut value = octets as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Left-aligned columns, two spaces apart; no spaces at the ends of lines.
+fn table<const N: usize>(out: &mut String, rows: &[[String; N]], indent: &str) {
+    let widths: [usize; N] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    for row in rows {
+        let mut text = indent.to_owned();
+        for (cell, width) in row.iter().zip(widths) {
+            // Writing into a String cannot fail.
+            let _ = write!(text, "{cell:<width$}  ");
+        }
+        line(out, format_args!("{}", text.trim_end()));
+    }
+}
+
+fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(out, "{text}");
+}
+
+/// Nothing in a foreign text may steer a terminal.
+fn plain(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}

@@ -1,0 +1,384 @@
+//! The status model: what `status --json` prints, field by field (schema `underpass.status/1`).
+//!
+//! A field that is not known is `null`, never left out, so that a reader can tell "unknown" from "an older agent". Fields
+//! may be added under the same schema; a change of meaning or a removal takes a new one. SPIs are hexadecimal text, since
+//! JSON numbers end at 53 bits.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{self, DropReason};
+
+/// The `schema` of [`Status`].
+pub const STATUS_SCHEMA: &str = "underpass.status/1";
+
+/// The `schema` of [`Peers`].
+const PEERS_SCHEMA: &str = "underpass.peers/1";
+
+/// Everything about a running agent.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// [`STATUS_SCHEMA`].
+    pub schema: String,
+    /// The agent's version.
+    pub version: String,
+    /// The host's name in the overlay.
+    pub host: String,
+    /// Seconds since the agent started.
+    pub uptime_seconds: u64,
+    /// The device; none before it is open.
+    pub tun: Option<Tun>,
+    /// Every configured peer, by name.
+    pub peers: Vec<Peer>,
+    /// Dropped packets by reason: only those that happened.
+    pub drops: Drops,
+    /// The control socket's own counters.
+    pub control: ControlCounters,
+    /// What an operator should know and that did not stop the agent, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+impl Status {
+    /// An agent that has only just started.
+    #[must_use]
+    pub fn new(host: &str) -> Self {
+        Self {
+            schema: STATUS_SCHEMA.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: host.to_owned(),
+            uptime_seconds: 0,
+            tun: None,
+            peers: Vec::new(),
+            drops: Drops::default(),
+            control: ControlCounters::default(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Whether some peer does not have the tunnel that it should have.
+    #[must_use]
+    pub fn is_degraded(&self) -> bool {
+        self.peers.iter().any(|peer| !peer.state.is_fine())
+    }
+}
+
+/// The answer to `peers`: some or all of [`Status::peers`].
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Peers {
+    /// `underpass.peers/1`.
+    pub schema: String,
+    /// The peers asked for.
+    pub peers: Vec<Peer>,
+}
+
+impl Peers {
+    /// Wraps them.
+    #[must_use]
+    pub fn new(peers: Vec<Peer>) -> Self {
+        Self { schema: PEERS_SCHEMA.to_owned(), peers }
+    }
+}
+
+/// The TUN device.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Tun {
+    /// Interface name.
+    pub name: String,
+    /// In octets.
+    pub mtu: u16,
+    /// Queues, which is also the number of workers.
+    pub queues: u16,
+    /// `offload` or `plain`.
+    pub backend: String,
+}
+
+/// One peer.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Whether traffic flows.
+    pub state: PeerState,
+    /// With `one-way`: the direction that is dead, seen from here.
+    pub dead_direction: Option<PeerDirection>,
+    /// Where it is: the address and port seen last, or the configured one before anything was seen.
+    pub remote: Option<SocketAddr>,
+    /// Whether a NAT hides us from it.
+    pub local_behind_nat: Tristate,
+    /// Whether a NAT hides it from us.
+    pub remote_behind_nat: Tristate,
+    /// The IKE SA in use.
+    pub ike: Option<Ike>,
+    /// Its CHILD_SAs.
+    pub children: Vec<Child>,
+    /// Seconds since the last authenticated proof that both directions work.
+    pub last_proof_seconds: Option<u64>,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+}
+
+impl Peer {
+    /// A configured peer of which nothing is known yet.
+    #[must_use]
+    pub fn new(name: &str, state: PeerState) -> Self {
+        Self {
+            name: name.to_owned(),
+            state,
+            dead_direction: None,
+            remote: None,
+            local_behind_nat: Tristate::Unknown,
+            remote_behind_nat: Tristate::Unknown,
+            ike: None,
+            children: Vec::new(),
+            last_proof_seconds: None,
+            last_error: None,
+        }
+    }
+}
+
+/// Whether traffic flows to and from a peer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeerState {
+    /// An authenticated two-way proof is younger than 15 seconds.
+    Up,
+    /// There are SAs, but one direction has stopped.
+    OneWay,
+    /// An on-demand peer, or one that must call us, that waits.
+    Idle,
+    /// The first attempt is under way.
+    Connecting,
+    /// An attempt failed; the next one is scheduled.
+    Retrying,
+    /// Nothing is up and nothing is being tried.
+    Down,
+}
+
+impl PeerState {
+    /// The word, as in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::OneWay => "one-way",
+            Self::Idle => "idle",
+            Self::Connecting => "connecting",
+            Self::Retrying => "retrying",
+            Self::Down => "down",
+        }
+    }
+
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub const fn is_fine(self) -> bool {
+        matches!(self, Self::Up | Self::Idle)
+    }
+}
+
+/// A direction, seen from this host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerDirection {
+    /// From the peer to us.
+    Inbound,
+    /// From us to the peer.
+    Outbound,
+}
+
+/// Yes, no or unknown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tristate {
+    /// Yes.
+    Yes,
+    /// No.
+    No,
+    /// It cannot be told.
+    #[default]
+    Unknown,
+}
+
+impl From<Option<bool>> for Tristate {
+    fn from(value: Option<bool>) -> Self {
+        match value {
+            Some(true) => Self::Yes,
+            Some(false) => Self::No,
+            None => Self::Unknown,
+        }
+    }
+}
+
+/// An IKE SA.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Ike {
+    /// AEAD, PRF and key exchange, such as `aes256gcm16-prfsha256-x25519`.
+    pub suite: String,
+    /// Ours, 16 hexadecimal digits.
+    pub local_spi: String,
+    /// The peer's, 16 hexadecimal digits.
+    pub remote_spi: String,
+    /// Since it came up.
+    pub age_seconds: u64,
+    /// Until we replace it; none if we will not.
+    pub rekey_in_seconds: Option<u64>,
+    /// Whether we began it.
+    pub initiator: bool,
+}
+
+/// A CHILD_SA, both directions.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Child {
+    /// Ours, 8 hexadecimal digits.
+    pub inbound_spi: String,
+    /// The peer's, 8 hexadecimal digits.
+    pub outbound_spi: String,
+    /// AEAD, key exchange if there was one of its own, `esn` or `noesn`.
+    pub suite: String,
+    /// Inner packets that came in.
+    pub inbound_packets: u64,
+    /// Their octets.
+    pub inbound_octets: u64,
+    /// Inner packets that went out.
+    pub outbound_packets: u64,
+    /// Their octets.
+    pub outbound_octets: u64,
+    /// Traffic selectors on our side.
+    pub local: Vec<String>,
+    /// Traffic selectors on the peer's side.
+    pub remote: Vec<String>,
+}
+
+/// Dropped packets: reason and count.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Drops(pub BTreeMap<String, u64>);
+
+impl Drops {
+    /// Adds the counters of one worker, or of IKE.
+    pub fn add(&mut self, counters: &model::Drops) {
+        for (reason, count) in counters.nonzero() {
+            self.add_one(reason, count);
+        }
+    }
+
+    /// Adds to one counter.
+    pub fn add_one(&mut self, reason: DropReason, count: u64) {
+        *self.0.entry(reason.name().to_owned()).or_insert(0) += count;
+    }
+}
+
+/// What the control socket counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ControlCounters {
+    /// Requests answered.
+    pub requests: u64,
+    /// Requests that made no sense.
+    pub malformed: u64,
+    /// Connections turned away: not root and not the agent's user, or too many at once.
+    pub refused: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The promise of `underpass.status/1`, written out: whoever changes this breaks somebody's monitoring.
+    #[test]
+    fn json_is_what_the_schema_says() {
+        let mut status = Status::new("alpha");
+        status.tun = Some(Tun { name: "underpass0".into(), mtu: 1400, queues: 2, backend: "offload".into() });
+        let mut peer = Peer::new("beta", PeerState::OneWay);
+        peer.dead_direction = Some(PeerDirection::Inbound);
+        peer.remote = Some("192.0.2.2:4500".parse().unwrap());
+        peer.local_behind_nat = Some(true).into();
+        peer.remote_behind_nat = None.into();
+        peer.ike = Some(Ike {
+            suite: "aes256gcm16-prfsha256-x25519".into(),
+            local_spi: "0123456789abcdef".into(),
+            remote_spi: "fedcba9876543210".into(),
+            age_seconds: 61,
+            rekey_in_seconds: Some(14000),
+            initiator: true,
+        });
+        peer.children.push(Child {
+            inbound_spi: "c0000100".into(),
+            outbound_spi: "c0000201".into(),
+            suite: "aes256gcm16-esn".into(),
+            inbound_packets: 1,
+            inbound_octets: 84,
+            outbound_packets: 2,
+            outbound_octets: 168,
+            local: vec!["10.42.1.0/24".into()],
+            remote: vec!["10.42.2.0/24".into()],
+        });
+        peer.last_proof_seconds = Some(16);
+        peer.last_error = Some("no answer".into());
+        status.peers.push(peer);
+        status.peers.push(Peer::new("gamma", PeerState::Idle));
+        status.drops.add_one(DropReason::Replay, 3);
+        let expected = serde_json::json!({
+            "schema": "underpass.status/1",
+            "version": env!("CARGO_PKG_VERSION"),
+            "host": "alpha",
+            "uptime_seconds": 0,
+            "tun": {"name": "underpass0", "mtu": 1400, "queues": 2, "backend": "offload"},
+            "peers": [
+                {
+                    "name": "beta", "state": "one-way", "dead_direction": "inbound", "remote": "192.0.2.2:4500",
+                    "local_behind_nat": "yes", "remote_behind_nat": "unknown",
+                    "ike": {
+                        "suite": "aes256gcm16-prfsha256-x25519", "local_spi": "0123456789abcdef",
+                        "remote_spi": "fedcba9876543210", "age_seconds": 61, "rekey_in_seconds": 14000, "initiator": true
+                    },
+                    "children": [{
+                        "inbound_spi": "c0000100", "outbound_spi": "c0000201", "suite": "aes256gcm16-esn",
+                        "inbound_packets": 1, "inbound_octets": 84, "outbound_packets": 2, "outbound_octets": 168,
+                        "local": ["10.42.1.0/24"], "remote": ["10.42.2.0/24"]
+                    }],
+                    "last_proof_seconds": 16, "last_error": "no answer"
+                },
+                {
+                    "name": "gamma", "state": "idle", "dead_direction": null, "remote": null,
+                    "local_behind_nat": "unknown", "remote_behind_nat": "unknown", "ike": null, "children": [],
+                    "last_proof_seconds": null, "last_error": null
+                }
+            ],
+            "drops": {"replay": 3},
+            "control": {"requests": 0, "malformed": 0, "refused": 0},
+            "warnings": []
+        });
+        assert_eq!(serde_json::to_value(&status).unwrap(), expected);
+        assert_eq!(serde_json::from_value::<Status>(expected).unwrap(), status);
+    }
+
+    #[test]
+    fn every_state_is_named_in_json_as_in_words() {
+        use PeerState::{Connecting, Down, Idle, OneWay, Retrying, Up};
+        for (state, word) in [
+            (Up, "up"),
+            (OneWay, "one-way"),
+            (Idle, "idle"),
+            (Connecting, "connecting"),
+            (Retrying, "retrying"),
+            (Down, "down"),
+        ] {
+            assert_eq!(serde_json::to_value(state).unwrap(), word);
+            assert_eq!(state.name(), word);
+        }
+    }
+
+    #[test]
+    fn only_up_and_idle_peers_are_fine() {
+        let mut status = Status::new("alpha");
+        assert!(!status.is_degraded());
+        status.peers.push(Peer::new("beta", PeerState::Idle));
+        status.peers.push(Peer::new("gamma", PeerState::Up));
+        assert!(!status.is_degraded());
+        for state in [PeerState::OneWay, PeerState::Connecting, PeerState::Retrying, PeerState::Down] {
+            status.peers[1].state = state;
+            assert!(status.is_degraded(), "{}", state.name());
+        }
+    }
+}

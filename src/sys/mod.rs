@@ -1,0 +1,13 @@
+//! The system calls that no crate gives, as safe functions over owned descriptors: the only place where `unsafe` may stand,
+//! each time with the reason why it is sound.
+
+#![allow(unsafe_code, reason = "this module is where it belongs")]
+
+pub mod caps;
+pub mod netlink;
+pub mod netns;
+pub mod nft;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod tun;
+pub mod udp;

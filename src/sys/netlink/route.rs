@@ -1,0 +1,159 @@
+//! Routes of the main table: which prefix leaves by which interface.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+};
+
+use super::address::family;
+use super::{Netlink, NetlinkError};
+
+/// A route to be made: this prefix leaves by this interface, without a gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RouteSpec<'a> {
+    /// Where it leads.
+    pub destination: IpNet,
+    /// The interface that packets leave by.
+    pub link: &'a str,
+    /// The source address of our own packets that take it; without one the kernel chooses.
+    pub source: Option<IpAddr>,
+    /// The largest packet on this route, where it is smaller than the interface's, in octets.
+    pub mtu: Option<u32>,
+}
+
+/// What the kernel says of a route in the main table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Route {
+    /// Where it leads.
+    pub destination: IpNet,
+    /// The number of the interface that packets leave by; none for `unreachable` and its like.
+    pub link_index: Option<u32>,
+    /// The router that packets are given to.
+    pub gateway: Option<IpAddr>,
+    /// The source address of our own packets.
+    pub source: Option<IpAddr>,
+    /// The largest packet on this route, in octets.
+    pub mtu: Option<u32>,
+}
+
+impl<'a> RouteSpec<'a> {
+    /// A route with nothing but its prefix and its interface.
+    #[must_use]
+    pub const fn new(destination: IpNet, link: &'a str) -> Self {
+        Self { destination, link, source: None, mtu: None }
+    }
+}
+
+impl Netlink {
+    /// Adds a route to the main table.
+    ///
+    /// # Errors
+    /// [`NetlinkError`]; `is_present` if the table has a route to this very prefix.
+    pub fn add_route(&mut self, route: RouteSpec<'_>) -> Result<(), NetlinkError> {
+        let action = || format!("add a route to {} via {}", route.destination, route.link);
+        let message = self.route_message(route, action)?;
+        self.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL, action)
+    }
+
+    /// Adds a route, in the place of one that leads to the same prefix.
+    ///
+    /// # Errors
+    /// [`NetlinkError`].
+    pub fn replace_route(&mut self, route: RouteSpec<'_>) -> Result<(), NetlinkError> {
+        let action = || format!("set the route to {} via {}", route.destination, route.link);
+        let message = self.route_message(route, action)?;
+        self.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE, action)
+    }
+
+    /// Removes the route to this very prefix by this interface.
+    ///
+    /// # Errors
+    /// [`NetlinkError`]; `is_absent` if there is none.
+    pub fn delete_route(&mut self, destination: IpNet, link: &str) -> Result<(), NetlinkError> {
+        let action = || format!("delete the route to {destination} via {link}");
+        let mut message = self.route_message(RouteSpec::new(destination, link), action)?;
+        // What the route was made with does not matter: the prefix and the interface name it.
+        message.header.protocol = RouteProtocol::Unspec;
+        message.header.scope = RouteScope::NoWhere;
+        self.change(RouteNetlinkMessage::DelRoute(message), 0, action)
+    }
+
+    /// The routes to this very prefix; more than one if their metrics differ.
+    ///
+    /// # Errors
+    /// [`NetlinkError`].
+    pub fn routes_to(&mut self, destination: IpNet) -> Result<Vec<Route>, NetlinkError> {
+        let destination = destination.trunc();
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(destination.addr());
+        let action = || format!("list the routes to {destination}");
+        let answer = self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP, action)?;
+        Ok(answer.into_iter().filter_map(Route::from_message).filter(|route| route.destination == destination).collect())
+    }
+
+    fn route_message(&mut self, route: RouteSpec<'_>, action: impl Fn() -> String) -> Result<RouteMessage, NetlinkError> {
+        let index = self.link_for(route.link, action)?.index;
+        let destination = route.destination.trunc();
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(destination.addr());
+        message.header.destination_prefix_length = destination.prefix_len();
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.protocol = RouteProtocol::Static;
+        message.header.kind = RouteType::Unicast;
+        // IPv4 calls a destination without a gateway on-link; IPv6 has no such notion.
+        message.header.scope = if destination.addr().is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
+        message.attributes =
+            vec![RouteAttribute::Destination(RouteAddress::from(destination.addr())), RouteAttribute::Oif(index)];
+        message.attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(RouteAddress::from(source))));
+        message.attributes.extend(route.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
+        Ok(message)
+    }
+}
+
+impl Route {
+    /// A route of the main table; routes of other tables (the local one above all) are left out.
+    fn from_message(message: RouteNetlinkMessage) -> Option<Self> {
+        let RouteNetlinkMessage::NewRoute(message) = message else { return None };
+        let unspecified = match message.header.address_family {
+            netlink_packet_route::AddressFamily::Inet => IpAddr::from([0; 4]),
+            netlink_packet_route::AddressFamily::Inet6 => IpAddr::from([0; 16]),
+            _ => return None,
+        };
+        let mut table = u32::from(message.header.table);
+        // The default route carries no destination at all.
+        let (mut destination, mut link_index, mut gateway, mut source, mut mtu) = (unspecified, None, None, None, None);
+        for attribute in message.attributes {
+            match attribute {
+                RouteAttribute::Table(number) => table = number,
+                RouteAttribute::Destination(address) => destination = ip(&address)?,
+                RouteAttribute::Oif(index) => link_index = Some(index),
+                RouteAttribute::Gateway(address) => gateway = ip(&address),
+                RouteAttribute::PrefSource(address) => source = ip(&address),
+                RouteAttribute::Metrics(metrics) => mtu = metrics.iter().find_map(mtu_metric),
+                _ => {}
+            }
+        }
+        let destination = IpNet::new(destination, message.header.destination_prefix_length).ok()?;
+        let main = table == u32::from(RouteHeader::RT_TABLE_MAIN);
+        main.then_some(Self { destination, link_index, gateway, source, mtu })
+    }
+}
+
+fn mtu_metric(metric: &RouteMetric) -> Option<u32> {
+    match metric {
+        RouteMetric::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+        _ => None,
+    }
+}

@@ -1,0 +1,195 @@
+//! Hosts and what lies between them.
+//!
+//! ```text
+//! direct   alpha 10.9.0.1 ------------------------------------------- 10.9.0.2 beta
+//!
+//! NAT      alpha 10.9.1.1 --- 10.9.1.254 nat 10.9.0.254 (masquerade) --- 10.9.0.2 beta
+//! ```
+//!
+//! Each host owns an overlay block, 10.42.1.0/24 and 10.42.2.0/24, and the first address in it. The underlay's interface is
+//! `up0` everywhere. Names are unique to the process and the lab, so labs do not see each other.
+
+use std::fs;
+use std::process::Output;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::command::{attempt_for, require_root_and_tools};
+use super::{attempt, run};
+
+/// The underlay's interface on every host; the NAT's inner one.
+pub const UNDERLAY: &str = "up0";
+
+/// The NAT's outer interface.
+const NAT_OUTSIDE: &str = "up1";
+
+/// What the names of all namespaces begin with; the process id follows.
+const PREFIX: &str = "up";
+
+/// One host: a namespace, its place on the underlay and its part of the overlay.
+#[derive(Clone)]
+pub struct Host {
+    pub name: &'static str,
+    pub netns: String,
+    /// On the underlay.
+    pub address: &'static str,
+    /// Of the overlay.
+    pub block: &'static str,
+    /// The host's own address in its block.
+    pub inner: &'static str,
+}
+
+impl Host {
+    /// The arguments in front of a command that runs on this host.
+    pub fn on<'a>(&'a self, argv: &[&'a str]) -> Vec<&'a str> {
+        [&["ip", "netns", "exec", &self.netns], argv].concat()
+    }
+
+    /// Runs a command on this host; panics if it fails.
+    pub fn run(&self, argv: &[&str]) -> String {
+        run(&self.on(argv))
+    }
+
+    /// Runs a command on this host.
+    pub fn attempt(&self, argv: &[&str]) -> Output {
+        attempt(&self.on(argv))
+    }
+
+    /// Runs a command on this host for at most so many seconds.
+    pub fn attempt_for(&self, seconds: u32, argv: &[&str]) -> Output {
+        attempt_for(seconds, &self.on(argv))
+    }
+
+    /// Drops so many percent of the IKE and ESP datagrams that arrive.
+    pub fn lose(&self, percent: u8) {
+        let random = format!("numgen random mod 100 < {percent}");
+        self.run(&["nft", &table("loss", &format!("udp dport {{ 500, 4500 }} {random} drop"))]);
+        self.run(&[
+            "nft",
+            &table("loss2", &format!("udp sport {{ 500, 4500 }} udp dport != {{ 500, 4500 }} {random} drop")),
+        ]);
+    }
+
+    /// Drops everything that arrives on the underlay.
+    pub fn block(&self) {
+        self.run(&["nft", &table("block", "drop")]);
+    }
+
+    /// Ends [`lose`](Self::lose) and [`block`](Self::block).
+    pub fn pass(&self) {
+        self.run(&["nft", "flush ruleset"]);
+    }
+}
+
+fn table(name: &str, rule: &str) -> String {
+    format!(
+        "table inet {name} {{ chain input {{ type filter hook input priority -300; iifname \"{UNDERLAY}\" {rule}; }}; }}"
+    )
+}
+
+/// The NAT's only rule, with the ports that it maps to.
+fn masquerade(ports: &str) -> String {
+    let protocol = if ports.is_empty() { "" } else { "meta l4proto udp " };
+    format!(
+        "table ip nat {{ chain out {{ type nat hook postrouting priority 100; }}; }}; flush chain ip nat out; \
+         add rule ip nat out oifname \"{NAT_OUTSIDE}\" {protocol}masquerade{ports}"
+    )
+}
+
+/// Two hosts that reach each other, directly or through a NAT in front of `alpha`. Removed on drop.
+pub struct Lab {
+    pub alpha: Host,
+    pub beta: Host,
+    namespaces: Vec<String>,
+}
+
+impl Lab {
+    /// Both hosts on one link.
+    pub fn direct() -> Self {
+        let mut lab = Self::hosts("10.9.0.1");
+        lab.link(&[(&lab.alpha.netns.clone(), UNDERLAY, "10.9.0.1/24"), (&lab.beta.netns.clone(), UNDERLAY, "10.9.0.2/24")]);
+        lab
+    }
+
+    /// `alpha` behind a NAT: `beta` sees 10.9.0.254 and cannot reach `alpha` first.
+    pub fn with_nat() -> Self {
+        let mut lab = Self::hosts("10.9.1.1");
+        let nat = lab.namespace("n");
+        lab.link(&[(&lab.alpha.netns.clone(), UNDERLAY, "10.9.1.1/24"), (&nat, UNDERLAY, "10.9.1.254/24")]);
+        lab.link(&[(&nat, NAT_OUTSIDE, "10.9.0.254/24"), (&lab.beta.netns.clone(), UNDERLAY, "10.9.0.2/24")]);
+        lab.alpha.run(&["ip", "route", "add", "default", "via", "10.9.1.254"]);
+        run(&["ip", "netns", "exec", &nat, "sysctl", "-qw", "net.ipv4.ip_forward=1"]);
+        run(&["ip", "netns", "exec", &nat, "nft", &masquerade("")]);
+        lab
+    }
+
+    /// The NAT forgets its mappings and maps to other ports from now on, as a rebooted router would.
+    pub fn remap_nat(&self) {
+        let nat = self.namespaces.last().expect("a NAT");
+        run(&["ip", "netns", "exec", nat, "nft", &masquerade(" to :20000-20100")]);
+        run(&["ip", "netns", "exec", nat, "conntrack", "-F"]);
+    }
+
+    fn hosts(alpha_address: &'static str) -> Self {
+        require_root_and_tools();
+        sweep();
+        static LABS: AtomicU32 = AtomicU32::new(0);
+        let lab = LABS.fetch_add(1, Ordering::Relaxed);
+        let netns = |letter| format!("{PREFIX}{}-{lab}{letter}", std::process::id());
+        let alpha =
+            Host { name: "alpha", netns: netns("a"), address: alpha_address, block: "10.42.1.0/24", inner: "10.42.1.1" };
+        let beta = Host { name: "beta", netns: netns("b"), address: "10.9.0.2", block: "10.42.2.0/24", inner: "10.42.2.1" };
+        let mut lab = Self { alpha, beta, namespaces: Vec::new() };
+        lab.add(lab.alpha.netns.clone());
+        lab.add(lab.beta.netns.clone());
+        lab
+    }
+
+    /// One more namespace, named like the others with another letter.
+    fn namespace(&mut self, letter: &str) -> String {
+        let name = format!("{}{letter}", self.alpha.netns.trim_end_matches('a'));
+        self.add(name.clone());
+        name
+    }
+
+    fn add(&mut self, name: String) {
+        run(&["ip", "netns", "add", &name]);
+        // The strictest case for the tests: the kernel does not help against forged sources.
+        for scope in ["all", "default"] {
+            run(&["ip", "netns", "exec", &name, "sysctl", "-qw", &format!("net.ipv4.conf.{scope}.rp_filter=0")]);
+        }
+        run(&["ip", "-n", &name, "link", "set", "lo", "up"]);
+        self.namespaces.push(name);
+    }
+
+    /// Joins two namespaces by a veth pair: (namespace, interface, address with prefix length).
+    fn link(&mut self, ends: &[(&str, &str, &str); 2]) {
+        let [(left, left_name, _), (right, right_name, _)] = ends;
+        run(&["ip", "link", "add", left_name, "netns", left, "type", "veth", "peer", "name", right_name, "netns", right]);
+        for (netns, name, address) in ends {
+            // No IPv6 neighbour talk of the kernel's own on the wire that tests look at.
+            run(&["ip", "-n", netns, "link", "set", name, "addrgenmode", "none"]);
+            run(&["ip", "-n", netns, "address", "add", address, "dev", name]);
+            run(&["ip", "-n", netns, "link", "set", name, "up"]);
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for name in &self.namespaces {
+            let _ = attempt(&["ip", "netns", "del", name]);
+        }
+    }
+}
+
+/// Removes the namespaces of test runs that were killed: those whose process is gone.
+fn sweep() {
+    let Ok(entries) = fs::read_dir("/run/netns") else { return };
+    for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')).map(|(pid, _)| pid);
+        let ours = owner.is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|digit| digit.is_ascii_digit()));
+        if ours && !owner.is_some_and(|pid| fs::exists(format!("/proc/{pid}")).unwrap_or(true)) {
+            let _ = attempt(&["ip", "netns", "del", &name]);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Traffic through the tunnel: pings that count their losses, and TCP that counts its bits.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::command::{Daemon, said, text};
+use super::{Host, wait_for};
+
+/// What became of a run of pings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pings {
+    pub sent: u32,
+    pub received: u32,
+}
+
+impl Pings {
+    pub fn lost(self) -> u32 {
+        self.sent - self.received
+    }
+
+    fn parse(output: &str) -> Self {
+        let line = output.lines().find(|line| line.contains("packets transmitted"));
+        let line = line.unwrap_or_else(|| panic!("ping said no figures:\n{output}"));
+        let number = |word: &str| -> u32 {
+            let before = line.split(',').find(|part| part.contains(word)).and_then(|part| part.split_whitespace().next());
+            before.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no `{word}` in: {line}"))
+        };
+        Self { sent: number("transmitted"), received: number("received") }
+    }
+}
+
+/// Sends `count` pings, 20 a second, from the overlay address of one host to that of the other.
+pub fn ping(from: &Host, to: &Host, count: u32) -> Pings {
+    Pinging::start(from, to, count).wait()
+}
+
+/// One ping that may wait a second for its answer.
+pub fn answers(from: &Host, to: &Host) -> bool {
+    from.attempt(&["ping", "-n", "-c", "1", "-W", "1", "-I", from.inner, to.inner]).status.success()
+}
+
+/// Pings until one is answered; how long that took.
+pub fn wait_until_answered(from: &Host, to: &Host, limit: Duration) -> Duration {
+    let what = format!("a ping from {} to {}", from.name, to.name);
+    wait_for(&what, limit, || answers(from, to).then_some(())).1
+}
+
+/// Pings that run beside the test.
+pub struct Pinging {
+    child: Child,
+}
+
+impl Pinging {
+    /// See [`ping`].
+    pub fn start(from: &Host, to: &Host, count: u32) -> Self {
+        Self::with(from, &["-i", "0.05", "-c", &count.to_string(), "-I", from.inner, to.inner])
+    }
+
+    /// Pings with these arguments.
+    pub fn with(from: &Host, arguments: &[&str]) -> Self {
+        let argv = from.on(&[&["ping", "-n", "-q", "-W", "2"], arguments].concat()).join(" ");
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("exec setpriv --pdeathsig KILL {argv}")]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self { child: command.spawn().expect("the command ping") }
+    }
+
+    /// Waits for the last answer.
+    pub fn wait(self) -> Pings {
+        let output = self.child.wait_with_output().expect("a child of ours");
+        Pings::parse(&said(&output))
+    }
+}
+
+/// Sends TCP for so many seconds; bits per second as the receiver counted them.
+pub fn tcp_bits_per_second(from: &Host, to: &Host, seconds: u32) -> f64 {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("iperf3.log");
+    let server = to.on(&["iperf3", "-s", "-1", "--forceflush", "-B", to.inner]);
+    let server = Daemon::start("iperf3 -s", &server, &[], &log);
+    wait_for("iperf3 to listen", Duration::from_secs(5), || server.log().contains("listening").then_some(()));
+    let duration = seconds.to_string();
+    let client = ["iperf3", "-J", "-t", &duration, "-B", from.inner, "-c", to.inner];
+    let output = from.attempt_for(seconds + 20, &client);
+    assert!(output.status.success(), "iperf3: {}", said(&output));
+    let report: serde_json::Value = serde_json::from_str(&text(&output.stdout)).expect("iperf3's JSON");
+    report["end"]["sum_received"]["bits_per_second"].as_f64().expect("a figure")
+}
+
+#[test]
+fn figures_are_read() {
+    let output = "--- 10.42.2.1 ping statistics ---\n40 packets transmitted, 38 received, 5% packet loss, time 2ms\n";
+    assert_eq!(Pings::parse(output), Pings { sent: 40, received: 38 });
+    let output = "3 packets transmitted, 0 received, +3 errors, 100% packet loss, time 2ms\n";
+    assert_eq!(Pings::parse(output).lost(), 3);
+}

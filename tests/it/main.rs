@@ -1,0 +1,13 @@
+//! The integration tests: whole hosts in network namespaces of this machine, with strongSwan as the foreign peer.
+//!
+//! They need root and the packages that `tests/run` installs; without them they fail and say so. Each test makes its own
+//! namespaces and removes them, so tests may run side by side. [`lab`] holds the tools; `tests/run` runs everything, and
+//! `docs/testing.md` names the long versions that are `#[ignore]`d.
+
+mod lab;
+
+mod commands;
+mod demo;
+mod foreign;
+mod foreign_alone;
+mod pair;

@@ -41,9 +41,12 @@
 //! - Each packet that is thrown away is counted under a [`model::DropReason`].
 //! - One worker owns an SA; nothing on the packet path locks, allocates or logs.
 
+pub mod agent;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod crypto;
+pub mod engine;
 pub mod esp;
 pub mod ike;
 pub mod model;

@@ -1,0 +1,3 @@
+//! Scenarios between whole endpoints: who sends what, then what each side holds.
+
+mod handshake;

@@ -48,7 +48,6 @@ pub mod control;
 pub mod crypto;
 pub mod engine;
 pub mod esp;
-#[doc(hidden)]
 pub mod fuzzing;
 pub mod ike;
 pub mod model;

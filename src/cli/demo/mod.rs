@@ -19,6 +19,7 @@ mod wire_tap;
 
 use std::fmt;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,7 +37,7 @@ use crate::sys::netns::{NamespaceError, enter_user_namespace};
 use hosts::{Host, Hosts, WIRE};
 use screen::{Screen, hex_dump};
 use traffic::{Flow, Pings, TEXT, Throughput};
-use wire_tap::{Sightings, WireTap};
+use wire_tap::{EXCHANGES, Sightings, WireTap};
 
 /// Pings each way through the tunnel.
 const PINGS: u16 = 5;
@@ -150,14 +151,23 @@ struct Report {
     failure: Option<String>,
     /// From the agents' start to both saying "up", in seconds.
     up_after_seconds: Option<f64>,
-    /// Through the tunnel, alpha to beta and beta to alpha.
-    pings: Option<[Pings; 2]>,
+    /// Through the tunnel, each way.
+    pings: Option<[Direction; 2]>,
     /// TCP from alpha to beta.
     throughput: Option<Throughput>,
     /// What the tap saw from the agents' start to the end of the stream.
     wire: Option<Sightings>,
     /// What each agent said at the end.
     status: Option<[Status; 2]>,
+}
+
+/// The pings of one direction.
+#[derive(Debug, Serialize)]
+struct Direction {
+    from: &'static str,
+    to: &'static str,
+    #[serde(flatten)]
+    pings: Pings,
 }
 
 /// Runs the demonstration with this program's own agents and returns the exit code: 0 only if everything was seen.
@@ -234,6 +244,7 @@ impl<'a> Demo<'a> {
         let tap = self.show_wire(&hosts)?;
         self.ping_in_clear(&hosts, &tap)?;
         report.up_after_seconds = Some(self.bring_up(&mut hosts)?);
+        report.wire = Some(self.take(&tap)?);
         report.pings = Some(self.ping_through_tunnel(&hosts)?);
         let example = self.take_example(&tap, report)?;
         report.throughput = Some(self.stream_through_tunnel(&hosts)?);
@@ -285,7 +296,7 @@ impl<'a> Demo<'a> {
         Ok(seconds)
     }
 
-    fn ping_through_tunnel(&self, hosts: &Hosts) -> Result<[Pings; 2], Failure> {
+    fn ping_through_tunnel(&self, hosts: &Hosts) -> Result<[Direction; 2], Failure> {
         let (alpha, beta) = hosts.pair();
         let each_way = |from: &Host, to: &Host| {
             let pings = self.ping(from, to, [from.overlay, to.overlay], PINGS)?;
@@ -294,25 +305,24 @@ impl<'a> Demo<'a> {
                 from.name, to.name, to.overlay, pings.answered, pings.sent, pings.min_ms, pings.mean_ms, pings.max_ms
             ));
             if pings.answered == pings.sent {
-                return Ok(pings);
+                return Ok(Direction { from: from.name, to: to.name, pings });
             }
             Err(Failure::Failed(format!("{} of {}'s pings were not answered", pings.sent - pings.answered, from.name)))
         };
         Ok([each_way(alpha, beta)?, each_way(beta, alpha)?])
     }
 
-    fn ping(&self, from: &Host, to: &Host, addresses: [std::net::Ipv4Addr; 2], count: u16) -> Result<Pings, Failure> {
-        let [source, destination] = addresses;
+    fn ping(&self, from: &Host, to: &Host, [source, destination]: [Ipv4Addr; 2], count: u16) -> Result<Pings, Failure> {
         let flow = Flow { from: &from.namespace, source, to: &to.namespace, destination };
         let action = format!("ping from {} to {}", from.name, to.name);
         traffic::ping(flow, count, &self.stop).map_err(|error| Failure::io(&action, &error))
     }
 
-    /// Keeps what the tap has seen so far, and one ESP packet of the pings.
+    /// Adds what the tap has seen meanwhile, and hands over one ESP packet of the pings.
     fn take_example(&self, tap: &WireTap, report: &mut Report) -> Result<Vec<u8>, Failure> {
-        let seen = self.take(tap)?;
-        let example = seen.example.clone();
-        report.wire = Some(seen);
+        let mut seen = self.take(tap)?;
+        let example = seen.example.take();
+        report.wire.get_or_insert_default().merge(seen);
         example.ok_or_else(|| Failure::Failed("the pings were answered, but the tap saw no ESP packet".to_owned()))
     }
 
@@ -336,19 +346,19 @@ impl<'a> Demo<'a> {
 
     /// The tap's account, and what it must and must not hold.
     fn account(&self, tap: &WireTap, report: &mut Report) -> Result<(), Failure> {
-        let mut seen = report.wire.take().unwrap_or_default();
+        let seen = report.wire.get_or_insert_default();
         seen.merge(self.take(tap)?);
         self.screen.step("What was on the wire from the agents' start to here:");
         let row = |name: &str, count: u64| self.screen.detail(format_args!("{count:>10}  {name}"));
-        for (exchange, &count) in &seen.ike {
-            row(&format!("IKE, {exchange}"), count);
+        for exchange in EXCHANGES {
+            seen.ike.get(exchange).into_iter().for_each(|&count| row(&format!("IKE, {exchange}"), count));
         }
         row("ESP in UDP", seen.esp);
         for (name, count) in [
             ("NAT keepalives", seen.keepalives),
             ("ARP and IPv6 neighbour discovery", seen.neighbour),
             ("ICMP \"port closed\", before the other agent was there", seen.port_closed),
-            ("ESP packets that came too fast for the tap to read", seen.esp_missed),
+            ("more of ESP, too fast for the tap to read", seen.esp_missed),
         ] {
             if count > 0 {
                 row(name, count);
@@ -359,9 +369,7 @@ impl<'a> Demo<'a> {
         for stranger in &seen.strangers {
             self.screen.detail(hex_dump(stranger, DUMP_LINES));
         }
-        let verdict = check(&seen);
-        report.wire = Some(seen);
-        verdict
+        check(seen)
     }
 
     fn compare(&self, example: &[u8]) -> Result<(), Failure> {

@@ -1,3 +1,7 @@
-//! The `underpass` binary.
+//! The `underpass` binary: everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    underpass::cli::main(std::env::args_os())
+}

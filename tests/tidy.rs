@@ -39,7 +39,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("ports", &["store", "sys"]),
     ("store", &["model"]),
     ("network", &["model"]),
-    ("config", &["model"]),
+    ("config", &["crypto"]),
     ("control", &["observe", "model"]),
     ("observe", &["model"]),
     ("sys", &["model"]),
@@ -72,7 +72,7 @@ const IMPURE_PATHS: &[&str] = &[
 ];
 
 /// Libraries that only `src/crypto` names, tests included.
-const CRYPTO_CRATES: &[&str] = &["ring", "aes_gcm", "chacha20poly1305", "x25519_dalek", "p256", "p384"];
+const CRYPTO_CRATES: &[&str] = &["ring", "aes_gcm", "chacha20poly1305", "x25519_dalek", "curve25519_dalek", "p256", "p384"];
 
 /// Where `unsafe` may stand.
 const UNSAFE_HOME: &str = "src/sys/";

@@ -1,3 +1,188 @@
 //! The command line: arguments in, output and an exit code out.
+//!
+//! One file per command. Results go to standard output, messages to standard error; `--json` makes the result one JSON value
+//! with a `schema` field. What a command found goes into its [`Exit`] code, so that scripts need not read texts.
 
-pub mod demo;
+mod agent;
+mod check;
+mod demo;
+mod exit;
+mod key;
+mod output;
+mod peers;
+mod status;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use exit::Exit;
+
+/// Where the configuration is unless something else is said.
+const CONFIG_FILE: &str = "/etc/underpass/underpass.yaml";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  fine                     5  bad configuration
+  1  failed                   6  no permission
+  2  bad usage                7  no answer in time
+  3  degraded                 8  not found
+  4  no agent is running";
+
+/// A userspace IPsec overlay for container hosts.
+///
+/// An agent on each host seals what containers send to other hosts as ESP in UDP port 4500, keyed by IKEv2. `underpass
+/// demo` shows it on this machine alone.
+#[derive(Debug, Parser)]
+#[command(name = "underpass", version, after_help = EXIT_CODES, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    places: Places,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which agent is meant, and how to print.
+#[derive(Clone, Debug, Args)]
+pub struct Places {
+    /// Folder of the control socket; one per agent.
+    #[arg(long, global = true, value_name = "DIR", env = "UNDERPASS_RUN_DIR", default_value = "/run/underpass")]
+    pub run_dir: PathBuf,
+    /// Folder of what must survive: the host's key.
+    #[arg(long, global = true, value_name = "DIR", env = "UNDERPASS_STATE_DIR", default_value = "/var/lib/underpass")]
+    pub state_dir: PathBuf,
+    /// Print one JSON value instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the host agent in the foreground.
+    ///
+    /// It needs root (CAP_NET_ADMIN) and /dev/net/tun. SIGTERM and SIGINT stop it cleanly: peers are told, routes and rules
+    /// are removed. SIGHUP reads the configuration again. Under systemd use Type=notify-reload.
+    #[command(after_help = "Example:\n  underpass agent --config /etc/underpass/underpass.yaml")]
+    Agent(AgentArgs),
+    /// Show this host and its peers on one screen.
+    ///
+    /// Exits with 0 if every peer is up or idle, with 3 if not, with 4 if no agent is running.
+    #[command(after_help = "Examples:\n  underpass status\n  underpass status --json | jq '.peers[] | {name, state}'")]
+    Status,
+    /// Show peers in detail, or replace their keys.
+    #[command(after_help = "Examples:\n  underpass peers\n  underpass peers beta\n  underpass peers beta --rekey child")]
+    Peers(PeersArgs),
+    /// Show an encrypted tunnel between two hosts, on this machine alone.
+    ///
+    /// The hosts are network namespaces, with an agent on each: pings and TCP through the tunnel, and a look at the wire between
+    /// them. It needs root or user namespaces, takes half a minute at most and leaves nothing behind. Exits with 0 only if all
+    /// that it shows was seen.
+    #[command(after_help = "Examples:\n  underpass demo\n  underpass demo --seconds 20 --json | jq .throughput")]
+    Demo(demo::DemoArgs),
+    /// Work with the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Work with the host's Ed25519 key, by which its peers know it.
+    #[command(subcommand)]
+    Key(KeyCommand),
+}
+
+#[derive(Debug, Args)]
+struct AgentArgs {
+    /// The configuration.
+    #[arg(long, value_name = "FILE", default_value = CONFIG_FILE)]
+    config: PathBuf,
+    /// How much to log to standard error.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log: LogLevel,
+}
+
+/// Log levels.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Args)]
+struct PeersArgs {
+    /// Only this one.
+    name: Option<String>,
+    /// Replace its ESP keys (child) or its IKE SA (ike) now. No packet is lost.
+    #[arg(long, value_name = "WHAT", requires = "name")]
+    rekey: Option<Rekey>,
+}
+
+/// What `--rekey` replaces.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Rekey {
+    Child,
+    Ike,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Read a configuration as the agent would, and say what is wrong with it.
+    ///
+    /// Each message begins with file:line. Key files are read too. Exits with 0 if the agent would take it, with 5 if not.
+    #[command(after_help = "Example:\n  underpass config check ./underpass.yaml")]
+    Check {
+        /// The configuration.
+        #[arg(value_name = "FILE", default_value = CONFIG_FILE)]
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyCommand {
+    /// Make the host's key and print its public half.
+    ///
+    /// The key goes to host.key in the state directory. The agent makes one itself when a peer needs it.
+    Generate {
+        /// Replace the key that is there. Peers that pin it refuse this host until they are told the new one.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Print the public half of the host's key: what peers write as `public_key`.
+    Show,
+}
+
+/// Runs the command that these arguments name (the first is the program's own name).
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; if nobody reads them any more, nothing is lost.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Fine }.into();
+        }
+    };
+    let places = cli.places;
+    match cli.command {
+        Command::Agent(arguments) => agent::run(&places, &arguments),
+        Command::Status => status::run(&places),
+        Command::Peers(arguments) => peers::run(&places, &arguments),
+        Command::Demo(arguments) => demo::run(&places, &arguments),
+        Command::Config(ConfigCommand::Check { file }) => check::run(&places, &file),
+        Command::Key(KeyCommand::Generate { force }) => key::generate(&places, force),
+        Command::Key(KeyCommand::Show) => key::show(&places),
+    }
+    .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_hold_together() {
+        Cli::command().debug_assert();
+    }
+}

@@ -133,6 +133,8 @@ mod aead;
 mod ke;
 mod prf;
 mod sign;
+#[cfg(test)]
+pub(crate) mod testdata;
 
 pub use aead::aead;
 pub use ke::key_exchange;
@@ -153,4 +155,25 @@ pub fn sha1(data: &[&[u8]]) -> [u8; 20] {
 #[must_use]
 pub fn equal(a: &[u8], b: &[u8]) -> bool {
     a.ct_eq(b).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testdata::to_hex;
+    use super::*;
+
+    /// FIPS 180-2, appendix A.
+    #[test]
+    fn sha1_is_sha1() {
+        assert_eq!(to_hex(&sha1(&[b"a", b"", b"bc"])), "a9993e364706816aba3e25717850c26c9cd0d89d");
+    }
+
+    #[test]
+    fn equal_compares_length_and_every_octet() {
+        assert!(equal(b"", b""));
+        assert!(equal(b"abc", b"abc"));
+        assert!(!equal(b"abc", b"abcd"));
+        assert!(!equal(b"abc", b"abd"));
+        assert!(!equal(b"\x80bc", b"\x00bc"));
+    }
 }

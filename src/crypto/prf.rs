@@ -68,3 +68,6 @@ fn mac(key: &hmac::Key, data: &[&[u8]]) -> hmac::Tag {
     }
     context.sign()
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,17 +5,41 @@
 //! Inbound datagrams go SPI -> replay check -> open in place -> replay accept -> selectors and routes -> ECN, and leave ranges of
 //! the caller's receive buffer in the caller's [`Inbox`]. Nothing here allocates per packet.
 
+mod control;
+mod ecn;
+mod events;
+mod inbound;
+mod inbox;
+mod outbound;
+mod outbox;
+mod parking;
+mod path;
 mod replay;
 mod routes;
+mod sas;
+mod selectors;
 mod update;
 
+#[cfg(test)]
+mod tests;
+
+pub use inbox::{Inbox, Incoming};
+pub use outbox::{Outbox, Outgoing};
 pub use routes::{Route, RouteTable};
 pub use update::{Event, SaCounters, Update};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::crypto::Provider;
-use crate::model::{DropReason, Drops, Instant, Path, WorkerIndex};
+use crate::model::{DropReason, Drops, Instant, Path, PeerIndex, Spi, WorkerIndex};
+
+use events::Events;
+use inbound::Train;
+use outbox::Room;
+use parking::WaitingRoom;
+use path::InnerMtu;
+use sas::{FastMap, Peer, SaTable};
 
 /// Settings of one worker's data plane.
 #[derive(Clone, Debug)]
@@ -39,141 +63,119 @@ pub enum Outcome {
     Dropped(DropReason),
 }
 
-/// A datagram ready to be sent: a range of the [`Outbox`]'s buffer.
-#[derive(Clone, Copy, Debug)]
-pub struct Outgoing {
-    /// First octet.
-    pub start: u32,
-    /// Length in octets.
-    pub len: u32,
-    /// From where to where.
-    pub path: Path,
-    /// The outer ECN bits (0 to 3); the rest of the outer TOS is zero.
-    pub ecn: u8,
-}
-
-/// The worker's send arena: datagrams are sealed into it back to back and taken out by the engine, which then clears it.
-#[derive(Debug)]
-pub struct Outbox {
-    _todo: (),
-}
-
-impl Outbox {
-    /// An arena of so many octets for so many datagrams; it never grows.
-    #[must_use]
-    pub fn new(octets: usize, datagrams: usize) -> Self {
-        todo!("{octets} {datagrams}")
-    }
-
-    /// Whether a full-sized inner packet (with its fragments) still fits: if not, send and clear first.
-    #[must_use]
-    pub fn has_room(&self) -> bool {
-        todo!()
-    }
-
-    /// The sealed datagrams (after [`DataPlane::seal_pending`]), in the order to be sent, and the buffer they lie in.
-    #[must_use]
-    pub fn datagrams(&self) -> (&[Outgoing], &[u8]) {
-        todo!()
-    }
-
-    /// Inner packets for this host's own TUN: ICMP and ICMPv6 too-big answers.
-    pub fn replies(&self) -> impl Iterator<Item = &[u8]> {
-        std::iter::empty()
-    }
-
-    /// Forgets everything; keeps the memory.
-    pub fn clear(&mut self) {
-        todo!()
-    }
-}
-
-/// A received datagram: a range of the caller's receive buffer that holds one ESP packet, without UDP header.
-#[derive(Clone, Copy, Debug)]
-pub struct Incoming {
-    /// First octet: the SPI.
-    pub start: u32,
-    /// Length in octets.
-    pub len: u32,
-    /// Between which addresses it came.
-    pub path: Path,
-    /// The outer ECN bits (0 to 3).
-    pub ecn: u8,
-}
-
-/// What came out of a batch of datagrams: ranges of the receive buffer that hold inner packets, and strays.
-#[derive(Debug, Default)]
-pub struct Inbox {
-    /// Inner packets, in order: start and length in the receive buffer.
-    pub packets: Vec<(u32, u32)>,
-    /// Datagrams that belong to another worker, untouched.
-    pub strays: Vec<(WorkerIndex, Incoming)>,
-    /// Datagrams whose SPI this worker should have, but does not: drain the mailbox and hand them in once more; the second
-    /// time they are dropped. Empty when `last_try` was given.
-    pub unknown: Vec<Incoming>,
-}
-
 /// One worker's data plane.
 #[derive(Debug)]
 pub struct DataPlane {
-    _todo: (),
+    config: Config,
+    drops: Arc<Drops>,
+    routes: Arc<RouteTable>,
+    sas: SaTable,
+    peers: FastMap<PeerIndex, Peer>,
+    /// For peers whose path nobody measured yet.
+    full_mtu: InnerMtu,
+    /// What one packet from the TUN may need in an outbox.
+    reserve: Room,
+    /// Packets to peers without SA.
+    waiting_outbound: WaitingRoom<PeerIndex, Vec<u8>>,
+    /// Peers that have an SA by now, and packets that waited for it and found no room in the outbox.
+    resumable: Vec<PeerIndex>,
+    /// Datagrams on SPIs without key.
+    waiting_inbound: WaitingRoom<Spi, Datagram>,
+    events: Events,
+    /// How many too-big answers may go out.
+    answers: Allowance,
+    /// One fragment while it is built.
+    fragment: Box<[u8]>,
+    /// Nothing ends before this.
+    deadline: Option<Instant>,
+    train: Train,
 }
+
+/// A whole ESP datagram with where it came from and its outer ECN bits.
+type Datagram = (Path, u8, Vec<u8>);
 
 impl DataPlane {
     /// An empty one: no SAs, no routes. `drops` is shared with whoever shows the counters; this is its only writer.
     #[must_use]
     pub fn new(config: Config, drops: Arc<Drops>) -> Self {
-        todo!("{config:?} {drops:?}")
-    }
-
-    /// Takes an update of the control thread over; takes effect at once. What was parked for it is put into `outbox` or, for
-    /// inbound, into `released` as whole ESP datagrams to be handed in again.
-    pub fn handle_update(
-        &mut self,
-        now: Instant,
-        update: Update,
-        outbox: &mut Outbox,
-        released: &mut Vec<(Path, u8, Vec<u8>)>,
-    ) {
-        todo!("{now:?} {update:?} {outbox:?} {released:?}")
-    }
-
-    /// Takes one inner packet from the TUN: whole, with its checksums computed.
-    pub fn handle_inner(&mut self, now: Instant, packet: &[u8], outbox: &mut Outbox) -> Outcome {
-        todo!("{now:?} {packet:?} {outbox:?}")
-    }
-
-    /// Seals what `handle_inner` put into the outbox, one batch per SA. Call before sending.
-    pub fn seal_pending(&mut self, outbox: &mut Outbox) {
-        todo!("{outbox:?}")
-    }
-
-    /// Takes a batch of received datagrams, opens them in place and leaves the inner packets in `inbox` (which it clears
-    /// first).
-    pub fn handle_outer(
-        &mut self,
-        now: Instant,
-        buffer: &mut [u8],
-        datagrams: &[Incoming],
-        last_try: bool,
-        inbox: &mut Inbox,
-    ) {
-        todo!("{now:?} {buffer:?} {datagrams:?} {last_try} {inbox:?}")
+        let tun_mtu = config.tun_mtu;
+        let full_mtu = InnerMtu::new(None, tun_mtu);
+        Self {
+            config,
+            drops,
+            routes: Arc::default(),
+            sas: SaTable::default(),
+            peers: FastMap::default(),
+            full_mtu,
+            reserve: full_mtu.room(tun_mtu),
+            waiting_outbound: WaitingRoom::default(),
+            resumable: Vec::new(),
+            waiting_inbound: WaitingRoom::default(),
+            events: Events::default(),
+            answers: Allowance::default(),
+            fragment: vec![0; full_mtu.v4.into()].into(),
+            deadline: None,
+            train: Train::new(),
+        }
     }
 
     /// Ends grace times, hard lifetimes and parked packets that waited too long.
     pub fn handle_timeout(&mut self, now: Instant) {
-        todo!("{now:?}")
+        if self.deadline.is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        self.end_sas(now);
+        for _ in 0..self.waiting_outbound.expire(now) + self.waiting_inbound.expire(now) {
+            self.drops.count(DropReason::ParkedTooLong);
+        }
+        let ends = self.sas.iter().map(|(_, cold)| cold.ends_at());
+        self.deadline = ends.chain(self.waiting_outbound.deadline()).chain(self.waiting_inbound.deadline()).min();
     }
 
     /// When `handle_timeout` wants to be called next.
     #[must_use]
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        todo!()
+    pub const fn poll_timeout(&self) -> Option<Instant> {
+        self.deadline
     }
 
     /// News for the control thread, oldest first. Level-triggered: what is not fetched may coalesce, never grow.
     pub fn poll_event(&mut self) -> Option<Event> {
-        todo!()
+        self.events.poll()
+    }
+
+    /// Something will end at that time.
+    fn wake_by(&mut self, time: Instant) {
+        self.deadline = Some(self.deadline.map_or(time, |deadline| deadline.min(time)));
+    }
+
+    /// How much room in an outbox a packet from the TUN may need, now that a peer's path changed.
+    fn measure_reserve(&mut self) {
+        let tun_mtu = self.config.tun_mtu;
+        let rooms = self.peers.values().map(|peer| peer.mtu.room(tun_mtu));
+        self.reserve = rooms.max_by_key(|room| room.octets).unwrap_or(self.full_mtu.room(tun_mtu));
+    }
+}
+
+/// Something that may happen now and then, and a few times in a row.
+#[derive(Clone, Copy, Debug, Default)]
+struct Allowance {
+    /// When all that was taken is paid back.
+    paid_at: Instant,
+}
+
+impl Allowance {
+    /// One more per ten milliseconds: enough for every new flow to learn its path's size, little enough to be no load.
+    const INTERVAL: Duration = Duration::from_millis(10);
+
+    /// Twenty in a row.
+    const BURST: Duration = Duration::from_millis(200);
+
+    /// Takes one, if there is one.
+    fn take(&mut self, now: Instant) -> bool {
+        let granted = self.paid_at.since(now) < Self::BURST;
+        if granted {
+            self.paid_at = self.paid_at.max(now) + Self::INTERVAL;
+        }
+        granted
     }
 }

@@ -76,7 +76,8 @@ pub fn sign(prf: Prf, auth: &LocalAuth, octets: SignedOctets<'_>) -> Auth {
     }
 }
 
-/// Checks the peer's AUTH against what its configuration demands.
+/// Checks the peer's AUTH against what its configuration demands. `id` is who the peer must be: the ID payload in `octets` has
+/// to name it, so that the result is true whoever calls.
 ///
 /// # Errors
 /// A sentence for our log; on the wire every failure is AUTHENTICATION_FAILED.
@@ -87,6 +88,10 @@ pub fn verify(
     received: &Auth,
     id: PeerId,
 ) -> Result<Authenticated<PeerId>, String> {
+    let named = parse_id(octets.id_body)?;
+    if named != id {
+        return Err(format!("the peer calls itself by the {}, but the {} is expected", with_kind(&named), with_kind(&id)));
+    }
     let maced_id = octets.maced_id(prf);
     let parts = octets.parts(&maced_id);
     match (auth, received.method) {
@@ -96,6 +101,14 @@ pub fn verify(
         (PeerAuth::HostKey(_), method) => return Err(wrong_method(method, "a digital signature (14)")),
     }
     Ok(Authenticated(id))
+}
+
+/// A name may look like an address.
+fn with_kind(id: &PeerId) -> String {
+    match id {
+        PeerId::Fqdn(_) => format!("name {id}"),
+        PeerId::Ipv4(_) | PeerId::Ipv6(_) => format!("address {id}"),
+    }
 }
 
 fn verify_psk(prf: Prf, psk: &Secret, parts: &[&[u8]], received: &[u8]) -> Result<(), String> {
@@ -174,3 +187,6 @@ pub fn parse_id(body: &[u8]) -> Result<PeerId, String> {
 fn wrong_length(family: &str, data: &[u8]) -> String {
     format!("the ID payload says {family} address, but holds {} octets", data.len())
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,8 +21,7 @@ pub struct IkeKeys {
 /// Keys of the first IKE SA: SKEYSEED = prf(Ni | Nr, g^ir).
 #[must_use]
 pub fn initial(suite: IkeSuite, shared: &Secret, nonce_i: &[u8], nonce_r: &[u8], spi_i: u64, spi_r: u64) -> IkeKeys {
-    let nonces = Secret::new([nonce_i, nonce_r].concat());
-    let skeyseed = Prf(suite.prf).compute(nonces.expose(), &[shared.expose()]);
+    let skeyseed = Prf(suite.prf).compute(&[nonce_i, nonce_r].concat(), &[shared.expose()]);
     schedule(suite, &skeyseed, nonce_i, nonce_r, spi_i, spi_r)
 }
 
@@ -76,3 +75,6 @@ pub fn child(
     let (initiator, responder) = keymat.expose().split_at(aead.keymat_len());
     (SaKey { keymat: Secret::copy_of(initiator) }, SaKey { keymat: Secret::copy_of(responder) })
 }
+
+#[cfg(test)]
+mod tests;

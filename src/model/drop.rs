@@ -35,6 +35,7 @@ drop_reasons! {
     InnerMalformed, "inner_malformed", "a packet to be sent is not a whole IPv4 or IPv6 packet";
     NoRoute, "no_route", "no peer owns the destination";
     NoOutboundSa, "no_outbound_sa", "the peer has no tunnel up and its waiting room is full";
+    ParkedTooLong, "parked_too_long", "a packet waited for a tunnel that did not come up in time";
     OutboundSelector, "outbound_selector", "the peer's traffic selectors do not allow the packet to be sent";
     SourceNotOurs, "source_not_ours", "the source of a packet to be sent is not an address of ours";
     TooBig, "too_big", "a packet with DF is larger than the path carries; its sender was told";

@@ -11,3 +11,4 @@ pub mod packet;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tun;
+pub mod udp;

@@ -1,8 +1,9 @@
 //! Octets to values and back: one parser for every octet that comes from the network.
 //!
 //! Parsers take a slice, check it once, and return a value or a view that cannot be wrong any more; emitters cannot fail.
-//! Nothing here allocates for the data plane's formats ([`ip`], [`icmp`], [`esp`], [`natt`]).
+//! Nothing here allocates for the data plane's formats ([`ip`], [`icmp`], [`checksum`], [`esp`], [`natt`]).
 
+pub mod checksum;
 pub mod esp;
 pub mod icmp;
 pub mod ike;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::lab::swan::Auth;
+use crate::lab::swan::{Auth, generate_key};
 use crate::lab::traffic::{Pinging, ping, tcp_bits_per_second};
 use crate::lab::wire::Capture;
-use crate::lab::{Lab, Swan, SwanConfig, run, wait_for};
+use crate::lab::{Lab, Swan, SwanConfig, wait_for};
 
 fn both_ping(lab: &Lab) {
     assert_eq!(ping(&lab.alpha, &lab.beta, 10).lost(), 0);
@@ -33,15 +33,7 @@ fn three_suites_carry_pings_both_ways() {
 fn raw_keys_authenticate() {
     let lab = Lab::direct();
     let folder = tempfile::tempdir().expect("a folder");
-    let key = |name: &str| {
-        let (private, public) = (folder.path().join(name), folder.path().join(format!("{name}.pub")));
-        std::fs::write(&private, run(&["pki", "--gen", "--type", "ed25519", "--outform", "pem"])).expect("a key");
-        let input = private.display().to_string();
-        std::fs::write(&public, run(&["pki", "--pub", "--type", "priv", "--in", &input, "--outform", "pem"]))
-            .expect("a key");
-        (private, public)
-    };
-    let (alpha_key, beta_key) = (key("alpha"), key("beta"));
+    let (alpha_key, beta_key) = (generate_key(folder.path(), "alpha"), generate_key(folder.path(), "beta"));
     let mut config = SwanConfig::new(&lab.beta, &lab.alpha);
     config.auth = Auth::RawKeys { private: beta_key.0, remote_public: alpha_key.1 };
     let _beta = Swan::start(&lab.beta, &config);
@@ -55,7 +47,7 @@ fn raw_keys_authenticate() {
 #[test]
 fn a_nat_is_crossed_and_seen() {
     let lab = Lab::with_nat();
-    let beta = Swan::start(&lab.beta, &SwanConfig::new(&lab.beta, &lab.alpha).from_anywhere());
+    let beta = Swan::start(&lab.beta, &SwanConfig::new(&lab.beta, &lab.alpha).to_anywhere());
     let alpha = Swan::start(&lab.alpha, &SwanConfig::new(&lab.alpha, &lab.beta));
     alpha.initiate();
     both_ping(&lab);
@@ -101,4 +93,30 @@ fn loss_blocks_and_tcp_do_what_they_say() {
     beta.restart();
     beta.initiate();
     both_ping(&lab);
+}
+
+/// What the test of forged packets stands on: without us, a neighbour's packet in clear does get in.
+#[test]
+fn clear_text_reaches_a_host_that_nobody_guards() {
+    let lab = Lab::direct();
+    for (host, other) in [(&lab.alpha, &lab.beta), (&lab.beta, &lab.alpha)] {
+        host.run(&["ip", "address", "add", &format!("{}/32", host.inner), "dev", "lo"]);
+        host.run(&["ip", "route", "add", other.block, "via", other.address, "dev", "up0"]);
+    }
+    let capture = Capture::start(&lab.beta);
+    assert_eq!(ping(&lab.alpha, &lab.beta, 5).lost(), 0);
+    assert_eq!(capture.stop().other.len(), 10, "five pings and their answers");
+}
+
+/// The NAT that forgets really maps to other ports.
+#[test]
+fn a_nat_that_forgets_maps_elsewhere() {
+    let lab = Lab::with_nat();
+    let beta = Swan::start(&lab.beta, &SwanConfig::new(&lab.beta, &lab.alpha).to_anywhere());
+    let alpha = Swan::start(&lab.alpha, &SwanConfig::new(&lab.alpha, &lab.beta));
+    lab.remap_nat();
+    alpha.initiate();
+    both_ping(&lab);
+    let (sa, _) = beta.established().pop().expect("an IKE SA");
+    assert!(sa.value("remote-port").starts_with("20"), "{sa:?}");
 }

@@ -6,4 +6,8 @@
 
 mod lab;
 
+mod commands;
+mod demo;
+mod foreign;
 mod foreign_alone;
+mod pair;

@@ -30,6 +30,8 @@ use serde::Serialize;
 use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::output::print_json;
+use super::{Exit, Places};
 use crate::observe::{Status, render_status};
 use crate::sys::caps;
 use crate::sys::netlink::NetlinkError;
@@ -93,12 +95,11 @@ impl Failure {
         }
     }
 
-    /// The exit code, from the list that all commands share.
-    fn exit_code(&self) -> u8 {
+    fn exit(&self) -> Exit {
         match self {
-            Self::Failed(_) | Self::Interrupted => 1,
-            Self::NotPermitted(_) => 6,
-            Self::Timeout(_) => 7,
+            Self::Failed(_) | Self::Interrupted => Exit::Failed,
+            Self::NotPermitted(_) => Exit::NotPermitted,
+            Self::Timeout(_) => Exit::Timeout,
         }
     }
 }
@@ -170,30 +171,22 @@ struct Direction {
     pings: Pings,
 }
 
-/// Runs the demonstration with this program's own agents and returns the exit code: 0 only if everything was seen.
-pub fn run(arguments: &DemoArgs, json: bool) -> u8 {
-    run_with(Path::new(OWN_PROGRAM), arguments, json)
-}
-
-fn run_with(program: &Path, arguments: &DemoArgs, json: bool) -> u8 {
+/// Runs the demonstration with this program's own agents: fine only if everything was seen.
+pub(super) fn run(places: &Places, arguments: &DemoArgs) -> Exit {
     let mut report = Report { schema: "underpass.demo/1", ..Report::default() };
-    let screen = Screen::new(json);
-    let outcome = Demo::prepare(program, arguments, &screen).and_then(|demo| demo.perform(&mut report));
+    let screen = Screen::new(places.json);
+    let outcome = Demo::prepare(Path::new(OWN_PROGRAM), arguments, &screen).and_then(|demo| demo.perform(&mut report));
+    let exit = outcome.as_ref().map_or_else(Failure::exit, |()| Exit::Fine);
     report.ok = outcome.is_ok();
     report.failure = outcome.as_ref().err().map(ToString::to_string);
-    match (&outcome, json) {
-        // Numbers, texts and maps with text keys: this cannot fail.
-        (_, true) => println_json(&serde_json::to_string_pretty(&report).unwrap_or_default()),
-        (Ok(()), false) => screen.step("All of it was seen. Nothing is left of it."),
-        (Err(failure), false) => screen.step(format_args!("FAILED: {failure}")),
+    if places.json {
+        return print_json(&report, exit);
     }
-    outcome.map_or_else(|failure| failure.exit_code(), |()| 0)
-}
-
-fn println_json(text: &str) {
-    use std::io::Write;
-    // Nobody can be told if standard output is gone.
-    let _ = writeln!(io::stdout().lock(), "{text}");
+    match outcome {
+        Ok(()) => screen.step("All of it was seen. Nothing is left of it."),
+        Err(failure) => screen.step(format_args!("FAILED: {failure}")),
+    }
+    exit
 }
 
 /// The demonstration under way.
@@ -447,6 +440,6 @@ mod tests {
         let demo = Demo::prepare(Path::new("/bin/false"), &arguments, &screen).expect("needs root and /dev/net/tun");
         let failure = demo.perform(&mut report).unwrap_err();
         assert!(failure.to_string().starts_with("make a key for alpha"), "{failure}");
-        assert_eq!(failure.exit_code(), 1);
+        assert_eq!(failure.exit(), Exit::Failed);
     }
 }

@@ -18,3 +18,6 @@ pub fn aead(provider: Provider, algorithm: AeadAlgorithm, key: &[u8]) -> Box<dyn
         Provider::RustCrypto => rustcrypto::new(algorithm, key),
     }
 }
+
+#[cfg(test)]
+mod tests;

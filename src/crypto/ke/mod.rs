@@ -18,3 +18,6 @@ pub fn key_exchange(group: KeGroup, rng: &mut dyn Rng) -> Box<dyn KeyExchange> {
         KeGroup::EcP384 => Box::new(ecp::Ecp::<NistP384>::random(rng)),
     }
 }
+
+#[cfg(test)]
+mod tests;

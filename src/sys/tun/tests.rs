@@ -1,3 +1,5 @@
+//! TUN devices as tests see them.
+
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 

@@ -102,11 +102,11 @@ impl Message {
     ///
     /// # Errors
     /// [`OpenError::Icv`] if `open` says so, [`OpenError::Padding`] if the pad length exceeds the plaintext.
-    pub fn open<'a>(
+    pub fn open(
         view: ProtectedView,
-        datagram: &'a mut [u8],
+        datagram: &mut [u8],
         open: impl FnOnce(&[u8; 8], &[u8], &mut [u8], &[u8; 16]) -> bool,
-    ) -> Result<(u8, &'a [u8]), OpenError> {
+    ) -> Result<(u8, &[u8]), OpenError> {
         // The view comes from this datagram, so the pieces are there; if not, it is not what was sealed.
         let (aad, body) = datagram.split_at_mut_checked(view.aad_len).ok_or(OpenError::Icv)?;
         let (iv, body) = body.split_first_chunk_mut::<IV_LEN>().ok_or(OpenError::Icv)?;

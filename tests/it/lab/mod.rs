@@ -3,6 +3,7 @@
 //! Everything here panics with the whole story when a step fails: a test that cannot set up its world must not pass.
 //! Everything that is made is removed on drop, also when a test panics; what a killed run left is swept by the next one.
 
+pub mod agent;
 pub mod command;
 pub mod net;
 pub mod swan;

@@ -86,6 +86,15 @@ fn table(name: &str, rule: &str) -> String {
     )
 }
 
+/// The NAT's only rule, with the ports that it maps to.
+fn masquerade(ports: &str) -> String {
+    let protocol = if ports.is_empty() { "" } else { "meta l4proto udp " };
+    format!(
+        "table ip nat {{ chain out {{ type nat hook postrouting priority 100; }}; }}; flush chain ip nat out; \
+         add rule ip nat out oifname \"{NAT_OUTSIDE}\" {protocol}masquerade{ports}"
+    )
+}
+
 /// Two hosts that reach each other, directly or through a NAT in front of `alpha`. Removed on drop.
 pub struct Lab {
     pub alpha: Host,
@@ -109,11 +118,15 @@ impl Lab {
         lab.link(&[(&nat, NAT_OUTSIDE, "10.9.0.254/24"), (&lab.beta.netns.clone(), UNDERLAY, "10.9.0.2/24")]);
         lab.alpha.run(&["ip", "route", "add", "default", "via", "10.9.1.254"]);
         run(&["ip", "netns", "exec", &nat, "sysctl", "-qw", "net.ipv4.ip_forward=1"]);
-        let masquerade = format!(
-            "table ip nat {{ chain out {{ type nat hook postrouting priority 100; oifname \"{NAT_OUTSIDE}\" masquerade; }}; }}"
-        );
-        run(&["ip", "netns", "exec", &nat, "nft", &masquerade]);
+        run(&["ip", "netns", "exec", &nat, "nft", &masquerade("")]);
         lab
+    }
+
+    /// The NAT forgets its mappings and maps to other ports from now on, as a rebooted router would.
+    pub fn remap_nat(&self) {
+        let nat = self.namespaces.last().expect("a NAT");
+        run(&["ip", "netns", "exec", nat, "nft", &masquerade(" to :20000-20100")]);
+        run(&["ip", "netns", "exec", nat, "conntrack", "-F"]);
     }
 
     fn hosts(alpha_address: &'static str) -> Self {
@@ -140,6 +153,10 @@ impl Lab {
 
     fn add(&mut self, name: String) {
         run(&["ip", "netns", "add", &name]);
+        // The strictest case for the tests: the kernel does not help against forged sources.
+        for scope in ["all", "default"] {
+            run(&["ip", "netns", "exec", &name, "sysctl", "-qw", &format!("net.ipv4.conf.{scope}.rp_filter=0")]);
+        }
         run(&["ip", "-n", &name, "link", "set", "lo", "up"]);
         self.namespaces.push(name);
     }

@@ -80,7 +80,7 @@ impl SwanConfig {
     }
 
     /// Accepts the peer from wherever it calls.
-    pub fn from_anywhere(mut self) -> Self {
+    pub fn to_anywhere(mut self) -> Self {
         self.remote_address = "%any".to_owned();
         self
     }
@@ -263,6 +263,18 @@ impl Drop for Swan {
     }
 }
 
+/// Makes an Ed25519 key pair in a folder: the files of the private and the public key, PEM.
+pub fn generate_key(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+    let (private, public) = (folder.join(name), folder.join(format!("{name}.pub")));
+    fs::write(&private, run(&["pki", "--gen", "--type", "ed25519", "--outform", "pem"])).expect("a key file");
+    fs::write(&public, public_key(&private)).expect("a key file");
+    (private, public)
+}
+
+fn public_key(private: &Path) -> String {
+    run(&["pki", "--pub", "--type", "priv", "--in", &private.display().to_string(), "--outform", "pem"])
+}
+
 fn start_charon(host: &Host, folder: &Path) -> Daemon {
     // charon writes its pid under /run: each gets one of its own. `ip netns exec` has made the mounts private already.
     let script = format!("mount -t tmpfs none /run && mkdir -p /run/strongswan && exec {CHARON}");
@@ -280,9 +292,7 @@ fn write_configuration(folder: &Path, config: &SwanConfig) {
     if let Auth::RawKeys { private, remote_public } = &config.auth {
         fs::copy(private, folder.join("private/local.pem")).expect("the private key");
         fs::copy(remote_public, folder.join("pubkey/remote.pem")).expect("the peer's public key");
-        let input = private.display().to_string();
-        let public = run(&["pki", "--pub", "--type", "priv", "--in", &input, "--outform", "pem"]);
-        fs::write(folder.join("pubkey/local.pem"), public).expect("a public key");
+        fs::write(folder.join("pubkey/local.pem"), public_key(private)).expect("a public key");
     }
     fs::write(folder.join("swanctl.conf"), config.swanctl_conf()).expect("a configuration");
     fs::write(folder.join("strongswan.conf"), strongswan_conf(folder, config.ports)).expect("a configuration");

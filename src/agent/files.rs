@@ -1,0 +1,214 @@
+//! The files of an agent: its configuration, the keys that it names, and the host's own key.
+//!
+//! A file is opened first and judged by what was opened, so nothing can be exchanged in between; FIFOs and devices do not
+//! make us wait; and nothing is read without a bound.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::config::{self, Config, KeyFile, Report, Surroundings};
+use crate::crypto::{KeyFormatError, SigningKey};
+use crate::model::Secret;
+
+/// The host's private key in the state directory.
+pub const HOST_KEY: &str = "host.key";
+
+/// Largest key file in octets.
+const MAX_KEY_FILE: usize = 16 * 1024;
+
+/// Reads the configuration in a file, and the key files that it names.
+///
+/// # Errors
+/// When the file itself cannot be read; what is wrong inside is in the report, and then there is no configuration.
+pub fn load_config(file: &Path) -> io::Result<(Option<Config>, Report)> {
+    // One octet more than allowed: the parser says that the file is too large.
+    let octets = read_bounded(&open(file)?, config::MAX_FILE + 1)?;
+    let (config, mut report) = config::parse(file, octets.expose(), &surroundings());
+    let Some(mut config) = config else { return Ok((None, report)) };
+    config::resolve_keys(&mut config, &mut report, &read_key_file);
+    Ok((Some(config).filter(|_| !report.has_errors()), report))
+}
+
+/// The hostname and what the environment says.
+fn surroundings() -> Surroundings {
+    Surroundings {
+        hostname: rustix::system::uname().nodename().to_str().ok().map(str::to_owned),
+        cattle_agent_ip: std::env::var("CATTLE_AGENT_IP").ok(),
+    }
+}
+
+/// Reads a key file with what must be known to judge it.
+///
+/// # Errors
+/// When it is not there, not readable, no ordinary file, or too large for a key.
+pub fn read_key_file(path: &Path) -> io::Result<KeyFile> {
+    let file = open(path)?;
+    let metadata = file.metadata()?;
+    let owned = metadata.uid() == 0 || metadata.uid() == rustix::process::geteuid().as_raw();
+    let contents = read_bounded(&file, MAX_KEY_FILE + 1)?;
+    if contents.len() > MAX_KEY_FILE {
+        return Err(io::Error::other(format!("a key file has at most {MAX_KEY_FILE} octets")));
+    }
+    Ok(KeyFile { mode: metadata.mode(), owned, contents })
+}
+
+/// Opens an ordinary file.
+fn open(path: &Path) -> io::Result<File> {
+    // A FIFO without a writer would hold us up.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
+        return Err(ErrorKind::IsADirectory.into());
+    }
+    if !kind.is_file() {
+        return Err(io::Error::other("not an ordinary file"));
+    }
+    Ok(file)
+}
+
+/// Everything up to a bound, in memory that wipes itself.
+fn read_bounded(file: &File, max: usize) -> io::Result<Secret> {
+    // Reserved at once: a vector that grows leaves copies behind.
+    let len = usize::try_from(file.metadata()?.len()).unwrap_or(max).min(max);
+    let mut octets = Vec::with_capacity(len + 1);
+    file.take(max as u64).read_to_end(&mut octets)?;
+    Ok(Secret::new(octets))
+}
+
+/// Why there is no host key.
+#[derive(Debug, thiserror::Error)]
+pub enum HostKeyError {
+    /// It was never made.
+    #[error("there is no host key at {}: make one with `underpass key generate`", .0.display())]
+    Missing(PathBuf),
+    /// There is one, and it was not to be replaced.
+    #[error(
+        "there is a host key at {} already: --force replaces it, and then every peer that pins the old one refuses this host",
+        .0.display()
+    )]
+    Present(PathBuf),
+    /// Somebody else could have read it.
+    #[error("{0}")]
+    Unsafe(String),
+    /// The file holds something else.
+    #[error("{}: {}", .0.display(), .1)]
+    Format(PathBuf, KeyFormatError),
+    /// The file system refused.
+    #[error("{}: {}", .0.display(), .1)]
+    Io(PathBuf, io::Error),
+}
+
+/// Reads the host's key.
+///
+/// # Errors
+/// See [`HostKeyError`].
+pub fn load_host_key(state_dir: &Path) -> Result<SigningKey, HostKeyError> {
+    let path = state_dir.join(HOST_KEY);
+    let file = read_key_file(&path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => HostKeyError::Missing(path.clone()),
+        _ => HostKeyError::Io(path.clone(), error),
+    })?;
+    config::check_key_file(&path, &file).map_err(|why| HostKeyError::Unsafe(format!("{}: {why}", path.display())))?;
+    SigningKey::from_pkcs8_pem(file.contents.expose()).map_err(|error| HostKeyError::Format(path, error))
+}
+
+/// Makes a host key, and the state directory if need be.
+///
+/// The key is whole and on disk before it gets its name, and never replaces another unless it may.
+///
+/// # Errors
+/// See [`HostKeyError`].
+pub fn generate_host_key(state_dir: &Path, replace: bool) -> Result<SigningKey, HostKeyError> {
+    let path = state_dir.join(HOST_KEY);
+    let failed = |error| HostKeyError::Io(path.clone(), error);
+    DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(failed)?;
+    if !replace && path.symlink_metadata().is_ok() {
+        return Err(HostKeyError::Present(path));
+    }
+    let key = SigningKey::generate(&mut super::OsRng);
+    // Two that run at once have names of their own; what a killed one left is overwritten by nobody and holds no used key.
+    let draft = state_dir.join(format!(".{HOST_KEY}.{}", std::process::id()));
+    let placed = write_new(&draft, key.to_pkcs8_pem().expose()).and_then(|()| {
+        if replace {
+            fs::rename(&draft, &path)
+        } else {
+            // link(2) fails where rename(2) would replace.
+            fs::hard_link(&draft, &path)
+        }
+    });
+    let _ = fs::remove_file(&draft);
+    match placed {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(HostKeyError::Present(path)),
+        Err(error) => return Err(HostKeyError::Io(path, error)),
+    }
+    File::open(state_dir).and_then(|folder| folder.sync_all()).map_err(failed)?;
+    Ok(key)
+}
+
+/// A new private file, on disk when this returns.
+fn write_new(path: &Path, octets: &[u8]) -> io::Result<()> {
+    let _ = fs::remove_file(path);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(octets)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_host_key_is_private_and_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        assert!(matches!(load_host_key(&state), Err(HostKeyError::Missing(_))));
+        let key = generate_host_key(&state, false).unwrap();
+        assert_eq!(load_host_key(&state).unwrap().verifying_key(), key.verifying_key());
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        assert_eq!((mode(&state), mode(&state.join(HOST_KEY))), (0o700, 0o600));
+        assert_eq!(fs::read_dir(&state).unwrap().count(), 1, "no draft is left");
+    }
+
+    #[test]
+    fn a_host_key_is_replaced_only_on_demand() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = generate_host_key(folder.path(), false).unwrap().verifying_key();
+        assert!(matches!(generate_host_key(folder.path(), false), Err(HostKeyError::Present(_))));
+        assert_eq!(load_host_key(folder.path()).unwrap().verifying_key(), old);
+        let new = generate_host_key(folder.path(), true).unwrap().verifying_key();
+        assert_ne!(new, old);
+        assert_eq!(load_host_key(folder.path()).unwrap().verifying_key(), new);
+    }
+
+    #[test]
+    fn a_host_key_that_others_can_read_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        generate_host_key(folder.path(), false).unwrap();
+        let path = folder.path().join(HOST_KEY);
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        let error = load_host_key(folder.path()).unwrap_err().to_string();
+        assert!(error.ends_with(&format!("got mode 0640: chmod 600 {}", path.display())), "{error}");
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, "-----BEGIN nonsense").unwrap();
+        assert!(matches!(load_host_key(folder.path()), Err(HostKeyError::Format(..))));
+    }
+
+    #[test]
+    fn only_ordinary_files_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(load_config(folder.path()).unwrap_err().kind(), ErrorKind::IsADirectory);
+        assert!(load_config(Path::new("/dev/zero")).unwrap_err().to_string().contains("not an ordinary file"));
+        let fifo = folder.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert!(load_config(&fifo).unwrap_err().to_string().contains("not an ordinary file"));
+        let large = folder.path().join("large.psk");
+        fs::write(&large, vec![b'x'; MAX_KEY_FILE + 1]).unwrap();
+        assert!(read_key_file(&large).unwrap_err().to_string().contains("at most 16384 octets"));
+    }
+}

@@ -1,0 +1,200 @@
+//! What a configuration says, checked and with every default filled in.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::section::Placed;
+use crate::crypto::VerifyingKey;
+use crate::model::{AeadAlgorithm, PeerId, Secret};
+
+/// The whole configuration of an agent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// This host.
+    pub host: Host,
+    /// The TUN device.
+    pub tun: Tun,
+    /// This host's part of the overlay.
+    pub overlay: Overlay,
+    /// IKE and ESP.
+    pub ipsec: Ipsec,
+    /// Every other host.
+    pub peers: Vec<Peer>,
+}
+
+/// `host`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Host {
+    /// `name`: how this host is called in the overlay, and its IKE identity unless a peer's `local_id` says otherwise.
+    pub name: String,
+    /// `advertise`: how other hosts reach this one.
+    pub advertise: Vec<Advertise>,
+    /// `listen`.
+    pub listen: Listen,
+}
+
+/// One item of `host.advertise`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Advertise {
+    /// An address with the ordinary ports, or behind a forwarded NAT-T port.
+    Address(IpAddr, Option<u16>),
+    /// Every address of an interface: `iface:NAME`.
+    Interface(String),
+}
+
+/// `host.listen`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Listen {
+    /// `address`: unspecified for every address of the host.
+    pub address: IpAddr,
+    /// `ike_port`.
+    pub ike_port: u16,
+    /// `natt_port`.
+    pub natt_port: u16,
+}
+
+/// `tun`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tun {
+    /// `name`.
+    pub name: String,
+    /// `mtu`.
+    pub mtu: Mtu,
+    /// `queues`.
+    pub queues: Queues,
+    /// `backend`.
+    pub backend: Backend,
+}
+
+/// `tun.mtu`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mtu {
+    /// From the path, [`Mtu::UNMEASURED`] until it is measured.
+    Auto,
+    /// This one, in octets.
+    Fixed(u16),
+}
+
+impl Mtu {
+    /// Octets of inner packet that fit through an Ethernet path of 1500 with room for PPPoE, IPv6 and every suite.
+    pub const UNMEASURED: u16 = 1400;
+
+    /// In octets.
+    #[must_use]
+    pub const fn initial(self) -> u16 {
+        match self {
+            Self::Auto => Self::UNMEASURED,
+            Self::Fixed(mtu) => mtu,
+        }
+    }
+}
+
+/// `tun.queues`: how many workers there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Queues {
+    /// One per core.
+    Auto,
+    /// So many.
+    Fixed(u8),
+}
+
+/// `tun.backend`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Backend {
+    /// The native one, with offloads where the kernel has them.
+    Offload,
+    /// The crate `tun-tap`: one queue, no offloads.
+    Plain,
+}
+
+impl Backend {
+    /// The word in configuration and `status`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Offload => "offload",
+            Self::Plain => "plain",
+        }
+    }
+}
+
+/// `overlay`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Overlay {
+    /// `address`: what the TUN device gets. At most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// `blocks`: the inner addresses that this host owns. Never empty.
+    pub blocks: Vec<IpNet>,
+}
+
+/// `ipsec`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ipsec {
+    /// `ike_rekey`: age at which an IKE SA is replaced.
+    pub ike_rekey: Duration,
+    /// `child_rekey`: age at which a CHILD_SA is replaced.
+    pub child_rekey: Duration,
+    /// `replay_window`, in packets.
+    pub replay_window: u32,
+    /// `dpd`: the longest time without a two-way proof before one is asked for.
+    pub dpd: Duration,
+    /// `suites`, most wanted first: what peers have that do not say otherwise. Never empty.
+    pub suites: Vec<AeadAlgorithm>,
+}
+
+/// One of `peers`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// `name`, and where it stands.
+    pub name: Placed<String>,
+    /// `address`; none: we wait for it.
+    pub remote: Option<PeerRemote>,
+    /// `local_id`.
+    pub local_id: PeerId,
+    /// `remote_id`.
+    pub remote_id: PeerId,
+    /// `psk`, `psk_file` or `public_key`.
+    pub auth: PeerAuth,
+    /// Whether a shared key may be shorter than [`MIN_PSK`](super::keys::MIN_PSK).
+    pub allow_short_psk: bool,
+    /// `suites`, most wanted first. Never empty.
+    pub suites: Vec<AeadAlgorithm>,
+    /// `local_blocks`: traffic selectors on our side. Never empty.
+    pub local_blocks: Vec<IpNet>,
+    /// `remote_blocks`: traffic selectors on the peer's side, and what is routed to it. Never empty.
+    pub remote_blocks: Vec<IpNet>,
+}
+
+/// Where a peer is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum PeerRemote {
+    /// IKE begins at port 500, ESP goes to 4500.
+    Standard(IpAddr),
+    /// Everything goes to this NAT-T port.
+    Natt(SocketAddr),
+}
+
+impl PeerRemote {
+    /// Its address.
+    #[must_use]
+    pub const fn address(&self) -> IpAddr {
+        match self {
+            Self::Standard(address) => *address,
+            Self::Natt(endpoint) => endpoint.ip(),
+        }
+    }
+}
+
+/// How a peer and this host prove themselves to each other.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PeerAuth {
+    /// A shared key.
+    Psk(Secret),
+    /// A shared key that is still in a file: [`resolve_keys`](super::resolve_keys) turns it into `Psk`.
+    PskFile(Placed<PathBuf>),
+    /// Ed25519 keys: ours from the state directory, the peer's is this one.
+    PublicKey(VerifyingKey),
+}

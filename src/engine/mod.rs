@@ -1,0 +1,60 @@
+//! The threads of the agent: one control thread, and one worker per core, around machines that know none of them.
+//!
+//! - [`worker`](self) (`worker/`): packets between its TUN queue and its UDP socket, both directions, by its own data plane;
+//! - control (`control.rs`): IKE's sockets, timers and everything that decides, by the [`Brain`];
+//! - between them: orders and news (`mailbox.rs`), and packets that reached the wrong thread (`exchange.rs`, `forward.rs`).
+//!
+//! No thread shares what it writes to with another, but for rings and counters; none holds a lock. [`Engine::start`] opens what
+//! can fail, so that an agent that cannot work says so at once; afterwards it speaks with the brain by closures
+//! ([`Handle::call`], [`Handle::ask`]) and hears of a thread that ended ([`Handle::ended`]).
+
+mod brain;
+mod control;
+mod exchange;
+mod forward;
+mod handle;
+mod mailbox;
+mod start;
+mod stranger;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time;
+
+pub use brain::Brain;
+pub use handle::{Caller, Ended, Handle, Unreachable};
+pub use start::{Config, Engine, EngineError};
+
+use crate::model::Instant;
+use exchange::Exchange;
+
+/// A request to the brain, done on the control thread.
+pub(crate) type Command<B> = Box<dyn FnOnce(&mut B, Instant) + Send>;
+
+/// What all threads see.
+pub(crate) struct Shared {
+    origin: time::Instant,
+    stopping: AtomicBool,
+    exchange: Exchange,
+}
+
+impl Shared {
+    /// The time, counted from the engine's start.
+    fn now(&self) -> Instant {
+        Instant::from_origin(self.origin.elapsed())
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Tells every thread to end.
+    fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        for member in 0..=self.exchange.workers() {
+            self.exchange.doorbell(member).ring();
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! The way of packets through one worker, between TUN and UDP.
+//!
+//! Outbound: an inner packet goes to the data plane, which writes it into the outbox; a batch of them is sealed and leaves
+//! in one call. If the socket's buffer is full, what is left waits (the backlog), and nothing new is taken that would need the
+//! outbox: the TUN keeps its packets. Inbound: a batch of datagrams is opened in the buffer that it was received into, and what
+//! comes out is written to the TUN from there.
+//!
+//! The tunnel's own datagrams never come back by the TUN as long as the routes to the peers' outer addresses lead elsewhere;
+//! the agent sees to that when it sets routes. Here such a packet is one like any other: its destination has no route in
+//! the overlay, so it is dropped and counted.
+
+use std::io::{self, ErrorKind};
+use std::mem;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+
+use crate::engine::Shared;
+use crate::engine::exchange::{Content, Member, Parcel};
+use crate::engine::forward::Forwarder;
+use crate::engine::stranger::Stranger;
+use crate::esp::{Config, DataPlane, Event, Inbox, Incoming, Outbox, Outcome, Outgoing, Update};
+use crate::model::{DropReason, Drops, Instant, Path, Spi, Transport, WorkerIndex};
+use crate::sys::tun::TunQueue;
+use crate::sys::udp::{Datagram, SendBatch, UdpSocket};
+
+/// Octets of the outbox: a batch from the TUN at an MTU of 1500, or three super-packets of 64 KiB.
+const OUTBOX_OCTETS: usize = 256 << 10;
+
+/// Datagrams of the outbox: those of one super-packet at the smallest MSS in use (536), and a batch besides.
+const OUTBOX_DATAGRAMS: usize = 256;
+
+/// Parcels per turn.
+const PARCEL_BATCH: usize = 64;
+
+/// How long a full socket may hold up the worker before what waits is dropped. By then it is of no use to anybody.
+const BACKLOG_PATIENCE: Duration = Duration::from_millis(100);
+
+impl Datagram for Outgoing {
+    fn range(&self) -> Range<usize> {
+        let start = self.start as usize;
+        start..start + self.len as usize
+    }
+
+    fn path(&self) -> Path {
+        self.path
+    }
+
+    fn ecn(&self) -> u8 {
+        self.ecn
+    }
+}
+
+/// Datagrams in the outbox that the socket did not take.
+#[derive(Clone, Copy)]
+struct Backlog {
+    /// How many are gone, from the first on.
+    done: usize,
+    since: Instant,
+}
+
+/// A worker's packets, in both directions.
+pub(super) struct Lane {
+    index: WorkerIndex,
+    pub(super) shared: Arc<Shared>,
+    pub(super) drops: Arc<Drops>,
+    plane: DataPlane,
+    mailbox: Receiver<Update>,
+    forward: Forwarder,
+    tun: Box<dyn TunQueue>,
+    udp: Arc<UdpSocket>,
+    // Outbound.
+    /// What inner packets are read into; a stray takes it along.
+    buffer: Box<Parcel>,
+    outbox: Outbox,
+    send: SendBatch,
+    backlog: Option<Backlog>,
+    // Inbound.
+    incoming: Vec<Incoming>,
+    inbox: Inbox,
+    released: Vec<(Path, u8, Vec<u8>)>,
+    stranger: Stranger,
+}
+
+impl Lane {
+    pub(super) fn new(
+        config: Config,
+        tun: Box<dyn TunQueue>,
+        udp: Arc<UdpSocket>,
+        mailbox: Receiver<Update>,
+        drops: Arc<Drops>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let index = config.worker;
+        let mut forward = Forwarder::new(index.0.into(), Arc::clone(&shared), Arc::clone(&drops));
+        Self {
+            index,
+            plane: DataPlane::new(config, Arc::clone(&drops)),
+            mailbox,
+            tun,
+            udp,
+            buffer: forward.first_buffer(),
+            forward,
+            outbox: Outbox::new(OUTBOX_OCTETS, OUTBOX_DATAGRAMS),
+            send: SendBatch::default(),
+            backlog: None,
+            incoming: Vec::with_capacity(OUTBOX_DATAGRAMS),
+            inbox: Inbox::default(),
+            released: Vec::new(),
+            stranger: Stranger::default(),
+            shared,
+            drops,
+        }
+    }
+
+    pub(super) fn member(&self) -> Member {
+        self.index.0.into()
+    }
+
+    /// Whether nothing waits for the socket.
+    pub(super) const fn is_clear(&self) -> bool {
+        self.backlog.is_none()
+    }
+
+    /// Whether orders or parcels wait.
+    pub(super) fn has_mail(&self) -> bool {
+        !self.mailbox.is_empty() || self.shared.exchange.has_parcels(self.member())
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.plane.poll_timeout()
+    }
+
+    pub(super) fn poll_event(&mut self) -> Option<Event> {
+        self.plane.poll_event().or_else(|| self.stranger.poll_event())
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if self.plane.poll_timeout().is_some_and(|at| at <= now) {
+            self.plane.handle_timeout(now);
+        }
+    }
+
+    // --- orders and strays ---
+
+    /// Does what the control thread ordered, as far as the socket takes what that sets free.
+    pub(super) fn take_orders(&mut self, now: Instant) {
+        while self.is_clear() {
+            let Ok(update) = self.mailbox.try_recv() else { break };
+            self.plane.handle_update(now, update, &mut self.outbox, &mut self.released);
+            self.admit_released(now);
+            // The next order may set free as much again.
+            self.flush(now);
+            while self.is_clear() && !self.plane.resume_parked(now, &mut self.outbox) {
+                self.flush(now);
+            }
+            self.flush(now);
+        }
+    }
+
+    /// Opens what was parked for a key that is here now.
+    fn admit_released(&mut self, now: Instant) {
+        let mut released = mem::take(&mut self.released);
+        for (path, ecn, mut octets) in released.drain(..) {
+            let incoming = Incoming { start: 0, len: octets.len() as u32, path, ecn };
+            self.plane.handle_outer(now, &mut octets, &[incoming], true, &mut self.inbox);
+            self.deliver(&octets);
+        }
+        self.released = released;
+    }
+
+    /// Takes what other threads have for us.
+    pub(super) fn take_parcels(&mut self, now: Instant) {
+        for _ in 0..PARCEL_BATCH {
+            if !self.make_room(now) {
+                break;
+            }
+            let Some(parcel) = self.shared.exchange.receive(self.member()) else { break };
+            self.take_parcel(now, parcel);
+        }
+        self.flush(now);
+    }
+
+    fn take_parcel(&mut self, now: Instant, mut parcel: Box<Parcel>) {
+        match parcel.content {
+            Content::Inner => {
+                if let Outcome::Stray(_) = self.plane.handle_inner(now, parcel.text(), &mut self.outbox) {
+                    // Its sender had other routes than we have: a moment of a change. It is not sent round and round.
+                    self.drops.count(DropReason::NoRoute);
+                }
+            }
+            Content::Outer { path, ecn, stride } => {
+                let (len, stride) = (parcel.len, stride.max(1));
+                for start in (0..len).step_by(stride) {
+                    let len = stride.min(len - start) as u32;
+                    self.incoming.push(Incoming { start: start as u32, len, path, ecn });
+                }
+                self.open(now, &mut parcel.octets[..len]);
+            }
+            // For the control thread only; nobody sends it here.
+            Content::Ike { .. } => {}
+        }
+        self.shared.exchange.give_back(parcel);
+    }
+
+    // --- outbound ---
+
+    /// Reads one inner packet.
+    pub(super) fn read_inner(&mut self, now: Instant) -> io::Result<()> {
+        self.buffer.len = self.tun.read_packet(&mut self.buffer.octets)?;
+        if let Outcome::Stray(owner) = self.plane.handle_inner(now, self.buffer.text(), &mut self.outbox) {
+            match self.shared.exchange.worker(owner) {
+                Some(to) => self.forward.inner(to, &mut self.buffer),
+                None => self.drops.count(DropReason::NoRoute),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sees to it that one more packet fits into the outbox; false if the socket is full.
+    pub(super) fn make_room(&mut self, now: Instant) -> bool {
+        if !self.outbox.has_room() {
+            self.flush(now);
+        }
+        self.is_clear()
+    }
+
+    /// Seals and sends what is in the outbox.
+    pub(super) fn flush(&mut self, now: Instant) {
+        if !self.is_clear() {
+            return;
+        }
+        self.plane.seal_pending(&mut self.outbox);
+        for reply in self.outbox.replies() {
+            write_to_tun(self.tun.as_ref(), &self.drops, reply);
+        }
+        self.transmit(now, Backlog { done: 0, since: now });
+    }
+
+    /// Goes on with the backlog; true if there is none any more.
+    pub(super) fn retry(&mut self, now: Instant) -> bool {
+        if let Some(backlog) = self.backlog {
+            self.transmit(now, backlog);
+        }
+        self.is_clear()
+    }
+
+    fn transmit(&mut self, now: Instant, mut backlog: Backlog) {
+        let (datagrams, octets) = self.outbox.datagrams();
+        let report = self.udp.send(&mut self.send, octets, &datagrams[backlog.done..]);
+        backlog.done += report.done;
+        let mut failed = report.too_large + report.no_buffers + report.refused;
+        if report.blocked && now.since(backlog.since) < BACKLOG_PATIENCE {
+            self.backlog = Some(backlog);
+        } else {
+            failed += datagrams.len() - backlog.done;
+            self.outbox.clear();
+            self.backlog = None;
+        }
+        for _ in 0..failed {
+            self.drops.count(DropReason::SendFailed);
+        }
+    }
+
+    // --- inbound ---
+
+    /// Adds a datagram to those that `open` will open, if its SPI can be one of ours.
+    pub(super) fn gather(&mut self, now: Instant, spi: Spi, incoming: Incoming) {
+        if self.shared.exchange.worker(spi.owner()).is_some() {
+            self.incoming.push(incoming);
+        } else {
+            self.drops.count(DropReason::UnknownSpi);
+            self.stranger.note(now, incoming.path);
+        }
+    }
+
+    /// Opens the gathered datagrams, which lie in `buffer`.
+    pub(super) fn open(&mut self, now: Instant, buffer: &mut [u8]) {
+        if !self.incoming.is_empty() {
+            self.plane.handle_outer(now, buffer, &self.incoming, false, &mut self.inbox);
+            self.deliver(buffer);
+            self.pass_on_strays(buffer);
+            self.incoming.clear();
+            if !self.inbox.unknown.is_empty() {
+                // The order that installs the SA may have overtaken nothing but our attention.
+                mem::swap(&mut self.incoming, &mut self.inbox.unknown);
+                self.take_orders(now);
+                self.plane.handle_outer(now, buffer, &self.incoming, true, &mut self.inbox);
+                self.deliver(buffer);
+                self.incoming.clear();
+            }
+        }
+        self.forward.flush();
+    }
+
+    fn pass_on_strays(&mut self, buffer: &[u8]) {
+        for &(owner, incoming) in &self.inbox.strays {
+            let octets = &buffer[incoming.start as usize..(incoming.start + incoming.len) as usize];
+            if let Some(to) = self.shared.exchange.worker(owner) {
+                self.forward.outer(to, incoming.path, incoming.ecn, octets);
+            }
+        }
+    }
+
+    /// Writes the inner packets of the inbox, which lie in `buffer`, to the TUN.
+    fn deliver(&self, buffer: &[u8]) {
+        for &(start, len) in &self.inbox.packets {
+            let packet = &buffer[start as usize..(start + len) as usize];
+            write_to_tun(self.tun.as_ref(), &self.drops, packet);
+        }
+    }
+
+    /// Hands an IKE message to the control thread.
+    pub(super) fn stray_ike(&mut self, path: Path, message: &[u8]) {
+        self.forward.ike(path, Transport::Natt, message);
+    }
+}
+
+/// Gives an inner packet to the host. A device that is down (EIO) or gone refuses it; reading tells which.
+fn write_to_tun(tun: &dyn TunQueue, drops: &Drops, packet: &[u8]) {
+    loop {
+        match tun.write_packet(packet) {
+            Ok(()) => return,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return drops.count(DropReason::TunWriteFailed),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Receiving: one `recvmmsg` fills an arena with datagrams, or with trains of them that the kernel joined (UDP_GRO).
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::ptr;
+
+use super::UdpSocket;
+use super::address::RawAddress;
+use super::control_message::{ControlBuffer, Received};
+use crate::model::Path;
+
+/// Octets for each message: the largest that UDP_GRO can make.
+const SLOT: usize = 65_536;
+
+/// Memory for one `recvmmsg`, made once.
+pub struct ReceiveBatch {
+    arena: Box<[u8]>,
+    names: Box<[RawAddress]>,
+    controls: Box<[ControlBuffer]>,
+    iovecs: Box<[libc::iovec]>,
+    headers: Box<[libc::mmsghdr]>,
+    messages: Vec<Message>,
+}
+
+// SAFETY: the pointers in `iovecs` and `headers` are written before every call and not used after it; everything that they
+// point to is owned by this value.
+unsafe impl Send for ReceiveBatch {}
+
+/// One received message: a range of the arena that holds one datagram or a train of datagrams of one path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// First octet in the arena.
+    pub start: u32,
+    /// Length in octets.
+    pub len: u32,
+    /// Length of every datagram but the last, which may be shorter.
+    pub stride: u32,
+    /// From whom to which of our addresses.
+    pub path: Path,
+    /// The outer ECN bits; those of every datagram of a train.
+    pub ecn: u8,
+}
+
+impl Message {
+    /// The datagrams: first octet in the arena, and length. An empty datagram is one too.
+    pub fn datagrams(self) -> impl Iterator<Item = (u32, u32)> {
+        let stride = self.stride.max(1);
+        let end = self.start + self.len;
+        (0..self.len.div_ceil(stride).max(1)).map(move |number| {
+            let start = self.start + number * stride;
+            (start, stride.min(end - start))
+        })
+    }
+}
+
+impl ReceiveBatch {
+    /// Memory for so many messages of up to 64 KiB.
+    #[must_use]
+    pub fn new(messages: usize) -> Self {
+        // SAFETY: all zeroes is a valid iovec and a valid mmsghdr: null pointers, zero lengths.
+        let (iovec, header) = unsafe { (std::mem::zeroed::<libc::iovec>(), std::mem::zeroed::<libc::mmsghdr>()) };
+        Self {
+            arena: vec![0; messages * SLOT].into_boxed_slice(),
+            names: vec![RawAddress::EMPTY; messages].into_boxed_slice(),
+            controls: vec![ControlBuffer::EMPTY; messages].into_boxed_slice(),
+            iovecs: vec![iovec; messages].into_boxed_slice(),
+            headers: vec![header; messages].into_boxed_slice(),
+            messages: Vec::with_capacity(messages),
+        }
+    }
+
+    /// The arena and what the last receive left in it.
+    pub fn parts(&mut self) -> (&mut [u8], &[Message]) {
+        (&mut self.arena, &self.messages)
+    }
+
+    /// Points every header at its slot, its name and its control buffer.
+    fn prepare(&mut self) {
+        for (number, slot) in self.arena.chunks_exact_mut(SLOT).enumerate() {
+            self.iovecs[number] = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: SLOT };
+            let name = &mut self.names[number];
+            let control = &mut self.controls[number];
+            let header = &mut self.headers[number].msg_hdr;
+            header.msg_name = ptr::from_mut(name).cast();
+            header.msg_namelen = size_of::<RawAddress>() as libc::socklen_t;
+            header.msg_iov = &raw mut self.iovecs[number];
+            header.msg_iovlen = 1;
+            header.msg_control = ptr::from_mut(control).cast();
+            header.msg_controllen = size_of::<ControlBuffer>() as _;
+            header.msg_flags = 0;
+        }
+    }
+}
+
+impl UdpSocket {
+    /// Receives what there is, as much as the batch holds. Returns how many messages (not datagrams) came.
+    ///
+    /// # Errors
+    /// `WouldBlock` if there is nothing.
+    pub fn receive(&self, batch: &mut ReceiveBatch) -> io::Result<usize> {
+        batch.messages.clear();
+        batch.prepare();
+        // SAFETY: `prepare` pointed every header at live memory of the batch, which nobody else touches during the call.
+        let count = unsafe {
+            libc::recvmmsg(
+                self.as_raw_fd(),
+                batch.headers.as_mut_ptr(),
+                batch.headers.len() as libc::c_uint,
+                libc::MSG_DONTWAIT,
+                ptr::null_mut(),
+            )
+        };
+        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        for number in 0..count {
+            let header = &batch.headers[number];
+            // Slots are as large as a message can be, and no datagram comes without a sender: neither happens.
+            let truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+            let Some(remote) = batch.names[number].parse().filter(|_| !truncated) else { continue };
+            let control_len = header.msg_hdr.msg_controllen.min(batch.controls[number].0.len());
+            let received = Received::parse(&batch.controls[number].0[..control_len]);
+            let mut local = self.local();
+            if let Some(address) = received.local {
+                local.set_ip(address);
+            }
+            batch.messages.push(Message {
+                start: (number * SLOT) as u32,
+                len: header.msg_len,
+                stride: received.segment_size.map_or(header.msg_len, u32::from),
+                path: Path { local, remote },
+                ecn: received.traffic_class & 0b11,
+            });
+        }
+        Ok(count)
+    }
+}

@@ -41,8 +41,6 @@
 //! - Each packet that is thrown away is counted under a [`model::DropReason`].
 //! - One worker owns an SA; nothing on the packet path locks, allocates or logs.
 
-#![doc = "The code map stands in each module; see the README for use."]
-
 pub mod agent;
 pub mod cli;
 pub mod config;
@@ -50,6 +48,8 @@ pub mod control;
 pub mod crypto;
 pub mod engine;
 pub mod esp;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ike;
 pub mod model;
 pub mod node;

@@ -6,6 +6,8 @@ mod strays;
 mod tunnel;
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{self, Duration};
 
@@ -127,9 +129,11 @@ fn heard(handle: &Handle<Script>) -> Vec<Heard> {
     handle.ask(|script, _| script.heard.clone()).expect("the control thread answers")
 }
 
-/// Posts updates.
+/// Posts updates; they are in the workers' mailboxes afterwards.
 fn update(handle: &Handle<Script>, updates: impl IntoIterator<Item = (Recipient, Update)> + Send + 'static) {
     handle.call(move |script, _| script.updates.extend(updates)).expect("the control thread listens");
+    // The brain is drained between two requests.
+    handle.ask(|_, _| ()).expect("the control thread answers");
 }
 
 /// Both directions of an SA between overlay hosts 1 and 2, as the lower number sees it or as the other does. Keys follow from the
@@ -189,6 +193,18 @@ fn installed(spi: Spi) -> Heard {
 /// A message of IKE's, as far as the engine cares.
 fn transmit(path: Path, transport: Transport, message: &'static [u8]) -> Transmit {
     Transmit { path, transport, message: Bytes::from_static(message) }
+}
+
+/// The next datagram, within the socket's own patience.
+#[track_caller]
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> (usize, SocketAddr) {
+    loop {
+        match socket.recv_from(buffer) {
+            // A machine that is paused interrupts waits that have an end.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            received => return received.expect("a datagram arrives"),
+        }
+    }
 }
 
 /// Runs `work` inside, where the calling thread does not live.

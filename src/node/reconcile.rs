@@ -146,6 +146,8 @@ impl Node {
 
     fn ike_up(&mut self, now: Instant, index: PeerIndex, summary: ike::IkeSummary) {
         let text = format!("IKE SA {} with {} ({})", summary.local_spi, summary.path.remote, summary.suite);
+        // The answer to IKE_AUTH proves both directions to the initiator only; the responder asks at once.
+        let unproved = !summary.initiator;
         if let Some(peer) = self.peers.get_mut(&index) {
             peer.ike.insert(summary.local_spi, summary);
             peer.succeeded();
@@ -153,6 +155,11 @@ impl Node {
                 peer.attempt = Attempt::None;
             }
             peer.remember(now, text.clone());
+            peer.liveness.probe_forgotten();
+            if unproved {
+                peer.liveness.probing(now);
+                self.endpoint.handle_command(now, Command::Probe(index));
+            }
         }
         self.notice(false, Some(index), text);
         self.note_state(now, index);
@@ -161,6 +168,7 @@ impl Node {
     fn ike_down(&mut self, now: Instant, index: PeerIndex, spi: crate::model::IkeSpi, reason: &CloseReason) {
         let Some(peer) = self.peers.get_mut(&index) else { return };
         peer.ike.remove(&spi);
+        peer.liveness.probe_forgotten();
         let replaced = *reason == CloseReason::Replaced;
         if !replaced {
             let text = format!("IKE SA {spi} ended: {reason}");
@@ -168,7 +176,6 @@ impl Node {
         }
         let Some(peer) = self.peers.get_mut(&index) else { return };
         if !peer.is_linked() {
-            peer.liveness.probe_lost();
             if peer.config().remote.is_some() && peer.attempt == Attempt::None {
                 peer.attempt = Attempt::At(now + AFTER_DELETE + self.rng.jitter(AFTER_DELETE / 2));
             }

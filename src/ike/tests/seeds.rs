@@ -33,7 +33,9 @@ fn seeds() -> Vec<u64> {
 fn for_every_seed(test: &str, scenario: impl Fn(u64) -> Result<(), String>) {
     for seed in seeds() {
         if let Err(why) = scenario(seed) {
-            panic!("seed {seed}: {why}\nreplay: UNDERPASS_SEED={seed} cargo test --lib ike::tests::seeds::{test} -- --exact");
+            panic!(
+                "seed {seed}: {why}\nreplay: UNDERPASS_SEED={seed} cargo test --lib ike::tests::seeds::{test} -- --exact"
+            );
         }
     }
 }

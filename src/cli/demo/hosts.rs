@@ -374,9 +374,13 @@ pub(super) mod tests {
     const KEY: &str = r#"[ "$1" = key ] && { echo '{"public_key": "AAAA"}'; exit 0; }"#;
 
     #[test]
-    fn the_configuration_is_what_the_agent_reads() {
+    fn the_configuration_is_one_that_a_person_would_write_and_an_agent_takes() {
         let hosts = Hosts::build(Path::new("/nonexistent")).expect("needs root");
         let (alpha, beta) = hosts.pair();
+        let key = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
+        let text = configuration(alpha, beta, key, None);
+        let (config, report) = crate::config::parse(Path::new("underpass.yaml"), text.as_bytes(), &Default::default());
+        assert!(config.is_some() && !report.has_errors(), "{report:?}");
         assert_eq!(
             configuration(alpha, beta, "KEY=", Some(2)),
             "host: {name: alpha, advertise: [\"192.0.2.1\"]}\n\

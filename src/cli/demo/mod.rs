@@ -19,6 +19,7 @@ mod wire_tap;
 
 use std::fmt;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +30,8 @@ use serde::Serialize;
 use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::Exit;
+use super::output::print_json;
+use super::{Exit, Places};
 use crate::observe::{Status, render_status};
 use crate::sys::caps;
 use crate::sys::netlink::NetlinkError;
@@ -37,7 +39,7 @@ use crate::sys::netns::{NamespaceError, enter_user_namespace};
 use hosts::{Host, Hosts, WIRE};
 use screen::{Screen, hex_dump};
 use traffic::{Flow, Pings, TEXT, Throughput};
-use wire_tap::{Sightings, WireTap};
+use wire_tap::{EXCHANGES, Sightings, WireTap};
 
 /// Pings each way through the tunnel.
 const PINGS: u16 = 5;
@@ -93,7 +95,6 @@ impl Failure {
         }
     }
 
-    /// The exit code, from the list that all commands share.
     fn exit(&self) -> Exit {
         match self {
             Self::Failed(_) | Self::Interrupted => Exit::Failed,
@@ -151,8 +152,8 @@ struct Report {
     failure: Option<String>,
     /// From the agents' start to both saying "up", in seconds.
     up_after_seconds: Option<f64>,
-    /// Through the tunnel, alpha to beta and beta to alpha.
-    pings: Option<[Pings; 2]>,
+    /// Through the tunnel, each way.
+    pings: Option<[Direction; 2]>,
     /// TCP from alpha to beta.
     throughput: Option<Throughput>,
     /// What the tap saw from the agents' start to the end of the stream.
@@ -161,30 +162,31 @@ struct Report {
     status: Option<[Status; 2]>,
 }
 
-/// Runs the demonstration with this program's own agents and returns the exit code: 0 only if everything was seen.
-pub fn run(arguments: &DemoArgs, json: bool) -> Exit {
-    run_with(Path::new(OWN_PROGRAM), arguments, json)
+/// The pings of one direction.
+#[derive(Debug, Serialize)]
+struct Direction {
+    from: &'static str,
+    to: &'static str,
+    #[serde(flatten)]
+    pings: Pings,
 }
 
-fn run_with(program: &Path, arguments: &DemoArgs, json: bool) -> Exit {
+/// Runs the demonstration with this program's own agents: fine only if everything was seen.
+pub(super) fn run(places: &Places, arguments: &DemoArgs) -> Exit {
     let mut report = Report { schema: "underpass.demo/1", ..Report::default() };
-    let screen = Screen::new(json);
-    let outcome = Demo::prepare(program, arguments, &screen).and_then(|demo| demo.perform(&mut report));
+    let screen = Screen::new(places.json);
+    let outcome = Demo::prepare(Path::new(OWN_PROGRAM), arguments, &screen).and_then(|demo| demo.perform(&mut report));
+    let exit = outcome.as_ref().map_or_else(Failure::exit, |()| Exit::Fine);
     report.ok = outcome.is_ok();
     report.failure = outcome.as_ref().err().map(ToString::to_string);
-    match (&outcome, json) {
-        // Numbers, texts and maps with text keys: this cannot fail.
-        (_, true) => println_json(&serde_json::to_string_pretty(&report).unwrap_or_default()),
-        (Ok(()), false) => screen.step("All of it was seen. Nothing is left of it."),
-        (Err(failure), false) => screen.step(format_args!("FAILED: {failure}")),
+    if places.json {
+        return print_json(&report, exit);
     }
-    outcome.map_or_else(|failure| failure.exit(), |()| Exit::Fine)
-}
-
-fn println_json(text: &str) {
-    use std::io::Write;
-    // Nobody can be told if standard output is gone.
-    let _ = writeln!(io::stdout().lock(), "{text}");
+    match outcome {
+        Ok(()) => screen.step("All of it was seen. Nothing is left of it."),
+        Err(failure) => screen.step(format_args!("FAILED: {failure}")),
+    }
+    exit
 }
 
 /// The demonstration under way.
@@ -235,6 +237,7 @@ impl<'a> Demo<'a> {
         let tap = self.show_wire(&hosts)?;
         self.ping_in_clear(&hosts, &tap)?;
         report.up_after_seconds = Some(self.bring_up(&mut hosts)?);
+        report.wire = Some(self.take(&tap)?);
         report.pings = Some(self.ping_through_tunnel(&hosts)?);
         let example = self.take_example(&tap, report)?;
         report.throughput = Some(self.stream_through_tunnel(&hosts)?);
@@ -286,7 +289,7 @@ impl<'a> Demo<'a> {
         Ok(seconds)
     }
 
-    fn ping_through_tunnel(&self, hosts: &Hosts) -> Result<[Pings; 2], Failure> {
+    fn ping_through_tunnel(&self, hosts: &Hosts) -> Result<[Direction; 2], Failure> {
         let (alpha, beta) = hosts.pair();
         let each_way = |from: &Host, to: &Host| {
             let pings = self.ping(from, to, [from.overlay, to.overlay], PINGS)?;
@@ -295,25 +298,24 @@ impl<'a> Demo<'a> {
                 from.name, to.name, to.overlay, pings.answered, pings.sent, pings.min_ms, pings.mean_ms, pings.max_ms
             ));
             if pings.answered == pings.sent {
-                return Ok(pings);
+                return Ok(Direction { from: from.name, to: to.name, pings });
             }
             Err(Failure::Failed(format!("{} of {}'s pings were not answered", pings.sent - pings.answered, from.name)))
         };
         Ok([each_way(alpha, beta)?, each_way(beta, alpha)?])
     }
 
-    fn ping(&self, from: &Host, to: &Host, addresses: [std::net::Ipv4Addr; 2], count: u16) -> Result<Pings, Failure> {
-        let [source, destination] = addresses;
+    fn ping(&self, from: &Host, to: &Host, [source, destination]: [Ipv4Addr; 2], count: u16) -> Result<Pings, Failure> {
         let flow = Flow { from: &from.namespace, source, to: &to.namespace, destination };
         let action = format!("ping from {} to {}", from.name, to.name);
         traffic::ping(flow, count, &self.stop).map_err(|error| Failure::io(&action, &error))
     }
 
-    /// Keeps what the tap has seen so far, and one ESP packet of the pings.
+    /// Adds what the tap has seen meanwhile, and hands over one ESP packet of the pings.
     fn take_example(&self, tap: &WireTap, report: &mut Report) -> Result<Vec<u8>, Failure> {
-        let seen = self.take(tap)?;
-        let example = seen.example.clone();
-        report.wire = Some(seen);
+        let mut seen = self.take(tap)?;
+        let example = seen.example.take();
+        report.wire.get_or_insert_default().merge(seen);
         example.ok_or_else(|| Failure::Failed("the pings were answered, but the tap saw no ESP packet".to_owned()))
     }
 
@@ -337,19 +339,19 @@ impl<'a> Demo<'a> {
 
     /// The tap's account, and what it must and must not hold.
     fn account(&self, tap: &WireTap, report: &mut Report) -> Result<(), Failure> {
-        let mut seen = report.wire.take().unwrap_or_default();
+        let seen = report.wire.get_or_insert_default();
         seen.merge(self.take(tap)?);
         self.screen.step("What was on the wire from the agents' start to here:");
         let row = |name: &str, count: u64| self.screen.detail(format_args!("{count:>10}  {name}"));
-        for (exchange, &count) in &seen.ike {
-            row(&format!("IKE, {exchange}"), count);
+        for exchange in EXCHANGES {
+            seen.ike.get(exchange).into_iter().for_each(|&count| row(&format!("IKE, {exchange}"), count));
         }
         row("ESP in UDP", seen.esp);
         for (name, count) in [
             ("NAT keepalives", seen.keepalives),
             ("ARP and IPv6 neighbour discovery", seen.neighbour),
             ("ICMP \"port closed\", before the other agent was there", seen.port_closed),
-            ("ESP packets that came too fast for the tap to read", seen.esp_missed),
+            ("more of ESP, too fast for the tap to read", seen.esp_missed),
         ] {
             if count > 0 {
                 row(name, count);
@@ -360,9 +362,7 @@ impl<'a> Demo<'a> {
         for stranger in &seen.strangers {
             self.screen.detail(hex_dump(stranger, DUMP_LINES));
         }
-        let verdict = check(&seen);
-        report.wire = Some(seen);
-        verdict
+        check(seen)
     }
 
     fn compare(&self, example: &[u8]) -> Result<(), Failure> {

@@ -58,8 +58,15 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 /// Between two readings: long enough not to wake for each packet, short enough for the buffer above.
 const READING_INTERVAL: Duration = Duration::from_millis(2);
 
+/// A ping's inner packet has 76 octets. What is shorter is something else.
+const SHORTEST_EXAMPLE: usize = 76 + ESP_HEADER;
+
 /// How many unexpected packets are kept to be shown.
 const KEPT_STRANGERS: usize = 3;
+
+/// IKE's exchanges (RFC 7296 §3.1) in the order in which they begin; the first has the number 34.
+pub const EXCHANGES: [&str; 4] = ["IKE_SA_INIT", "IKE_AUTH", "CREATE_CHILD_SA", "INFORMATIONAL"];
+const FIRST_EXCHANGE: usize = 34;
 
 /// What the tap has seen since it was last asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -82,7 +89,7 @@ pub struct Sightings {
     pub esp_missed: u64,
     /// The same for what is not ESP.
     pub other_missed: u64,
-    /// One ESP packet, from its SPI on.
+    /// One ESP packet that is long enough to hold the text, from its SPI on.
     #[serde(skip)]
     pub example: Option<Vec<u8>>,
     /// The first frames counted as `other`.
@@ -198,8 +205,9 @@ impl Sightings {
             Kind::Esp { packets } => {
                 self.esp += packets;
                 // A single packet is an example; a train of them would have to be cut first.
-                if packets == 1 && self.example.is_none() {
-                    self.example = Some(frame[UDP_PAYLOAD..].to_vec());
+                let packet = &frame[UDP_PAYLOAD..];
+                if packets == 1 && packet.len() >= SHORTEST_EXAMPLE && self.example.is_none() {
+                    self.example = Some(packet.to_vec());
                 }
             }
             Kind::Keepalive => self.keepalives += 1,
@@ -324,13 +332,8 @@ fn classify_ike(message: &[u8], length: usize) -> Kind {
     if message.get(17) != Some(&0x20) || claimed != u32::try_from(length).ok() {
         return Kind::Other;
     }
-    match message.get(18) {
-        Some(34) => Kind::Ike("IKE_SA_INIT"),
-        Some(35) => Kind::Ike("IKE_AUTH"),
-        Some(36) => Kind::Ike("CREATE_CHILD_SA"),
-        Some(37) => Kind::Ike("INFORMATIONAL"),
-        _ => Kind::Other,
-    }
+    let exchange = message.get(18).and_then(|&exchange| usize::from(exchange).checked_sub(FIRST_EXCHANGE));
+    exchange.and_then(|exchange| EXCHANGES.get(exchange)).map_or(Kind::Other, |exchange| Kind::Ike(exchange))
 }
 
 /// How many ESP packets a datagram of this length is. The kernel hands packets of equal length that were sent together over

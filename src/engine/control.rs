@@ -147,7 +147,7 @@ impl<B: Brain> Control<B> {
             if stopping {
                 return Ok(());
             }
-            self.wait(now)?;
+            self.wait()?;
         }
     }
 
@@ -283,7 +283,7 @@ impl<B: Brain> Control<B> {
         }
     }
 
-    fn wait(&mut self, now: Instant) -> Result<(), ControlError> {
+    fn wait(&mut self) -> Result<(), ControlError> {
         let exchange = &self.shared.exchange;
         let doorbell = exchange.doorbell(exchange.control());
         let mail = || {
@@ -294,7 +294,8 @@ impl<B: Brain> Control<B> {
         };
         let asleep = !self.ike.ready && !self.natt.ready && doorbell.sleep_unless(mail);
         let retry = self.mailboxes.iter().any(Outgoing::is_behind).then_some(RETRY);
-        let timer = self.brain.poll_timeout().map(|at| at.since(now));
+        // The turn may have computed signatures: look at the clock again.
+        let timer = self.brain.poll_timeout().map(|at| at.since(self.shared.now()));
         let timeout = if asleep { [retry, timer].into_iter().flatten().min() } else { Some(Duration::ZERO) };
         let polled = self.poll.poll(&mut self.events, timeout);
         doorbell.awake();

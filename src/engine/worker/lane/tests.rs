@@ -14,8 +14,11 @@ use super::*;
 use crate::crypto::Provider;
 use crate::engine::exchange::{Doorbell, Exchange};
 use crate::engine::forward::pool_size;
-use crate::engine::tests::{child, install, routes, spi};
-use crate::sys::testing::{in_new_netns, ip};
+use crate::engine::tests::{PEER, child, install, routes, spi};
+use crate::esp::{Route, RouteTable};
+use crate::sys::testing::{allocations, in_new_netns, ip};
+use crate::sys::udp::ReceiveBatch;
+use crate::wire::natt::{self, Natt};
 
 /// What is to be read, and what was written.
 #[derive(Default)]
@@ -23,6 +26,9 @@ struct Lists {
     inner: VecDeque<Vec<u8>>,
     written: Vec<Vec<u8>>,
     is_down: bool,
+    /// Instead of `inner`: this packet, so many times. Written packets are then counted only.
+    endless: Option<(Vec<u8>, usize)>,
+    count: usize,
 }
 
 #[derive(Clone, Default)]
@@ -36,7 +42,13 @@ impl AsRawFd for FakeTun {
 
 impl TunQueue for FakeTun {
     fn read_packet(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let packet = self.0.lock().unwrap().inner.pop_front().ok_or(ErrorKind::WouldBlock)?;
+        let mut lists = self.0.lock().unwrap();
+        if let Some((packet, times)) = &mut lists.endless {
+            *times = times.checked_sub(1).ok_or(ErrorKind::WouldBlock)?;
+            buffer[..packet.len()].copy_from_slice(packet);
+            return Ok(packet.len());
+        }
+        let packet = lists.inner.pop_front().ok_or(ErrorKind::WouldBlock)?;
         buffer[..packet.len()].copy_from_slice(&packet);
         Ok(packet.len())
     }
@@ -46,7 +58,10 @@ impl TunQueue for FakeTun {
         if lists.is_down {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
-        lists.written.push(packet.to_vec());
+        lists.count += 1;
+        if lists.endless.is_none() {
+            lists.written.push(packet.to_vec());
+        }
         Ok(())
     }
 }
@@ -81,8 +96,11 @@ impl Bench {
     /// Posts what makes it overlay host `own` with an SA to host `other`.
     fn key(&self, own: u8, other: u8, path: Path) {
         let spis = [own, other].map(|host| spi(0x1000_0000 * u32::from(host)));
-        let (_, routes) = routes(own, other, WorkerIndex(0));
-        self.orders.send(routes).unwrap();
+        let net = |host: u8| format!("10.42.{host}.0/24").parse().unwrap();
+        let peer = |owner| Route::Peer { peer: PEER, owner: WorkerIndex(owner) };
+        // Host 3 is the other worker's.
+        let routes = [(net(own), Route::Local), (net(other), peer(0)), (net(3), peer(1))];
+        self.orders.send(Update::Routes(Arc::new(RouteTable::new(routes)))).unwrap();
         for (_, update) in install(child(path, spis[0], spis[1]), true) {
             self.orders.send(update).unwrap();
         }
@@ -236,5 +254,53 @@ fn a_stray_for_nobody_is_counted() {
         bench.tun.0.lock().unwrap().inner.push_back(packet(1, 2, 100));
         bench.lane.read_inner(NOW).unwrap();
         assert_eq!(bench.drops.of(DropReason::NoRoute), 1);
+    });
+}
+
+#[test]
+fn packets_on_their_way_ask_for_no_memory() {
+    in_new_netns(|| {
+        let (here, there) = ("127.0.0.1:4500", "127.0.0.2:4500");
+        let mut sender = Bench::new([127, 0, 0, 1].into());
+        let mut receiver = Bench::new([127, 0, 0, 2].into());
+        sender.key(1, 2, path(here, there));
+        receiver.key(2, 1, path(there, here));
+        receiver.tun.0.lock().unwrap().endless = Some((Vec::new(), 0));
+        sender.lane.take_orders(NOW);
+        receiver.lane.take_orders(NOW);
+        let mut batch = ReceiveBatch::new(4);
+        let mut send_round = |len, stray: bool| {
+            // The second of two workers gets nothing done here: its packets pass through its ring, and come home.
+            let to = if stray { 3 } else { 2 };
+            sender.tun.0.lock().unwrap().endless = Some((packet(1, to, len), 100));
+            let before = allocations();
+            sender.send_all(NOW);
+            while let Some(parcel) = sender.lane.shared.exchange.receive(1) {
+                sender.lane.shared.exchange.give_back(parcel);
+            }
+            while receiver.udp.receive(&mut batch).is_ok() {
+                let (arena, messages) = batch.parts();
+                for message in messages {
+                    for (start, len) in message.datagrams() {
+                        let Natt::Esp(spi) = natt::classify(&arena[start as usize..(start + len) as usize]) else {
+                            continue;
+                        };
+                        let incoming = Incoming { start, len, path: message.path, ecn: message.ecn };
+                        receiver.lane.gather(NOW, spi, incoming);
+                    }
+                }
+                receiver.lane.open(NOW, arena);
+            }
+            allocations() - before
+        };
+        // The lists grow to their size.
+        for len in [1400, 100] {
+            send_round(len, false);
+            send_round(len, true);
+        }
+        let asked: Vec<u64> =
+            [(1400, false), (100, false), (1400, true)].map(|(len, stray)| send_round(len, stray)).to_vec();
+        assert_eq!(receiver.tun.0.lock().unwrap().count, 400, "they did arrive");
+        assert_eq!(asked, [0, 0, 0]);
     });
 }

@@ -71,6 +71,7 @@ struct Source {
     socket: Arc<UdpSocket>,
     transport: Transport,
     ready: bool,
+    drops: Arc<Drops>,
 }
 
 /// The control thread.
@@ -123,8 +124,8 @@ impl<B: Brain> Control<B> {
             brain,
             poll,
             events: Events::with_capacity(8),
-            ike: Source { socket: ike, transport: Transport::Plain, ready: true },
-            natt: Source { socket: natt, transport: Transport::Natt, ready: true },
+            ike: Source { socket: ike, transport: Transport::Plain, ready: true, drops: Arc::clone(&drops) },
+            natt: Source { socket: natt, transport: Transport::Natt, ready: true, drops: Arc::clone(&drops) },
             commands,
             news,
             mailboxes,
@@ -323,6 +324,7 @@ impl Source {
         }
         match self.socket.receive(batch) {
             Ok(count) => {
+                self.drops.add(DropReason::SocketFull, batch.lost().into());
                 self.ready = count == RECEIVE_BATCH;
                 Ok(true)
             }

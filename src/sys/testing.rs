@@ -53,17 +53,20 @@ pub(crate) fn allocations() -> u64 {
 
 // SAFETY: everything is the system allocator's doing; the counter needs no memory of its own and is never dropped.
 unsafe impl GlobalAlloc for CountingAllocator {
+    // SAFETY: the contract is the trait's; it is handed on as it is.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller keeps the contract that the system's allocator has, too.
+        // SAFETY: the caller keeps the trait's contract.
         unsafe { System.alloc(layout) }
     }
 
+    // SAFETY: the contract is the trait's; it is handed on as it is.
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         // SAFETY: as above; the memory came from the same allocator.
         unsafe { System.dealloc(memory, layout) }
     }
 
+    // SAFETY: the contract is the trait's; it is handed on as it is.
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
         // SAFETY: as above.

@@ -48,7 +48,7 @@ const PINGS: u16 = 5;
 const NEEDLE: usize = 24;
 
 /// Lines of a hexadecimal dump.
-const DUMP_LINES: usize = 6;
+const DUMP_LINES: usize = 8;
 
 /// The running program, also if its file has been replaced meanwhile.
 const OWN_PROGRAM: &str = "/proc/self/exe";

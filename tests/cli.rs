@@ -1,5 +1,8 @@
 //! The binary as a person or a script meets it: exit codes, messages, and what goes to which stream.
 
+#[path = "cli/agent.rs"]
+mod agent;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

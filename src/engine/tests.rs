@@ -29,7 +29,7 @@ use crate::sys::tun::TunBackend;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Our only peer.
-const PEER: PeerIndex = PeerIndex(4);
+pub(in crate::engine) const PEER: PeerIndex = PeerIndex(4);
 
 /// What a scripted brain was told.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -110,7 +110,7 @@ fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn spi(value: u32) -> Spi {
+pub(in crate::engine) fn spi(value: u32) -> Spi {
     Spi::new(value).expect("a test's SPI is not reserved")
 }
 
@@ -138,7 +138,7 @@ fn update(handle: &Handle<Script>, updates: impl IntoIterator<Item = (Recipient,
 
 /// Both directions of an SA between overlay hosts 1 and 2, as the lower number sees it or as the other does. Keys follow from the
 /// SPIs.
-fn child(path: Path, inbound_spi: Spi, outbound_spi: Spi) -> ChildSaParams {
+pub(in crate::engine) fn child(path: Path, inbound_spi: Spi, outbound_spi: Spi) -> ChildSaParams {
     let key = |spi: Spi| SaKey { keymat: Secret::new((0..36).map(|octet| octet ^ spi.value().to_be_bytes()[0]).collect()) };
     let everywhere = || {
         let prefixes = ["10.42.0.0/16", "fd00:42::/32"];
@@ -165,7 +165,7 @@ fn child(path: Path, inbound_spi: Spi, outbound_spi: Spi) -> ChildSaParams {
 }
 
 /// What makes a host with number `own` send to host `other`, whose SAs `owner` has.
-fn routes(own: u8, other: u8, owner: WorkerIndex) -> (Recipient, Update) {
+pub(in crate::engine) fn routes(own: u8, other: u8, owner: WorkerIndex) -> (Recipient, Update) {
     let prefix = |host: u8| format!("10.42.{host}.0/24").parse().unwrap();
     let prefix6 = |host: u8| format!("fd00:42:{host}::/64").parse().unwrap();
     let peer = Route::Peer { peer: PEER, owner };
@@ -174,7 +174,7 @@ fn routes(own: u8, other: u8, owner: WorkerIndex) -> (Recipient, Update) {
 }
 
 /// The orders that install an SA on its owner; `activate` also sends with it.
-fn install(child: ChildSaParams, activate: bool) -> Vec<(Recipient, Update)> {
+pub(in crate::engine) fn install(child: ChildSaParams, activate: bool) -> Vec<(Recipient, Update)> {
     let spi = child.inbound_spi;
     let owner = Recipient::Worker(spi.owner());
     let ticket = Ticket(u64::from(spi.value()));

@@ -17,7 +17,7 @@ use super::child::Phase;
 use super::endpoint::Endpoint;
 use super::limits::{DUPLICATE_OVERLAP, DUPLICATE_PATIENCE};
 use super::state::{Established, IkeSa, Lineage, Replacement};
-use super::{CloseReason, Event};
+use super::{CloseReason, Command, Event};
 use crate::model::{IkeSpi, Instant, PeerId, PeerIndex};
 
 /// Which of two goes.
@@ -49,9 +49,22 @@ impl Endpoint {
         }
         let others: Vec<IkeSpi> =
             self.table.established_of(peer).map(|state| state.session.local_spi).filter(|&other| other != spi).collect();
+        // Never more than two: of three, one has been beaten already and goes without waiting.
+        if others.len() > 1
+            && let Some(&beaten) = others.iter().find(|&&other| self.is_beaten(other))
+        {
+            self.with(now, beaten, |sa, shared| match sa {
+                IkeSa::Established(state) => state.close(shared, now, CloseReason::Replaced),
+                sa => Some(sa),
+            });
+        }
         for other in others {
             self.settle_pair(now, spi, other);
         }
+    }
+
+    fn is_beaten(&self, spi: IkeSpi) -> bool {
+        self.table.established(spi).is_some_and(|state| state.replacement.is_some())
     }
 
     /// An IKE_SA_INIT of ours that was not answered yet is not needed any more: the peer's came first. One whose IKE_AUTH left may
@@ -111,9 +124,12 @@ impl Endpoint {
         }
     }
 
-    /// An IKE SA of this peer is gone: what it had beaten stays after all.
-    pub(super) fn survive(&mut self, peer: PeerIndex, gone: IkeSpi) {
+    /// An IKE SA of this peer is gone: what it had beaten stays after all, and is asked for the sign of life that it owed.
+    pub(super) fn survive(&mut self, now: Instant, peer: PeerIndex, gone: IkeSpi, probing: bool) {
         self.change_winner(peer, gone, None);
+        if probing {
+            self.handle_command(now, Command::Probe(peer));
+        }
     }
 
     /// The winner was rekeyed.

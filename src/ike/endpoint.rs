@@ -162,14 +162,16 @@ impl Endpoint {
         handle: impl FnOnce(IkeSa, &mut Shared) -> Option<IkeSa>,
     ) -> bool {
         let Some(sa) = self.take(spi) else { return false };
-        let was_up = matches!(sa, IkeSa::Established(_));
-        let peer = sa.peer();
+        let (peer, was_up, probing) = match &sa {
+            IkeSa::Established(state) => (Some(state.peer()), true, state.is_probing()),
+            other => (other.peer(), false, false),
+        };
         if let Some(sa) = handle(sa, &mut self.shared) {
             self.put(spi, sa);
         }
         self.carry_out(now);
         if let Some(peer) = peer.filter(|_| was_up && self.table.established(spi).is_none()) {
-            self.survive(peer, spi);
+            self.survive(now, peer, spi, probing);
         }
         true
     }

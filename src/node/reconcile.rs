@@ -146,8 +146,6 @@ impl Node {
 
     fn ike_up(&mut self, now: Instant, index: PeerIndex, summary: ike::IkeSummary) {
         let text = format!("IKE SA {} with {} ({})", summary.local_spi, summary.path.remote, summary.suite);
-        // The answer to IKE_AUTH proves both directions to the initiator only; the responder asks at once.
-        let unproved = !summary.initiator;
         if let Some(peer) = self.peers.get_mut(&index) {
             peer.ike.insert(summary.local_spi, summary);
             peer.succeeded();
@@ -156,10 +154,6 @@ impl Node {
             }
             peer.remember(now, text.clone());
             peer.liveness.probe_forgotten();
-            if unproved {
-                peer.liveness.probing(now);
-                self.endpoint.handle_command(now, Command::Probe(index));
-            }
         }
         self.notice(false, Some(index), text);
         self.note_state(now, index);
@@ -218,7 +212,14 @@ impl Node {
     pub(super) fn child_changed(&mut self, now: Instant, index: PeerIndex) {
         let has_child = self.installs.active_of(index).is_some();
         if let Some(peer) = self.peers.get_mut(&index) {
+            let is_first = has_child && !peer.has_child;
             peer.has_child = has_child;
+            // The answer to IKE_AUTH proves both directions to the initiator only; the responder asks as soon as it has
+            // answered.
+            if is_first && peer.newest().is_some_and(|summary| !summary.initiator) {
+                peer.liveness.probing(now);
+                self.endpoint.handle_command(now, Command::Probe(index));
+            }
         }
         self.note_state(now, index);
     }

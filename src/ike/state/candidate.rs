@@ -67,7 +67,7 @@ impl Candidate {
         if !initiator && !self.heard {
             state.silent_until = Some(now + SUCCESSOR_SILENCE);
         }
-        state.inherit(shared, estate);
+        state.inherit(shared, now, estate);
         state
     }
 }

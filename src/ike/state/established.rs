@@ -86,6 +86,8 @@ pub struct Estate {
     pub child_retry: Option<Instant>,
     pub child_failures: u32,
     pub replacement: Option<Replacement>,
+    /// Whether a sign of life was asked for and did not come yet.
+    pub probing: bool,
 }
 
 /// A better IKE SA with the same peer, and when this one gives way.
@@ -301,6 +303,11 @@ impl Established {
         }
     }
 
+    /// Whether a sign of life was asked for and did not come yet.
+    pub const fn is_probing(&self) -> bool {
+        self.probe_deadline.is_some()
+    }
+
     // --- CHILD_SAs ---
 
     pub fn adopt_child(&mut self, child: Child) {
@@ -503,11 +510,12 @@ impl Established {
             child_retry: self.child_retry,
             child_failures: self.child_failures,
             replacement: self.replacement,
+            probing: self.is_probing(),
         })
     }
 
     /// Takes over what a predecessor had.
-    pub fn inherit(&mut self, shared: &mut Shared, estate: Estate) {
+    pub fn inherit(&mut self, shared: &mut Shared, now: Instant, estate: Estate) {
         for spi in estate.children.keys() {
             shared.spi_owners.insert(*spi, self.session.local_spi);
         }
@@ -516,6 +524,9 @@ impl Established {
         self.child_retry = estate.child_retry;
         self.child_failures = estate.child_failures;
         self.replacement = estate.replacement;
+        if estate.probing {
+            self.probe(shared, now);
+        }
     }
 }
 

@@ -272,7 +272,8 @@ impl HalfOpen {
         };
         payloads.extend(nat::vendor_id(spis, session.path));
         let peer = config.index;
-        shared.event(Event::Heard { peer });
+        // Its AUTH covers our nonce, so our answer to IKE_SA_INIT arrived: both directions are proved.
+        shared.event(Event::Proof { peer, asked: self.arrived });
         let mut failure = None;
         let mut answered = None;
         match child {

@@ -14,6 +14,10 @@ use crate::wire::ip::{self, Packet, Trailing};
 use crate::wire::natt::{self, Natt};
 use crate::wire::{checksum, esp};
 
+mod esp_open;
+
+pub use esp_open::esp_open;
+
 /// A datagram on the NAT-T port: it is one thing only, and what is taken for ESP has room for a trailer.
 pub fn natt(data: &[u8]) {
     match natt::classify(data) {

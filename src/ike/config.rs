@@ -48,6 +48,18 @@ pub struct PeerConfig {
     pub owner: WorkerIndex,
 }
 
+impl PeerConfig {
+    /// Whether the peer is configured at this address.
+    #[must_use]
+    pub fn is_at(&self, address: std::net::IpAddr) -> bool {
+        match self.remote {
+            Some(RemoteEndpoint::Standard(remote)) => remote == address,
+            Some(RemoteEndpoint::Natt(remote)) => remote.ip() == address,
+            None => false,
+        }
+    }
+}
+
 /// Where a peer is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RemoteEndpoint {

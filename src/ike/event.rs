@@ -29,6 +29,8 @@ pub enum Command {
     Probe(PeerIndex),
     /// Replace the IKE SA now.
     RekeyIke(PeerIndex),
+    /// Ask for a CHILD_SA now if the peer's IKE SA has none. It would do so by itself, after a pause that grows with each failure.
+    CreateChild(PeerIndex),
     /// Replace the CHILD_SA that we receive on with this SPI, now.
     RekeyChild(Spi),
     /// The CHILD_SA that we receive on with this SPI ended hard: no sequence number is left, or it was never replaced in time.

@@ -61,6 +61,9 @@ drop_reasons! {
     DestinationNotOurs, "destination_not_ours", "the inner destination is not an address of this host";
     EcnInvalid, "ecn_invalid", "congestion was marked on a packet whose transport cannot hear of it";
     TunWriteFailed, "tun_write_failed", "the kernel refused a packet that came out of the tunnel";
+    // --- in clear: counted by the guard's nftables rules, which the kernel runs ---
+    ClearOverlay, "clear_overlay", "a packet in clear for an overlay address of this host";
+    ForgedOverlay, "forged_overlay", "a packet in clear whose source claims to be in the overlay";
     // --- IKE ---
     Keepalive, "keepalive", "a NAT keepalive";
     IkeMalformed, "ike_malformed", "an IKE message that does not parse";

@@ -64,6 +64,12 @@ impl fmt::Debug for Spi {
 pub struct IkeSpi(NonZeroU64);
 
 impl IkeSpi {
+    /// The smallest, for ranges.
+    pub const MIN: IkeSpi = IkeSpi(NonZeroU64::MIN);
+
+    /// The largest, for ranges.
+    pub const MAX: IkeSpi = IkeSpi(NonZeroU64::MAX);
+
     /// Refuses zero, which stands for "not known yet" on the wire.
     #[must_use]
     pub const fn new(value: u64) -> Option<Self> {

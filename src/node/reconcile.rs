@@ -153,6 +153,7 @@ impl Node {
                 peer.attempt = Attempt::None;
             }
             peer.remember(now, text.clone());
+            peer.liveness.probe_forgotten();
         }
         self.notice(false, Some(index), text);
         self.note_state(now, index);
@@ -161,6 +162,7 @@ impl Node {
     fn ike_down(&mut self, now: Instant, index: PeerIndex, spi: crate::model::IkeSpi, reason: &CloseReason) {
         let Some(peer) = self.peers.get_mut(&index) else { return };
         peer.ike.remove(&spi);
+        peer.liveness.probe_forgotten();
         let replaced = *reason == CloseReason::Replaced;
         if !replaced {
             let text = format!("IKE SA {spi} ended: {reason}");
@@ -168,7 +170,6 @@ impl Node {
         }
         let Some(peer) = self.peers.get_mut(&index) else { return };
         if !peer.is_linked() {
-            peer.liveness.probe_lost();
             if peer.config().remote.is_some() && peer.attempt == Attempt::None {
                 peer.attempt = Attempt::At(now + AFTER_DELETE + self.rng.jitter(AFTER_DELETE / 2));
             }
@@ -211,7 +212,14 @@ impl Node {
     pub(super) fn child_changed(&mut self, now: Instant, index: PeerIndex) {
         let has_child = self.installs.active_of(index).is_some();
         if let Some(peer) = self.peers.get_mut(&index) {
+            let is_first = has_child && !peer.has_child;
             peer.has_child = has_child;
+            // The answer to IKE_AUTH proves both directions to the initiator only; the responder asks as soon as it has
+            // answered.
+            if is_first && peer.newest().is_some_and(|summary| !summary.initiator) {
+                peer.liveness.probing(now);
+                self.endpoint.handle_command(now, Command::Probe(index));
+            }
         }
         self.note_state(now, index);
     }

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use super::{Child, Peer, PeerDirection, PeerState, Status, Tristate};
+use super::{Change, Child, Peer, PeerDirection, PeerState, Status, Tristate};
 use crate::model::DropReason;
 
 /// One screen about an agent and its peers.
@@ -51,12 +51,16 @@ pub fn render_peer(peer: &Peer) -> String {
     let mut out = String::new();
     line(&mut out, format_args!("{}: {}", plain(&peer.name), state_in_words(peer)));
     let mut rows = vec![
-        ["remote".to_owned(), peer.remote.map_or_else(|| "not seen yet".to_owned(), |remote| remote.to_string())],
+        ["configured".to_owned(), peer.configured_address.as_deref().map_or_else(|| "it comes to us".to_owned(), plain)],
+        ["seen at".to_owned(), peer.remote.map_or_else(|| "nowhere".to_owned(), |remote| remote.to_string())],
         ["NAT before us".to_owned(), tristate(peer.local_behind_nat).to_owned()],
         ["NAT before the peer".to_owned(), tristate(peer.remote_behind_nat).to_owned()],
         ["last proof".to_owned(), proof(peer)],
         ["last error".to_owned(), peer.last_error.as_deref().map_or_else(|| "none".to_owned(), plain)],
     ];
+    if let Some(seconds) = peer.next_attempt_seconds {
+        rows.push(["next attempt".to_owned(), format!("in {}", duration_in_words(seconds))]);
+    }
     match &peer.ike {
         None => rows.push(["IKE SA".to_owned(), "none".to_owned()]),
         Some(ike) => {
@@ -77,12 +81,19 @@ pub fn render_peer(peer: &Peer) -> String {
         child_rows(&mut rows, child);
     }
     table(&mut out, &rows, "  ");
+    if !peer.history.is_empty() {
+        line(&mut out, format_args!("  history"));
+        let row = |change: &Change| [format!("{} ago", duration_in_words(change.seconds_ago)), plain(&change.text)];
+        table(&mut out, &peer.history.iter().map(row).collect::<Vec<_>>(), "    ");
+    }
     out
 }
 
 fn child_rows(rows: &mut Vec<[String; 2]>, child: &Child) {
     let joined = |selectors: &[String]| selectors.iter().map(|selector| plain(selector)).collect::<Vec<_>>().join(", ");
-    rows.push(["CHILD_SA".to_owned(), plain(&child.suite)]);
+    let use_of = if child.active { "in use" } else { "standby or leaving" };
+    let age = duration_in_words(child.age_seconds);
+    rows.push(["CHILD_SA".to_owned(), format!("{}, {use_of}, {age} old", plain(&child.suite))]);
     rows.push(["".to_owned(), format!("{} (ours) <-> {} (theirs)", joined(&child.local), joined(&child.remote))]);
     for (direction, spi, packets, octets) in [
         ("inbound", &child.inbound_spi, child.inbound_packets, child.inbound_octets),
@@ -102,14 +113,28 @@ fn peers_table(out: &mut String, peers: &[Peer]) {
         rows.push([
             plain(&peer.name),
             peer.state.name().to_owned(),
-            peer.remote.map_or_else(|| "-".to_owned(), |remote| remote.to_string()),
+            location(peer),
             proof(peer),
             sum(|child| child.inbound_octets),
             sum(|child| child.outbound_octets),
-            peer.children.first().map_or_else(|| "-".to_owned(), |child| plain(&child.suite)),
+            in_use(peer).map_or_else(|| "-".to_owned(), |child| plain(&child.suite)),
         ]);
     }
     table(out, &rows, "");
+}
+
+/// The SA that we send with, or else any.
+fn in_use(peer: &Peer) -> Option<&Child> {
+    peer.children.iter().find(|child| child.active).or(peer.children.first())
+}
+
+/// Where it was seen, or in brackets where it should be.
+fn location(peer: &Peer) -> String {
+    match (&peer.remote, &peer.configured_address) {
+        (Some(remote), _) => remote.to_string(),
+        (None, Some(address)) => format!("({})", plain(address)),
+        (None, None) => "-".to_owned(),
+    }
 }
 
 /// Below the table: what a column cannot hold.

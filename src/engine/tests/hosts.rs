@@ -1,6 +1,6 @@
 //! Hosts of tests: namespaces that a cable joins, an engine in each.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use super::*;
 
@@ -68,7 +68,7 @@ pub(super) fn tunnel(configs: &[Config; 2], outer: [&str; 2]) -> [Host; 2] {
     let [first, second] = joined_namespaces();
     let hosts = [Host::start(first, 1, &configs[0]), Host::start(second, 2, &configs[1])];
     let owners = [0, 1].map(|end: usize| WorkerIndex(configs[end].workers - 1));
-    let spis = [0, 1].map(|end: usize| spi(0x1111_1100 * (end as u32 + 1) | u32::from(owners[end].0)));
+    let spis = [0, 1].map(|end: usize| spi((0x1111_1100 * (end as u32 + 1)) | u32::from(owners[end].0)));
     for (end, host) in hosts.iter().enumerate() {
         let other = 1 - end;
         let child = child(natt_path(outer[end], outer[other]), spis[end], spis[other]);

@@ -328,3 +328,6 @@ fn write_to_tun(tun: &dyn TunQueue, drops: &Drops, packet: &[u8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -107,11 +107,11 @@ fn tfc_padding_is_cut_and_dummies_vanish() {
     let packet = to_beta(10);
     for (sequence, extra) in [(1, 1), (2, 2), (3, 777), (4, 1300)] {
         let stuffed = [&packet[..], &vec![0xab; extra]].concat();
-        assert_eq!(beta.receive(&forge(&child, sequence, padded(&stuffed, 4))), [packet.clone()]);
+        assert_eq!(beta.receive(&forge(&child, sequence, padded(&stuffed, 4))), std::slice::from_ref(&packet));
     }
     // Padding of any content and of the greatest length.
     let long = [&packet[..], &[0x5a; 252], &[252, 4]].concat();
-    assert_eq!(beta.receive(&forge(&child, 5, long)), [packet.clone()]);
+    assert_eq!(beta.receive(&forge(&child, 5, long)), std::slice::from_ref(&packet));
     beta.refuse(&forge(&child, 6, padded(b"anything", 59)), DropReason::Dummy);
     beta.refuse(&forge(&child, 7, padded(b"", 59)), DropReason::Dummy);
     // A dummy is authentic: it moves the window, and it is no replay.

@@ -121,6 +121,12 @@ impl UdpSocket {
         self.segmentation.store(on, Ordering::Relaxed);
     }
 
+    /// Makes the socket full after a few datagrams.
+    #[cfg(test)]
+    pub(crate) fn shrink_send_buffer(&self, octets: usize) {
+        self.socket.set_send_buffer_size(octets).expect("a smaller buffer is always granted");
+    }
+
     fn finish(socket: Socket, address: SocketAddr) -> Result<Self, UdpError> {
         let refused = |step, source| UdpError::Refused { step, address, source };
         let local = socket.local_addr().map_err(|error| refused("getsockname", error))?;

@@ -217,7 +217,7 @@ fn a_full_socket_says_where_to_go_on() {
         ip("link set far up");
         let sender = UdpSocket::bind(SocketAddr::new(ANY, 0)).unwrap();
         sender.set_segmentation(false);
-        sender.socket.set_send_buffer_size(30_000).unwrap();
+        sender.shrink_send_buffer(30_000);
         let buffer = vec![7; 100 * 1000];
         let batch = pieces(buffer.len(), 1000, "0.0.0.0:0", "10.9.0.2:9".parse().unwrap(), 0);
         let mut scratch = SendBatch::default();

@@ -1,0 +1,125 @@
+//! Where a datagram goes: to the IKE SA that it names, to a new one, or nowhere.
+
+use super::Event;
+use super::contents::Contents;
+use super::endpoint::{Endpoint, KnownInit};
+use super::exchange::informational::NO_DATA;
+use super::limits::{HINT_INTERVAL, KNOWN_INIT_LIFETIME, MAX_KNOWN_INITS, UNKNOWN_SPI_INTERVAL};
+use super::session::Packet;
+use super::state::{IkeSa, respond_to_init};
+use crate::model::{DropReason, IkeSpi, Instant, Path, PeerIndex, Transport};
+use crate::wire::ike::{ExchangeType, Flags, Header, Message, Notify, NotifyType, ParseError, Payload};
+
+impl Endpoint {
+    /// Takes an IKE message (without non-ESP marker) that came by this path.
+    pub fn handle_datagram(&mut self, now: Instant, path: Path, transport: Transport, datagram: &[u8]) {
+        let message = match Message::parse(datagram) {
+            Ok(message) => message,
+            Err(ParseError::Version(_)) => return self.shared.drop(DropReason::IkeVersion),
+            Err(_) => return self.shared.drop(DropReason::IkeMalformed),
+        };
+        let packet = Packet { message: &message, datagram, path, transport };
+        let header = message.header;
+        if header.exchange == ExchangeType::IkeSaInit && !header.flags.response {
+            return self.handle_init(now, packet);
+        }
+        // The I flag says whose SPI is whose (RFC 7296 §3.1).
+        let ours = if header.flags.initiator { header.responder_spi } else { header.initiator_spi };
+        let Some(spi) = IkeSpi::new(ours) else { return self.shared.drop(DropReason::IkeUnexpected) };
+        if message.protected.is_none() && header.exchange != ExchangeType::IkeSaInit {
+            return self.handle_hint(now, spi, packet);
+        }
+        if !self.deliver(now, spi, packet) {
+            self.shared.drop(DropReason::IkeUnknownSpi);
+            self.answer_unknown(now, packet);
+        }
+    }
+
+    /// IKE_SA_INIT: nothing about its sender is known, so every path through here is bounded.
+    fn handle_init(&mut self, now: Instant, packet: Packet<'_>) {
+        let header = packet.message.header;
+        let reflected =
+            IkeSpi::new(header.initiator_spi).and_then(|spi| self.table.peek(spi)).is_some_and(IkeSa::is_initiating);
+        let fits = header.flags.initiator
+            && header.responder_spi == 0
+            && header.message_id == 0
+            && packet.message.protected.is_none();
+        if !fits || reflected {
+            return self.shared.drop(DropReason::IkeUnexpected);
+        }
+        let key = (header.initiator_spi, packet.path.remote);
+        self.known_inits.retain(|_, known| known.until > now);
+        if let Some(known) = self.known_inits.get(&key) {
+            return self.repeat_init(known.spi, packet);
+        }
+        if !self.table.has_room_for(packet.path.remote.ip()) || self.known_inits.len() >= MAX_KNOWN_INITS {
+            return self.shared.drop(DropReason::IkeHalfOpenLimit);
+        }
+        match respond_to_init(&mut self.shared, now, packet) {
+            Ok((response, state)) => {
+                self.shared.transmit(packet.path, packet.transport, response);
+                match state {
+                    Some(state) => {
+                        let spi = state.local_spi;
+                        self.known_inits.insert(key, KnownInit { spi, until: now + KNOWN_INIT_LIFETIME });
+                        self.insert(spi, IkeSa::HalfOpen(Box::new(state)));
+                    }
+                    None => self.shared.drop(DropReason::IkeUnexpected),
+                }
+            }
+            Err(reason) => self.shared.drop(reason),
+        }
+    }
+
+    /// The same request again gets the same answer; another one under the same name gets none.
+    fn repeat_init(&mut self, spi: IkeSpi, packet: Packet<'_>) {
+        match self.table.peek(spi) {
+            Some(IkeSa::HalfOpen(state)) if state.request == packet.datagram => {
+                let response = state.response.clone();
+                self.shared.transmit(packet.path, packet.transport, response);
+            }
+            _ => self.shared.drop(DropReason::IkeUnexpected),
+        }
+    }
+
+    /// A message in clear outside IKE_SA_INIT: at most a hint that the sender lost its SAs (RFC 7296 §2.21.4). It changes nothing.
+    fn handle_hint(&mut self, now: Instant, spi: IkeSpi, packet: Packet<'_>) {
+        self.shared.drop(DropReason::IkeUnexpected);
+        let contents = Contents::of(packet.message.payloads.clone());
+        let about_ike = contents.notify(NotifyType::InvalidIkeSpi).is_some();
+        let about_esp = contents.notify(NotifyType::InvalidSpi).is_some();
+        if !about_ike && !about_esp {
+            return;
+        }
+        let from_there = |path: Path| path.remote.ip() == packet.path.remote.ip();
+        let peer: Option<PeerIndex> = match self.table.established(spi) {
+            Some(state) => Some(state).filter(|state| from_there(state.session.path)).map(|state| state.peer()),
+            None if about_esp => {
+                self.shared.peers.values().find(|config| config.is_at(packet.path.remote.ip())).map(|config| config.index)
+            }
+            None => None,
+        };
+        let Some(peer) = peer else { return };
+        let last = self.hinted.get(&peer);
+        if last.is_none_or(|&last| now.since(last) >= HINT_INTERVAL) {
+            self.hinted.insert(peer, now);
+            self.shared.event(Event::Hint { peer });
+        }
+    }
+
+    /// Tells the sender of a request that we do not have its IKE SA (RFC 7296 §1.5, §2.21.4): in clear, never in answer to an
+    /// answer, never longer than what came, and rarely.
+    fn answer_unknown(&mut self, now: Instant, packet: Packet<'_>) {
+        let header = packet.message.header;
+        if header.flags.response || now < self.next_courtesy {
+            return;
+        }
+        let flags = Flags { initiator: !header.flags.initiator, version: false, response: true };
+        let notify = Payload::Notify(Notify::new(NotifyType::InvalidIkeSpi, NO_DATA));
+        let answer = Message::emit_clear(&Header { flags, ..header }, &[notify]);
+        if answer.len() <= packet.datagram.len() {
+            self.next_courtesy = now + UNKNOWN_SPI_INTERVAL;
+            self.shared.transmit(packet.path, packet.transport, answer.into());
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! The endpoint: every IKE SA of this host, and the doors in and out.
+//!
+//! Each door takes one IKE SA out of the table, hands it the input, puts back what it became, and then carries out what it wanted
+//! done to others ([`Effect`]).
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::effect::Effect;
+use super::session::Packet;
+use super::shared::Shared;
+use super::state::{IkeSa, InitSent, Job};
+use super::table::Table;
+use super::{ChildSummary, CloseReason, Command, EndpointConfig, Event, IkeSummary, PeerConfig, Transmit};
+use crate::model::{Drops, IkeSpi, Instant, PeerIndex, Rng, Spi, Ticket};
+
+/// An IKE_SA_INIT that was answered: who sends it again gets the same answer and makes no second state.
+#[derive(Debug)]
+pub(super) struct KnownInit {
+    pub spi: IkeSpi,
+    pub until: Instant,
+}
+
+/// See the module.
+///
+/// The order of what comes out matters: carry out every event before sending what `poll_transmit` has.
+pub struct Endpoint {
+    pub(super) shared: Shared,
+    pub(super) table: Table,
+    /// By initiator's SPI and source.
+    pub(super) known_inits: BTreeMap<(u64, SocketAddr), KnownInit>,
+    pub(super) hinted: BTreeMap<PeerIndex, Instant>,
+    pub(super) next_courtesy: Instant,
+    now: Instant,
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Endpoint({} peers, {} IKE SAs)", self.shared.peers.len(), self.table.len())
+    }
+}
+
+impl Endpoint {
+    /// An endpoint without peers.
+    #[must_use]
+    pub fn new(config: EndpointConfig, rng: Box<dyn Rng + Send>) -> Self {
+        Self {
+            shared: Shared::new(config, rng),
+            table: Table::default(),
+            known_inits: BTreeMap::new(),
+            hinted: BTreeMap::new(),
+            next_courtesy: Instant::ORIGIN,
+            now: Instant::ORIGIN,
+        }
+    }
+
+    /// Adds a peer, or replaces its configuration. What is up keeps what it was made with: close it if that must not be.
+    pub fn upsert_peer(&mut self, config: PeerConfig) {
+        self.shared.peers.insert(config.index, Arc::new(config));
+    }
+
+    /// Forgets a peer. Its SAs are deleted, and the peer is told.
+    pub fn remove_peer(&mut self, peer: PeerIndex) {
+        let now = self.now;
+        self.close(now, peer);
+        self.shared.peers.remove(&peer);
+        self.hinted.remove(&peer);
+    }
+
+    /// Does what is due. Call it when [`poll_timeout`](Self::poll_timeout) says so; earlier does no harm.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
+        while let Some(spi) = self.table.due(now) {
+            self.with(now, spi, |sa, shared| sa.handle_timeout(shared, now));
+        }
+    }
+
+    /// Carries out a command.
+    pub fn handle_command(&mut self, now: Instant, command: Command) {
+        self.now = now;
+        match command {
+            Command::Initiate(peer) => self.initiate(now, peer),
+            Command::Probe(peer) => self.with_newest(now, peer, |state, shared| state.probe(shared, now)),
+            Command::RekeyIke(peer) => self.with_newest(now, peer, |state, shared| {
+                state.enqueue(Job::RekeyIke);
+                state.pump(shared, now);
+            }),
+            Command::CreateChild(peer) => self.with_newest(now, peer, |state, shared| {
+                state.enqueue(Job::CreateChild);
+                state.pump(shared, now);
+            }),
+            Command::RekeyChild(spi) => self.with_owner(now, spi, |state, shared| {
+                state.enqueue(Job::RekeyChild(spi));
+                state.pump(shared, now);
+            }),
+            Command::ChildExpired(spi) => self.with_owner(now, spi, |state, shared| {
+                state.enqueue(Job::DeleteChild(spi));
+                state.enqueue(Job::CreateChild);
+                state.pump(shared, now);
+            }),
+            Command::InboundUsed(spi) => {
+                self.with_owner(now, spi, |state, shared| state.inbound_used(shared, spi));
+            }
+            Command::AddressSeen(spi, path) => {
+                self.with_owner(now, spi, |state, shared| state.address_seen(shared, spi, path));
+            }
+            Command::Installed(ticket) => self.installed(now, ticket),
+            Command::Close(peer) => self.close(now, peer),
+        }
+    }
+
+    /// The next datagram to be sent. Ask after every `handle_*`, and after [`poll_event`](Self::poll_event) is empty: a message may
+    /// announce an SPI that an event reserves.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.shared.transmits.pop_front()
+    }
+
+    /// The next event. Ask after every `handle_*`.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.shared.events.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.table.poll_timeout()
+    }
+
+    /// What was thrown away, by reason.
+    #[must_use]
+    pub fn drops(&self) -> &Drops {
+        &self.shared.drops
+    }
+
+    /// The IKE SAs of a peer that are up.
+    #[must_use]
+    pub fn ike_sas(&self, peer: PeerIndex) -> Vec<IkeSummary> {
+        self.table.established_of(peer).map(|state| state.summary()).collect()
+    }
+
+    /// The CHILD_SAs of a peer.
+    #[must_use]
+    pub fn children(&self, peer: PeerIndex) -> Vec<ChildSummary> {
+        let children = self.table.established_of(peer).flat_map(|state| state.children.values());
+        children.filter_map(super::child::Child::summary).collect()
+    }
+
+    /// How many IKE SAs exist in any state, half-open and closed ones included: bounded by the peers and the half-open limit.
+    #[must_use]
+    pub fn ike_sa_count(&self) -> usize {
+        self.table.len()
+    }
+
+    // --- one IKE SA at a time ---
+
+    /// Takes an IKE SA, lets it become what it becomes, and carries out its wishes. False if there is none.
+    pub(super) fn with(
+        &mut self,
+        now: Instant,
+        spi: IkeSpi,
+        handle: impl FnOnce(IkeSa, &mut Shared) -> Option<IkeSa>,
+    ) -> bool {
+        let Some(sa) = self.take(spi) else { return false };
+        let (peer, was_up, probing) = match &sa {
+            IkeSa::Established(state) => (Some(state.peer()), true, state.is_probing()),
+            other => (other.peer(), false, false),
+        };
+        if let Some(sa) = handle(sa, &mut self.shared) {
+            self.put(spi, sa);
+        }
+        self.carry_out(now);
+        if let Some(peer) = peer.filter(|_| was_up && self.table.established(spi).is_none()) {
+            self.survive(now, peer, spi, probing);
+        }
+        true
+    }
+
+    fn take(&mut self, spi: IkeSpi) -> Option<IkeSa> {
+        let sa = self.table.take(spi);
+        if let Some(IkeSa::Established(state)) = &sa {
+            self.shared.proven.remove(&(state.peer(), spi));
+        }
+        sa
+    }
+
+    fn put(&mut self, spi: IkeSpi, sa: IkeSa) {
+        if let IkeSa::Established(state) = &sa {
+            self.shared.proven.insert((state.peer(), spi), state.birth.lineage.proved);
+        }
+        self.table.put(spi, sa);
+    }
+
+    /// Inserts a new IKE SA.
+    pub(super) fn insert(&mut self, spi: IkeSpi, sa: IkeSa) {
+        self.put(spi, sa);
+    }
+
+    /// Does something to an IKE SA that is up.
+    fn with_established(
+        &mut self,
+        now: Instant,
+        spi: IkeSpi,
+        act: impl FnOnce(&mut super::state::Established, &mut Shared),
+    ) {
+        if self.table.established(spi).is_none() {
+            return;
+        }
+        self.with(now, spi, |sa, shared| match sa {
+            IkeSa::Established(mut state) => {
+                act(&mut state, shared);
+                Some(IkeSa::Established(state))
+            }
+            other => Some(other),
+        });
+    }
+
+    /// The same, for the IKE SA of a peer that will stay.
+    fn with_newest(&mut self, now: Instant, peer: PeerIndex, act: impl FnOnce(&mut super::state::Established, &mut Shared)) {
+        let newest = self
+            .table
+            .established_of(peer)
+            .max_by_key(|state| (state.replacement.is_none(), state.since))
+            .map(|state| state.session.local_spi);
+        if let Some(spi) = newest {
+            self.with_established(now, spi, act);
+        }
+    }
+
+    /// The same, for the IKE SA that a CHILD_SA belongs to.
+    fn with_owner(&mut self, now: Instant, child: Spi, act: impl FnOnce(&mut super::state::Established, &mut Shared)) {
+        if let Some(&spi) = self.shared.spi_owners.get(&child) {
+            self.with_established(now, spi, act);
+        }
+    }
+
+    // --- commands ---
+
+    fn initiate(&mut self, now: Instant, peer: PeerIndex) {
+        let Some(config) = self.shared.peers.get(&peer).map(Arc::clone) else { return };
+        let open = self.table.of_peer(peer).into_iter().any(|spi| self.table.peek(spi).is_some_and(IkeSa::is_initiating));
+        if open {
+            return;
+        }
+        let Some(remote) = config.remote else {
+            let reason = CloseReason::WeRefused("the peer has no configured address: it must call us".to_owned());
+            return self.shared.event(Event::InitiateFailed { peer, reason });
+        };
+        let state = InitSent::start(&mut self.shared, now, config, remote);
+        self.insert(state.local_spi, IkeSa::InitSent(Box::new(state)));
+    }
+
+    fn installed(&mut self, now: Instant, ticket: Ticket) {
+        let Some(child) = self.shared.redeem(ticket) else { return };
+        let owner = self.shared.spi_owners.get(&child).copied();
+        self.with_owner(now, child, |state, shared| state.installed(shared, now, child, ticket));
+        if let Some(spi) = owner {
+            self.prefer_winner(spi);
+        }
+    }
+
+    /// Ends everything with a peer, telling it.
+    fn close(&mut self, now: Instant, peer: PeerIndex) {
+        for spi in self.table.of_peer(peer) {
+            self.with(now, spi, |sa, shared| match sa {
+                IkeSa::Established(state) => state.close(shared, now, CloseReason::Closed),
+                IkeSa::InitSent(_) => {
+                    shared.event(Event::InitiateFailed { peer, reason: CloseReason::Closed });
+                    None
+                }
+                IkeSa::AuthSent(state) => {
+                    shared.release_spi(state.child_spi());
+                    shared.event(Event::InitiateFailed { peer, reason: CloseReason::Closed });
+                    None
+                }
+                other => Some(other),
+            });
+        }
+    }
+
+    // --- wishes ---
+
+    fn carry_out(&mut self, now: Instant) {
+        while let Some(effect) = self.shared.effects.pop_front() {
+            match effect {
+                Effect::Insert(spi, sa) => self.insert(spi, sa),
+                Effect::Inherit { heir, estate } => self.inherit(now, heir, *estate),
+                Effect::Confirm(spi) => self.with_established(now, spi, |state, shared| {
+                    state.silent_until = None;
+                    state.pump(shared, now);
+                }),
+                Effect::Settle { spi, initial_contact } => self.settle(now, spi, initial_contact),
+                Effect::Reinitiate(peer) => self.initiate(now, peer),
+            }
+        }
+    }
+
+    /// Lets an IKE SA take over what its predecessor had; if it is gone, so is everything.
+    fn inherit(&mut self, now: Instant, heir: IkeSpi, estate: super::state::Estate) {
+        let (from, peer) = (estate.from, estate.peer);
+        match self.take(heir) {
+            Some(IkeSa::Candidate(candidate)) => {
+                let mut state = Box::new(candidate.inherit(&mut self.shared, now, estate));
+                state.announce(&mut self.shared);
+                self.shared.event(Event::IkeDown { peer, spi: from, reason: CloseReason::Replaced });
+                state.pump(&mut self.shared, now);
+                self.put(heir, IkeSa::Established(state));
+                self.rename_winner(from, heir, peer);
+            }
+            other => {
+                for child in estate.children.into_values() {
+                    child.retire(&mut self.shared, false);
+                }
+                self.shared.event(Event::IkeDown { peer, spi: from, reason: CloseReason::PeerDeleted });
+                if let Some(sa) = other {
+                    self.put(heir, sa);
+                }
+            }
+        }
+    }
+
+    /// Hands a message to the IKE SA that it names. False if there is none.
+    pub(super) fn deliver(&mut self, now: Instant, spi: IkeSpi, packet: Packet<'_>) -> bool {
+        self.now = now;
+        self.with(now, spi, |sa, shared| sa.handle(shared, now, packet))
+    }
+}

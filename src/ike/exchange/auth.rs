@@ -1,0 +1,155 @@
+//! The payloads of IKE_AUTH that say who we are, and the check of those that say who the peer is (RFC 7296 §1.2, §2.15).
+//!
+//! Both sides do the same in this order: the peer's identity must be one that is configured, it must not be our own (a reflected
+//! handshake), the identity it wants to reach must be ours, and only then does its AUTH count. A CERT payload is sent for host
+//! keys because foreign peers want one (RFC 7670); a received one is not looked at: the pinned key decides.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::crypto::{Prf, VerifyingKey};
+use crate::ike::auth::{self, Authenticated, SignedOctets, id_body, parse_id};
+use crate::ike::contents::Contents;
+use crate::ike::{LocalAuth, PeerAuth, PeerConfig};
+use crate::model::{PeerId, PeerIndex, Secret};
+use crate::wire::ike::{Auth, Certificate, Identification, Notify, NotifyType, Payload};
+
+/// CERT encoding of a raw public key as SubjectPublicKeyInfo (RFC 7670 §3).
+const RAW_PUBLIC_KEY: u8 = 15;
+
+/// DER in front of the 32 octets of an Ed25519 key: SEQUENCE { SEQUENCE { OID 1.3.101.112 } BIT STRING } (RFC 8410 §4).
+const ED25519_SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+/// Hash algorithm "identity" (RFC 8420 §2): Ed25519 signs the octets themselves.
+const HASH_IDENTITY: u16 = 5;
+
+/// SIGNATURE_HASH_ALGORITHMS (RFC 7427 §4): what our signatures use.
+pub fn signature_hash_algorithms() -> Payload {
+    Payload::Notify(Notify::new(NotifyType::SignatureHashAlgorithms, HASH_IDENTITY.to_be_bytes().to_vec()))
+}
+
+/// Whether either side of this peer signs.
+pub const fn uses_host_keys(config: &PeerConfig) -> bool {
+    matches!(config.local_auth, LocalAuth::HostKey(_)) || matches!(config.remote_auth, PeerAuth::HostKey(_))
+}
+
+/// What one side's AUTH covers besides its identity.
+#[derive(Clone, Copy, Debug)]
+pub struct Transcript<'a> {
+    /// Its IKE_SA_INIT message.
+    pub message: &'a [u8],
+    /// The other side's nonce.
+    pub nonce: &'a [u8],
+    /// Its SK_p.
+    pub sk_p: &'a Secret,
+}
+
+impl<'a> Transcript<'a> {
+    const fn with(self, id_body: &'a [u8]) -> SignedOctets<'a> {
+        SignedOctets { message: self.message, nonce: self.nonce, sk_p: self.sk_p, id_body }
+    }
+}
+
+/// IDi, CERT, INITIAL_CONTACT, IDr, AUTH.
+pub fn initiator_payloads(prf: Prf, config: &PeerConfig, ours: Transcript<'_>, initial_contact: bool) -> Vec<Payload> {
+    let own = id_body(&config.local_id);
+    let auth = auth::sign(prf, &config.local_auth, ours.with(&own));
+    let mut payloads = vec![Payload::IdInitiator(identification(own))];
+    payloads.extend(certificate(&config.local_auth));
+    if initial_contact {
+        payloads.push(Payload::Notify(Notify::new(NotifyType::InitialContact, Bytes::new())));
+    }
+    payloads.push(Payload::IdResponder(identification(id_body(&config.remote_id))));
+    payloads.push(Payload::Auth(auth));
+    payloads
+}
+
+/// IDr, CERT, AUTH.
+pub fn responder_payloads(prf: Prf, config: &PeerConfig, ours: Transcript<'_>) -> Vec<Payload> {
+    let own = id_body(&config.local_id);
+    let auth = auth::sign(prf, &config.local_auth, ours.with(&own));
+    let mut payloads = vec![Payload::IdResponder(identification(own))];
+    payloads.extend(certificate(&config.local_auth));
+    payloads.push(Payload::Auth(auth));
+    payloads
+}
+
+fn identification(body: Vec<u8>) -> Identification {
+    Identification { body: body.into() }
+}
+
+fn certificate(auth: &LocalAuth) -> Option<Payload> {
+    let LocalAuth::HostKey(key) = auth else { return None };
+    let VerifyingKey(public) = key.verifying_key();
+    let data = [&ED25519_SPKI_PREFIX[..], &public].concat();
+    Some(Payload::Certificate(Certificate { encoding: RAW_PUBLIC_KEY, data: data.into() }))
+}
+
+/// Who the sender of IKE_AUTH says that it is, and what it offers as proof.
+#[derive(Debug)]
+pub struct Claim<'a> {
+    id: PeerId,
+    id_body: &'a [u8],
+    /// Whom it wants to reach, if it says so.
+    wanted: Option<PeerId>,
+    auth: &'a Auth,
+}
+
+impl<'a> Claim<'a> {
+    /// The claim of an initiator.
+    ///
+    /// # Errors
+    /// A sentence: something is missing or malformed.
+    pub fn of_initiator(request: &'a Contents) -> Result<Self, String> {
+        let id = request.id_i.as_ref().ok_or("IKE_AUTH has no IDi payload")?;
+        let wanted = request.id_r.as_ref().map(|id| parse_id(&id.body)).transpose()?;
+        // Without AUTH the peer asks for EAP (RFC 7296 §2.16), which is not spoken here.
+        let auth = request.auth.as_ref().ok_or("IKE_AUTH has no AUTH payload: EAP is not spoken here")?;
+        Ok(Self { id: parse_id(&id.body)?, id_body: &id.body, wanted, auth })
+    }
+
+    /// The claim of a responder.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn of_responder(response: &'a Contents) -> Result<Self, String> {
+        let id = response.id_r.as_ref().ok_or("the IKE_AUTH answer has no IDr payload")?;
+        let auth = response.auth.as_ref().ok_or("the IKE_AUTH answer has no AUTH payload")?;
+        Ok(Self { id: parse_id(&id.body)?, id_body: &id.body, wanted: None, auth })
+    }
+
+    /// The configured peer that an initiator says it is, for the identity of ours that it wants to reach.
+    ///
+    /// # Errors
+    /// A sentence for our log.
+    pub fn find_peer(&self, peers: &BTreeMap<PeerIndex, Arc<PeerConfig>>) -> Result<Arc<PeerConfig>, String> {
+        let is_wanted = |config: &PeerConfig| self.wanted.as_ref().is_none_or(|wanted| *wanted == config.local_id);
+        let mut named = peers.values().filter(|config| config.remote_id == self.id).peekable();
+        if named.peek().is_none() {
+            let own = peers.values().any(|config| config.local_id == self.id);
+            let why = if own { "that is our own: a reflection" } else { "no peer has it" };
+            return Err(format!("the peer calls itself {}; {why}", self.id));
+        }
+        named.find(|config| is_wanted(config)).map(Arc::clone).ok_or_else(|| {
+            let wanted = self.wanted.as_ref().map(ToString::to_string).unwrap_or_default();
+            format!("the peer {} wants to reach {wanted}, which we are not", self.id)
+        })
+    }
+
+    /// Checks identity and AUTH against the peer's configuration.
+    ///
+    /// # Errors
+    /// A sentence for our log.
+    pub fn verify(&self, prf: Prf, config: &PeerConfig, theirs: Transcript<'_>) -> Result<Authenticated<PeerId>, String> {
+        if self.id == config.local_id {
+            return Err(format!("the peer calls itself {}, which is our own: a reflection", self.id));
+        }
+        if self.id != config.remote_id {
+            return Err(format!("the peer calls itself {}, but {} was wanted", self.id, config.remote_id));
+        }
+        let octets = SignedOctets { id_body: self.id_body, ..theirs.with(&[]) };
+        auth::verify(prf, &config.remote_auth, octets, self.auth, self.id.clone())
+    }
+}

@@ -1,0 +1,271 @@
+//! CREATE_CHILD_SA for CHILD_SAs (RFC 7296 §1.3.1, §1.3.3, §2.8), and what happens when both ends ask at once.
+//!
+//! ```text
+//! initiator                                   responder
+//! Reserve spi_i
+//! HDR, SK {N(REKEY_SA), SA, Ni, KEi, TSi, TSr} ->
+//!                                             Install (inbound opens, outbound is standby), Installed
+//!                                          <- HDR, SK {SA, Nr, KEr, TSi, TSr}
+//! Install, Installed, Activate
+//! HDR, SK {D(old)}                         ->
+//!                                             Activate (or sooner, when the first packet arrives), Retire old
+//!                                          <- HDR, SK {D(old)}
+//! Retire old
+//! ```
+//!
+//! If both rekey the same CHILD_SA, both answer; of the four nonces the lowest loses, and who asked for that SA deletes it.
+
+use bytes::Bytes;
+
+use super::negotiate::{self, Answer, Nonces, Offer, Refusal, Setting};
+use crate::ike::child::{Child, Phase, Then};
+use crate::ike::contents::Contents;
+use crate::ike::limits::{MAX_CHILDREN, RETRY_REKEY};
+use crate::ike::shared::Shared;
+use crate::ike::state::{Established, IkeSa, Job, Task, stay};
+use crate::ike::{CloseReason, Event};
+use crate::model::{ChildSaParams, DropReason, Instant, KeGroup, Spi};
+use crate::wire::ike::{ExchangeType, Notify, NotifyType, Payload, Protocol};
+
+/// Our request.
+#[derive(Debug)]
+pub struct ChildTask {
+    pub offer: Offer,
+    /// The inbound SPI of the CHILD_SA that it replaces.
+    pub replaces: Option<Spi>,
+    /// The lower nonce of the SA that the peer made by rekeying the same CHILD_SA meanwhile.
+    pub rival_nonce: Option<Bytes>,
+}
+
+impl Established {
+    // --- initiator ---
+
+    pub fn start_create_child(&mut self, shared: &mut Shared, now: Instant) -> Option<Task> {
+        if self.children.values().any(Child::is_live) {
+            return None;
+        }
+        self.start_child(shared, now, None)
+    }
+
+    pub fn start_rekey_child(&mut self, shared: &mut Shared, now: Instant, old: Spi) -> Option<Task> {
+        if !self.children.get(&old)?.can_be_rekeyed() {
+            return None;
+        }
+        self.start_child(shared, now, Some(old))
+    }
+
+    fn start_child(&mut self, shared: &mut Shared, now: Instant, replaces: Option<Spi>) -> Option<Task> {
+        let config = self.birth.config.clone();
+        // The group of the IKE SA is one that the peer speaks.
+        let group = self.birth.suite.group;
+        let offer = Offer::in_create_child_sa(shared, &config, self.session.local_spi, group);
+        let task = ChildTask { offer, replaces, rival_nonce: None };
+        self.send_child_request(shared, now, &task);
+        Some(Task::Child(Box::new(task)))
+    }
+
+    fn send_child_request(&mut self, shared: &mut Shared, now: Instant, task: &ChildTask) {
+        let mut payloads = Vec::new();
+        if let Some(old) = task.replaces {
+            payloads.push(Payload::Notify(child_notify(NotifyType::RekeySa, Some(old))));
+        }
+        payloads.extend(task.offer.payloads(&self.birth.config));
+        self.ask(shared, now, ExchangeType::CreateChildSa, &payloads);
+    }
+
+    /// The answer to our request.
+    pub fn conclude_child(
+        mut self: Box<Self>,
+        shared: &mut Shared,
+        now: Instant,
+        mut task: ChildTask,
+        response: &Contents,
+    ) -> Option<IkeSa> {
+        let refused = response.error().filter(|error| error.kind != NotifyType::InvalidKePayload);
+        if let Some(error) = refused {
+            self.child_refused(shared, now, &task, error.kind);
+            return stay(self, IkeSa::Established);
+        }
+        let nonce_r = response.nonce.clone().unwrap_or_default();
+        let esp_path = self.session.esp_path(shared.config.natt_port);
+        let config = self.birth.config.clone();
+        let setting = Setting::new(shared, &config, esp_path);
+        let source = self.source();
+        match task.offer.accept(setting, source, &nonce_r, response) {
+            Ok(Answer::Child(params)) if !nonce_r.is_empty() => self.child_agreed(shared, now, &task, *params, nonce_r),
+            Ok(Answer::OtherGroup(group)) => return self.retry_child(shared, now, task, group),
+            Ok(Answer::Child(_)) => self.child_unusable(shared, now, &task, "the answer has no nonce".to_owned()),
+            Err(sentence) => self.child_unusable(shared, now, &task, sentence),
+        }
+        stay(self, IkeSa::Established)
+    }
+
+    /// INVALID_KE_PAYLOAD: the same request for another group.
+    fn retry_child(
+        mut self: Box<Self>,
+        shared: &mut Shared,
+        now: Instant,
+        mut task: ChildTask,
+        group: KeGroup,
+    ) -> Option<IkeSa> {
+        if task.offer.retry_with(shared, group) {
+            self.send_child_request(shared, now, &task);
+            self.task = Some(Task::Child(Box::new(task)));
+        } else {
+            self.child_refused(shared, now, &task, NotifyType::InvalidKePayload);
+        }
+        stay(self, IkeSa::Established)
+    }
+
+    /// Both ends agree on a new CHILD_SA.
+    fn child_agreed(&mut self, shared: &mut Shared, now: Instant, task: &ChildTask, params: ChildSaParams, nonce_r: Bytes) {
+        let low_nonce = task.offer.nonce.clone().min(nonce_r);
+        let lost = task.rival_nonce.as_ref().is_some_and(|rival| low_nonce < *rival);
+        let old = task.replaces.filter(|old| self.children.contains_key(old));
+        let pointless = task.replaces.is_some() && old.is_none() && self.children.values().any(Child::is_live);
+        if lost || pointless {
+            // The peer's SA stays (§2.8.1), or the old one's place is taken: ours is deleted before it was ever used.
+            self.adopt_child(Child::unwanted(params.inbound_spi, Some(params.outbound_spi), low_nonce, now));
+            self.enqueue(Job::DeleteChild(task.offer.spi));
+            return;
+        }
+        let mut child = Child::new(&params, Phase::Standby, true, low_nonce, now);
+        let ticket = shared.install(params);
+        child.phase = Phase::Installing(ticket, Then::UseAndDelete(old));
+        if let Some(old) = old.and_then(|old| self.children.get_mut(&old)) {
+            old.successor = Some(child.inbound_spi);
+            if old.phase == Phase::Standby {
+                old.phase = Phase::Superseded;
+            }
+        }
+        self.adopt_child(child);
+    }
+
+    /// The answer makes no sense to us; the peer may hold an SA that we do not want.
+    fn child_unusable(&mut self, shared: &mut Shared, now: Instant, task: &ChildTask, sentence: String) {
+        shared.drop(DropReason::IkeMalformed);
+        self.adopt_child(Child::unwanted(task.offer.spi, None, task.offer.nonce.clone(), now));
+        self.enqueue(Job::DeleteChild(task.offer.spi));
+        shared.event(Event::ChildFailed { peer: self.peer(), reason: CloseReason::WeRefused(sentence) });
+        self.postpone(shared, now, task.replaces);
+    }
+
+    fn child_refused(&mut self, shared: &mut Shared, now: Instant, task: &ChildTask, error: NotifyType) {
+        shared.release_spi(task.offer.spi);
+        let old = task.replaces.filter(|old| self.children.contains_key(old));
+        match (error, old) {
+            // The peer has no such SA (any more): neither have we.
+            (NotifyType::ChildSaNotFound, Some(old)) => {
+                self.hand_over(shared, old);
+                if let Some(child) = self.children.remove(&old) {
+                    child.retire(shared, false);
+                }
+                self.want_child_now(now);
+            }
+            // It is gone here too: deleted by the peer while we asked.
+            (_, None) if task.replaces.is_some() => self.want_child_now(now),
+            (NotifyType::TemporaryFailure, _) => self.postpone(shared, now, task.replaces),
+            (error, _) => {
+                let notify = error.name().into_owned();
+                let reason = CloseReason::PeerRefused { notify, authenticated: true };
+                shared.event(Event::ChildFailed { peer: self.peer(), reason });
+                self.postpone(shared, now, task.replaces);
+            }
+        }
+    }
+
+    /// Tries again later. Hard expiry stays armed.
+    fn postpone(&mut self, shared: &mut Shared, now: Instant, replaces: Option<Spi>) {
+        match replaces.and_then(|old| self.children.get_mut(&old)) {
+            Some(old) => old.soft_at = now + RETRY_REKEY + shared.rng.jitter(RETRY_REKEY),
+            None => self.want_child(shared, now, true),
+        }
+    }
+
+    // --- responder ---
+
+    pub fn answer_create_child(mut self: Box<Self>, shared: &mut Shared, now: Instant, request: &Contents) -> Option<IkeSa> {
+        match self.make_child(shared, now, request) {
+            Ok(()) => {}
+            Err(refusal) => {
+                let fatal = refusal.notify.kind == NotifyType::InvalidSyntax;
+                shared.drop(DropReason::IkeUnexpected);
+                shared.refused(Some(self.peer()), self.session.path, format!("CREATE_CHILD_SA: {}", refusal.sentence));
+                self.session.respond(shared, &[refusal.payload()]);
+                if fatal {
+                    return self.die(shared, now, CloseReason::WeRefused(refusal.sentence));
+                }
+            }
+        }
+        stay(self, IkeSa::Established)
+    }
+
+    fn make_child(&mut self, shared: &mut Shared, now: Instant, request: &Contents) -> Result<(), Refusal> {
+        if matches!(self.task, Some(Task::RekeyIke(_))) {
+            return Err(Refusal::new(NotifyType::TemporaryFailure, "the IKE SA is being rekeyed"));
+        }
+        let old = request.notify(NotifyType::RekeySa).map(|notify| self.rekeyed_child(notify)).transpose()?;
+        if self.children.len() >= MAX_CHILDREN {
+            return Err(Refusal::new(NotifyType::NoAdditionalSas, format!("there are {MAX_CHILDREN} CHILD_SAs already")));
+        }
+        let nonce_i = request.nonce.as_ref();
+        let nonce_i = nonce_i.ok_or_else(|| Refusal::new(NotifyType::InvalidSyntax, "the request has no nonce"))?;
+        let nonce_r = shared.nonce();
+        let config = self.birth.config.clone();
+        let setting = Setting::new(shared, &config, self.session.esp_path(shared.config.natt_port));
+        let nonces = Nonces { initiator: nonce_i, responder: &nonce_r, in_auth: false };
+        let (params, payloads) = negotiate::answer(shared, self.session.local_spi, setting, self.source(), nonces, request)?;
+        if self.child_by_outbound(params.outbound_spi).is_some() {
+            shared.spi_owners.remove(&params.inbound_spi);
+            return Err(Refusal::new(NotifyType::NoProposalChosen, "the proposal's SPI is in use by another CHILD_SA"));
+        }
+        let low_nonce = nonce_i.clone().min(nonce_r);
+        let mut child = Child::new(&params, Phase::Standby, false, low_nonce.clone(), now);
+        let ticket = shared.install(params);
+        child.phase = Phase::Installing(ticket, Then::Answer);
+        self.session.respond_after(ticket, &payloads);
+        if let Some(old) = old {
+            self.note_rekey(old, child.inbound_spi, low_nonce);
+        }
+        self.adopt_child(child);
+        Ok(())
+    }
+
+    /// The CHILD_SA that REKEY_SA names, by the SPI that the peer receives on (§1.3.3).
+    fn rekeyed_child(&mut self, notify: &Notify) -> Result<Spi, Refusal> {
+        let spi = <[u8; 4]>::try_from(&notify.spi[..]).ok().and_then(|octets| Spi::new(u32::from_be_bytes(octets)));
+        let named = spi.filter(|_| notify.protocol == Protocol::Esp);
+        let Some(child) = named.and_then(|spi| self.child_by_outbound(spi)) else {
+            let notify = child_notify(NotifyType::ChildSaNotFound, spi);
+            return Err(Refusal { notify, sentence: "REKEY_SA names no CHILD_SA of this IKE SA".to_owned() });
+        };
+        let busy = match child.phase {
+            Phase::Deleting => Some("the CHILD_SA is being deleted"),
+            Phase::Installing(..) => Some("the CHILD_SA is being made"),
+            _ if child.successor.is_some() => Some("the CHILD_SA has a successor already"),
+            _ => None,
+        };
+        match busy {
+            Some(sentence) => Err(Refusal::new(NotifyType::TemporaryFailure, sentence)),
+            None => Ok(child.inbound_spi),
+        }
+    }
+
+    /// The peer replaces this one. If we are asking for the same, our answer decides.
+    fn note_rekey(&mut self, old: Spi, successor: Spi, low_nonce: Bytes) {
+        if let Some(Task::Child(task)) = &mut self.task
+            && task.replaces == Some(old)
+        {
+            task.rival_nonce = Some(low_nonce);
+        }
+        if let Some(child) = self.children.get_mut(&old) {
+            child.successor = Some(successor);
+        }
+    }
+}
+
+/// A notification about an ESP SA.
+fn child_notify(kind: NotifyType, spi: Option<Spi>) -> Notify {
+    let spi = spi.map(|spi| Bytes::copy_from_slice(&spi.value().to_be_bytes())).unwrap_or_default();
+    Notify { protocol: Protocol::Esp, spi, kind, data: Bytes::new() }
+}

@@ -1,0 +1,106 @@
+//! Every time and every bound of the machine, each with its reason.
+
+use std::time::Duration;
+
+/// The port that IKE starts on (RFC 7296 §2).
+pub const IKE_PORT: u16 = 500;
+
+/// The port that IKE floats to, where ESP travels too (RFC 3948).
+pub const NATT_PORT: u16 = 4500;
+
+/// First wait for a response; a round trip across the globe is shorter.
+pub const RETRANSMIT_FIRST: Duration = Duration::from_millis(500);
+
+/// The longest wait between two transmissions: a path that comes back is noticed within this time.
+pub const RETRANSMIT_CAP: Duration = Duration::from_secs(8);
+
+/// A request that is not answered for so long is not going to be: its IKE SA is dead (RFC 7296 §2.4).
+pub const GIVE_UP: Duration = Duration::from_secs(45);
+
+/// An initiation (IKE_SA_INIT and IKE_AUTH together) ends after this time; the reconciler then begins anew.
+pub const GIVE_UP_INITIATE: Duration = Duration::from_secs(30);
+
+/// A Delete of an IKE SA is repeated for so long: the peer that misses it finds out by its own probes.
+pub const GIVE_UP_DELETE: Duration = Duration::from_secs(10);
+
+/// A responder's IKE SA without a valid IKE_AUTH is forgotten after this time.
+pub const HALF_OPEN_LIFETIME: Duration = Duration::from_secs(15);
+
+/// Half-open IKE SAs of everybody. Each costs some kilobytes and one key exchange per [`HALF_OPEN_LIFETIME`].
+pub const HALF_OPEN_LIMIT: usize = 64;
+
+/// Half-open IKE SAs of one source (an IPv4 address, or an IPv6 /64 as RFC 8019 §4 counts).
+pub const HALF_OPEN_PER_SOURCE: usize = 8;
+
+/// COOKIE answers that one initiation follows; a responder that asks for more is broken or not the responder.
+pub const MAX_COOKIES: u32 = 5;
+
+/// INVALID_KE_PAYLOAD answers that one exchange follows: our list has three groups, of which one was tried.
+pub const MAX_INVALID_KE: u32 = 2;
+
+/// A probe is lost after this time: with 0.5 s, 1 s, 2 s between them, at least three transmissions went unanswered.
+pub const PROBE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// CHILD_SAs of one IKE SA. One carries everything; the rest is for rekeys under way and for peers with many subnets.
+pub const MAX_CHILDREN: usize = 16;
+
+/// Jobs that wait for the request window of one IKE SA. Duplicates are not queued, so this is not reached by honest use.
+pub const MAX_JOBS: usize = 4 * MAX_CHILDREN;
+
+/// The loser of two IKE SAs with one peer lives on for so long, so that the winner is up on both sides before.
+pub const DUPLICATE_OVERLAP: Duration = Duration::from_secs(2);
+
+/// If its initiator does not delete the loser in this time, the other side does.
+pub const DUPLICATE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A closed IKE SA's last answer is repeated for so long to a peer that missed it.
+pub const CLOSED_LINGER: Duration = Duration::from_secs(30);
+
+/// A rekeyed IKE SA whose successor carries everything waits so long for its Delete.
+pub const REKEYED_LINGER: Duration = Duration::from_secs(60);
+
+/// After an IKE rekey its responder makes no request on the new IKE SA before it heard from the peer on it, or for so long: the
+/// peer may still wait for the answer that makes the new SA.
+pub const SUCCESSOR_SILENCE: Duration = Duration::from_secs(6);
+
+/// A rekey that was refused for now (TEMPORARY_FAILURE) is tried again after this, and up to as much again.
+pub const RETRY_REKEY: Duration = Duration::from_secs(2);
+
+/// After so many refused rekeys of an IKE SA a fresh one is made beside it.
+pub const MAX_REKEY_FAILURES: u32 = 3;
+
+/// An IKE SA without CHILD_SA asks for one after this, doubled with each refusal.
+pub const RETRY_CHILD_FIRST: Duration = Duration::from_secs(2);
+
+/// The longest pause between two such attempts.
+pub const RETRY_CHILD_CAP: Duration = Duration::from_secs(60);
+
+/// The side that did not ask for the missing CHILD_SA waits so much longer, so that both rarely ask at once.
+pub const RETRY_CHILD_PATIENCE: Duration = Duration::from_secs(8);
+
+/// Two CHILD_SAs for the same traffic are reduced to one after this time.
+pub const SURPLUS_OVERLAP: Duration = Duration::from_secs(3);
+
+/// Unauthenticated hints about one peer are passed on at most this often.
+pub const HINT_INTERVAL: Duration = Duration::from_secs(2);
+
+/// INVALID_IKE_SPI answers to everybody leave at most this often: they are a courtesy.
+pub const UNKNOWN_SPI_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Lifetimes are shortened by up to a tenth, so that two ends and many peers do not rekey in step.
+pub const LIFETIME_JITTER: u32 = 10;
+
+/// Packets after which a CHILD_SA is rekeyed: half of what sequence numbers without ESN allow.
+pub const SOFT_PACKETS: u64 = 1 << 31;
+
+/// Octets after which a CHILD_SA is rekeyed: 64 GiB, far below AES-GCM's bounds.
+pub const SOFT_OCTETS: u64 = 1 << 36;
+
+/// Octets of our nonces: at least half the key size of the largest PRF (RFC 7296 §2.10).
+pub const NONCE_LEN: usize = 32;
+
+/// IKE_SA_INIT requests that are remembered so that late duplicates make no new state.
+pub const MAX_KNOWN_INITS: usize = 4 * HALF_OPEN_LIMIT;
+
+/// For how long they are.
+pub const KNOWN_INIT_LIFETIME: Duration = Duration::from_secs(60);

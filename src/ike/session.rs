@@ -1,0 +1,342 @@
+//! What every keyed IKE SA has: its channel, its two windows of one message each, and the path that it speaks on.
+//!
+//! A message passes these doors in this order: flags and SPIs, exchange, message ID, ICV, payloads. Only behind the ICV does
+//! anything change. Requests are answered exactly once: a repeated request gets the octets of the first answer, or nothing while
+//! that answer waits for the data plane (RFC 7296 §2.1, §2.2).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::channel::{Channel, Unusable};
+use super::contents::Contents;
+use super::limits::{GIVE_UP, NATT_PORT};
+use super::nat::{self, Nat};
+use super::retransmit::{Due, Retransmit};
+use super::shared::Shared;
+use crate::model::{DropReason, IkeSpi, Instant, Path, Ticket, Transport};
+use crate::wire::ike::{ExchangeType, Flags, Header, Message, Notify, NotifyType, Payload};
+
+/// A received message that parsed, before anything is known about who sent it.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet<'a> {
+    pub message: &'a Message,
+    /// Its octets, without non-ESP marker.
+    pub datagram: &'a [u8],
+    pub path: Path,
+    pub transport: Transport,
+}
+
+/// What became of a message.
+#[derive(Debug)]
+pub enum Received {
+    /// It was dropped and counted, or answered from memory.
+    Nothing,
+    /// A fresh, authentic request. It must be answered, now or later.
+    Request(ExchangeType, Contents),
+    /// The authentic answer to our request, whose first transmission left at that time.
+    Response(Contents, Instant),
+    /// Authentic and malformed: the peer is broken, and RFC 7296 §2.21.3 ends the IKE SA. A request was answered.
+    Broken(String),
+}
+
+/// Our request that waits for its response.
+#[derive(Debug)]
+struct Outstanding {
+    message_id: u32,
+    exchange: ExchangeType,
+    octets: Bytes,
+    clock: Retransmit,
+}
+
+/// The peer's request that was not answered yet.
+#[derive(Debug)]
+struct Unanswered {
+    message_id: u32,
+    exchange: ExchangeType,
+    request: Bytes,
+    path: Path,
+    transport: Transport,
+    /// The answer, if it only waits for the data plane.
+    held: Option<(Ticket, Bytes)>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Session {
+    pub local_spi: IkeSpi,
+    pub remote_spi: IkeSpi,
+    /// Whether we are the original initiator of this IKE SA: the I flag of what we send.
+    pub initiator: bool,
+    pub path: Path,
+    pub transport: Transport,
+    pub nat: Nat,
+    /// Set when an authentic message moved the path; the owner takes it.
+    pub moved: bool,
+    channel: Channel,
+    next_request: u32,
+    outstanding: Option<Outstanding>,
+    expected: u32,
+    unanswered: Option<Unanswered>,
+    /// The last request that was answered, and its answer.
+    answered: Option<(Bytes, Bytes)>,
+}
+
+/// How the keys of a session are made known to it.
+#[derive(Debug)]
+pub struct SessionStart {
+    pub local_spi: IkeSpi,
+    pub remote_spi: IkeSpi,
+    pub initiator: bool,
+    pub path: Path,
+    pub transport: Transport,
+    pub nat: Nat,
+    pub channel: Channel,
+    /// The message ID of the first exchange under these keys: 1 after IKE_SA_INIT, 0 after an IKE rekey.
+    pub first_id: u32,
+}
+
+impl Session {
+    pub fn new(start: SessionStart) -> Self {
+        // After IKE_SA_INIT the initiator's own counter stands at 1; the responder's requests begin at 0.
+        let (next_request, expected) = if start.initiator { (start.first_id, 0) } else { (0, start.first_id) };
+        Self {
+            local_spi: start.local_spi,
+            remote_spi: start.remote_spi,
+            initiator: start.initiator,
+            path: start.path,
+            transport: start.transport,
+            nat: start.nat,
+            moved: false,
+            channel: start.channel,
+            next_request,
+            outstanding: None,
+            expected,
+            unanswered: None,
+            answered: None,
+        }
+    }
+
+    /// SPIs in the order of the header: initiator's, responder's.
+    pub fn spis(&self) -> (u64, u64) {
+        nat::spis(self.initiator, self.local_spi, self.remote_spi)
+    }
+
+    /// Where ESP travels: as IKE does, but never on the IKE port.
+    pub fn esp_path(&self, local_port: u16) -> Path {
+        let mut path = self.path;
+        if self.transport == Transport::Plain {
+            path.local.set_port(local_port);
+            path.remote.set_port(NATT_PORT);
+        }
+        path
+    }
+
+    /// Whether a request of ours waits for its response.
+    pub fn is_busy(&self) -> bool {
+        self.outstanding.is_some()
+    }
+
+    /// The last exchange, for those who repeat their request after the IKE SA is gone.
+    pub fn last_answer(&self) -> Option<(Bytes, Bytes)> {
+        self.answered.clone()
+    }
+
+    /// Takes a message of this IKE SA. `exchanges` are those whose requests the state understands.
+    pub fn receive(&mut self, shared: &mut Shared, packet: Packet<'_>, exchanges: &[ExchangeType]) -> Received {
+        let header = packet.message.header;
+        let spis = (header.initiator_spi, header.responder_spi);
+        if header.flags.initiator == self.initiator || spis != self.spis() || packet.message.protected.is_none() {
+            shared.drop(DropReason::IkeUnexpected);
+            return Received::Nothing;
+        }
+        if header.flags.response {
+            self.receive_response(shared, packet)
+        } else if !exchanges.contains(&header.exchange) && !self.is_repeated(packet) {
+            shared.drop(DropReason::IkeUnexpected);
+            Received::Nothing
+        } else {
+            self.receive_request(shared, packet)
+        }
+    }
+
+    fn receive_response(&mut self, shared: &mut Shared, packet: Packet<'_>) -> Received {
+        let header = packet.message.header;
+        let Some(outstanding) = &self.outstanding else {
+            shared.drop(DropReason::IkeMessageId);
+            return Received::Nothing;
+        };
+        if header.message_id != outstanding.message_id || header.exchange != outstanding.exchange {
+            shared.drop(DropReason::IkeMessageId);
+            return Received::Nothing;
+        }
+        match self.channel.open(packet.message, packet.datagram) {
+            Ok(payloads) => {
+                let asked = outstanding.clock.first_sent;
+                self.outstanding = None;
+                self.follow(packet);
+                // A critical payload that we do not know matters in requests only (RFC 7296 §2.5).
+                Received::Response(Contents::of(payloads), asked)
+            }
+            Err(Unusable::Forged) => {
+                shared.drop(DropReason::IkeBadIcv);
+                Received::Nothing
+            }
+            Err(Unusable::Malformed(sentence)) => {
+                shared.drop(DropReason::IkeMalformed);
+                self.outstanding = None;
+                Received::Broken(sentence)
+            }
+        }
+    }
+
+    /// Whether this is, octet for octet, the request that was answered last or is being answered.
+    fn is_repeated(&self, packet: Packet<'_>) -> bool {
+        let answered = self.answered.as_ref().is_some_and(|(request, _)| *request == packet.datagram);
+        answered || self.unanswered.as_ref().is_some_and(|unanswered| unanswered.request == packet.datagram)
+    }
+
+    fn receive_request(&mut self, shared: &mut Shared, packet: Packet<'_>) -> Received {
+        let header = packet.message.header;
+        if let Some((request, response)) = &self.answered
+            && *request == packet.datagram
+        {
+            shared.transmit(packet.path, packet.transport, response.clone());
+            return Received::Nothing;
+        }
+        if header.message_id != self.expected || self.unanswered.is_some() {
+            shared.drop(DropReason::IkeMessageId);
+            return Received::Nothing;
+        }
+        let opened = self.channel.open(packet.message, packet.datagram);
+        if opened == Err(Unusable::Forged) {
+            shared.drop(DropReason::IkeBadIcv);
+            return Received::Nothing;
+        }
+        self.expected += 1;
+        self.unanswered = Some(Unanswered {
+            message_id: header.message_id,
+            exchange: header.exchange,
+            request: Bytes::copy_from_slice(packet.datagram),
+            path: packet.path,
+            transport: packet.transport,
+            held: None,
+        });
+        self.follow(packet);
+        match opened {
+            Ok(payloads) => self.screen(shared, header.exchange, Contents::of(payloads)),
+            Err(Unusable::Malformed(sentence)) => {
+                shared.drop(DropReason::IkeMalformed);
+                self.respond(shared, &[Payload::Notify(Notify::new(NotifyType::InvalidSyntax, Bytes::new()))]);
+                Received::Broken(sentence)
+            }
+            Err(Unusable::Forged) => Received::Nothing,
+        }
+    }
+
+    /// Answers a request that insists on a payload of a kind we do not know; lets others pass.
+    fn screen(&mut self, shared: &mut Shared, exchange: ExchangeType, contents: Contents) -> Received {
+        match contents.critical {
+            Some(kind) => {
+                shared.drop(DropReason::IkeUnexpected);
+                let notify = Notify::new(NotifyType::UnsupportedCriticalPayload, vec![kind]);
+                self.respond(shared, &[Payload::Notify(notify)]);
+                Received::Nothing
+            }
+            None => Received::Request(exchange, contents),
+        }
+    }
+
+    /// Follows an authentic, fresh message to where it came from, unless we know that no NAT hides the peer (then only our own
+    /// end may move). Responses go to where their request came from in any case.
+    fn follow(&mut self, packet: Packet<'_>) {
+        let may = self.nat.remote != Some(false) || packet.path.remote == self.path.remote;
+        if may && (packet.path, packet.transport) != (self.path, self.transport) {
+            (self.path, self.transport) = (packet.path, packet.transport);
+            self.moved = true;
+        }
+    }
+
+    fn header(&self, exchange: ExchangeType, message_id: u32, response: bool) -> Header {
+        let (initiator_spi, responder_spi) = self.spis();
+        let flags = Flags { initiator: self.initiator, version: false, response };
+        Header { initiator_spi, responder_spi, exchange, flags, message_id }
+    }
+
+    /// Answers the open request at once, to where it came from.
+    pub fn respond(&mut self, shared: &mut Shared, payloads: &[Payload]) {
+        let Some(response) = self.seal_response(payloads) else { return };
+        self.send_response(shared, response);
+    }
+
+    /// Answers the open request as soon as the data plane has done what the ticket stands for.
+    pub fn respond_after(&mut self, ticket: Ticket, payloads: &[Payload]) {
+        let Some(response) = self.seal_response(payloads) else { return };
+        if let Some(unanswered) = &mut self.unanswered {
+            unanswered.held = Some((ticket, response));
+        }
+    }
+
+    /// The data plane is done: lets the answer go that waited for this ticket.
+    pub fn release(&mut self, shared: &mut Shared, ticket: Ticket) {
+        let held = self.unanswered.as_mut().and_then(|unanswered| unanswered.held.take_if(|held| held.0 == ticket));
+        if let Some((_, response)) = held {
+            self.send_response(shared, response);
+        }
+    }
+
+    fn seal_response(&mut self, payloads: &[Payload]) -> Option<Bytes> {
+        let unanswered = self.unanswered.as_ref()?;
+        let header = self.header(unanswered.exchange, unanswered.message_id, true);
+        Some(self.channel.seal(&header, payloads))
+    }
+
+    fn send_response(&mut self, shared: &mut Shared, response: Bytes) {
+        if let Some(unanswered) = self.unanswered.take() {
+            shared.transmit(unanswered.path, unanswered.transport, response.clone());
+            self.answered = Some((unanswered.request, response));
+        }
+    }
+
+    /// Sends a request. The window is one: nothing may be outstanding.
+    pub fn request(&mut self, shared: &mut Shared, now: Instant, exchange: ExchangeType, payloads: &[Payload]) {
+        self.request_for(shared, now, exchange, payloads, GIVE_UP);
+    }
+
+    /// Sends a request that is given up after `patience`.
+    pub fn request_for(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        exchange: ExchangeType,
+        payloads: &[Payload],
+        patience: Duration,
+    ) {
+        debug_assert!(self.outstanding.is_none(), "the window of requests is one");
+        let message_id = self.next_request;
+        self.next_request += 1;
+        let header = self.header(exchange, message_id, false);
+        let octets = self.channel.seal(&header, payloads);
+        shared.transmit(self.path, self.transport, octets.clone());
+        let clock = Retransmit::start(now, patience, &mut *shared.rng);
+        self.outstanding = Some(Outstanding { message_id, exchange, octets, clock });
+    }
+
+    /// Retransmits what is due; true if the peer is given up.
+    pub fn handle_timeout(&mut self, shared: &mut Shared, now: Instant) -> bool {
+        let Some(outstanding) = &mut self.outstanding else { return false };
+        match outstanding.clock.poll(now, &mut *shared.rng) {
+            Due::Wait => false,
+            Due::Send => {
+                shared.transmit(self.path, self.transport, outstanding.octets.clone());
+                false
+            }
+            Due::GiveUp => true,
+        }
+    }
+
+    /// When `handle_timeout` has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.outstanding.as_ref().map(|outstanding| outstanding.clock.wake())
+    }
+}

@@ -1,0 +1,159 @@
+//! What every IKE SA works with besides its own state: configuration, chance, the two output queues and the tables of SPIs.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::effect::Effect;
+use super::limits::{LIFETIME_JITTER, NONCE_LEN, SOFT_OCTETS, SOFT_PACKETS};
+use super::{CloseReason, EndpointConfig, Event, PeerConfig, Transmit};
+use crate::model::{
+    ChildSaParams, DropReason, Drops, IkeSpi, Instant, Lifetime, Path, PeerIndex, Rng, Spi, Ticket, Transport, WorkerIndex,
+};
+
+/// Handed to every handler.
+pub struct Shared {
+    pub config: EndpointConfig,
+    pub rng: Box<dyn Rng + Send>,
+    pub peers: BTreeMap<PeerIndex, Arc<PeerConfig>>,
+    pub drops: Drops,
+    pub transmits: VecDeque<Transmit>,
+    pub events: VecDeque<Event>,
+    /// What a handler wants done to other IKE SAs; carried out when it has returned.
+    pub effects: VecDeque<Effect>,
+    /// Which IKE SA each of our inbound SPIs belongs to, from Reserve or Install to Release or Retire.
+    pub spi_owners: BTreeMap<Spi, IkeSpi>,
+    /// Which inbound SPI a ticket is about.
+    tickets: BTreeMap<Ticket, Spi>,
+    next_ticket: u64,
+    /// IKE SAs on which a peer proved itself, and when; the one being handled is not among them.
+    pub proven: BTreeMap<(PeerIndex, IkeSpi), Instant>,
+    /// IKE SAs that a peer made by rekeying, while the collision with our own rekey is undecided.
+    pub candidates: BTreeSet<IkeSpi>,
+}
+
+impl Shared {
+    pub fn new(config: EndpointConfig, rng: Box<dyn Rng + Send>) -> Self {
+        Self {
+            config,
+            rng,
+            peers: BTreeMap::new(),
+            drops: Drops::default(),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            effects: VecDeque::new(),
+            spi_owners: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            next_ticket: 0,
+            candidates: BTreeSet::new(),
+            proven: BTreeMap::new(),
+        }
+    }
+
+    /// Whether there is an IKE SA with this peer besides the one being handled.
+    pub fn holds_proven(&self, peer: PeerIndex) -> bool {
+        self.proven_of(peer).next().is_some()
+    }
+
+    fn proven_of(&self, peer: PeerIndex) -> impl Iterator<Item = Instant> {
+        self.proven.range((peer, IkeSpi::MIN)..=(peer, IkeSpi::MAX)).map(|(_, &proved)| proved)
+    }
+
+    /// An initiation that began then has failed. If the peer proved itself meanwhile on an IKE SA of its own making, nothing did.
+    pub fn initiate_failed(&mut self, peer: PeerIndex, began: Instant, reason: CloseReason) {
+        if !self.proven_of(peer).any(|proved| proved >= began) {
+            self.event(Event::InitiateFailed { peer, reason });
+        }
+    }
+
+    /// Counts a message that is thrown away.
+    pub fn drop(&self, reason: DropReason) {
+        self.drops.count(reason);
+    }
+
+    pub fn event(&mut self, event: Event) {
+        self.events.push_back(event);
+    }
+
+    pub fn transmit(&mut self, path: Path, transport: Transport, message: Bytes) {
+        self.transmits.push_back(Transmit { path, transport, message });
+    }
+
+    /// A line for the log about something that was refused.
+    pub fn refused(&mut self, peer: Option<PeerIndex>, path: Path, sentence: String) {
+        self.event(Event::Refused { peer, path, reason: CloseReason::WeRefused(sentence) });
+    }
+
+    /// A fresh nonce.
+    pub fn nonce(&mut self) -> Bytes {
+        let mut nonce = vec![0; NONCE_LEN];
+        self.rng.fill(&mut nonce);
+        nonce.into()
+    }
+
+    /// Takes an inbound SPI for an IKE SA.
+    pub fn allocate_spi(&mut self, owner: WorkerIndex, ike: IkeSpi) -> Spi {
+        loop {
+            let spi = Spi::random(&mut *self.rng, owner);
+            if let std::collections::btree_map::Entry::Vacant(entry) = self.spi_owners.entry(spi) {
+                entry.insert(ike);
+                return spi;
+            }
+        }
+    }
+
+    /// Takes an inbound SPI and tells the data plane to park what arrives on it.
+    pub fn reserve_spi(&mut self, config: &PeerConfig, ike: IkeSpi) -> Spi {
+        let spi = self.allocate_spi(config.owner, ike);
+        self.event(Event::Reserve { spi, peer: config.index });
+        spi
+    }
+
+    /// Gives back an SPI that never got a key.
+    pub fn release_spi(&mut self, spi: Spi) {
+        if self.spi_owners.remove(&spi).is_some() {
+            self.event(Event::Release { spi });
+        }
+    }
+
+    /// Gives back the SPI of an installed SA.
+    pub fn retire_spi(&mut self, spi: Spi, at_once: bool) {
+        if self.spi_owners.remove(&spi).is_some() {
+            self.event(Event::Retire { spi, at_once });
+        }
+    }
+
+    /// Asks the data plane to install; the ticket comes back with [`super::Command::Installed`].
+    pub fn install(&mut self, child: ChildSaParams) -> Ticket {
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        self.tickets.insert(ticket, child.inbound_spi);
+        self.event(Event::Install { child: Box::new(child), ticket });
+        ticket
+    }
+
+    /// The inbound SPI that a ticket was about; each is good once.
+    pub fn redeem(&mut self, ticket: Ticket) -> Option<Spi> {
+        self.tickets.remove(&ticket)
+    }
+
+    /// The limits of a new CHILD_SA.
+    pub fn lifetime(&mut self) -> Lifetime {
+        let rekey = self.config.child_rekey;
+        let jitter = self.rng.jitter(rekey / LIFETIME_JITTER);
+        Lifetime {
+            soft: rekey.saturating_sub(jitter),
+            hard: rekey + rekey / LIFETIME_JITTER,
+            soft_packets: SOFT_PACKETS,
+            soft_octets: SOFT_OCTETS,
+        }
+    }
+
+    /// When a new IKE SA is to be rekeyed, and when it ends if that fails.
+    pub fn ike_lifetime(&mut self, now: Instant) -> (Instant, Instant) {
+        let rekey = self.config.ike_rekey;
+        let jitter = self.rng.jitter(rekey / LIFETIME_JITTER);
+        (now + rekey.saturating_sub(jitter), now + rekey + rekey / LIFETIME_JITTER)
+    }
+}

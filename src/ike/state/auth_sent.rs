@@ -1,0 +1,188 @@
+//! Initiator, IKE_AUTH sent (RFC 7296 §1.2, §2.15, §2.21.2).
+//!
+//! The answer is authentic in the sense that its sender did the key exchange. Only if its AUTH also proves the identity that we
+//! wanted does an IKE SA come to be; otherwise the responder is told so, since it holds one that is of no use.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::established::{Birth, Established, Lineage};
+use super::{IkeSa, Leaving, stay};
+use crate::crypto::Prf;
+use crate::ike::auth::Authenticated;
+use crate::ike::child::{Child, Phase, Then};
+use crate::ike::contents::Contents;
+use crate::ike::effect::Effect;
+use crate::ike::exchange::auth::{self, Claim, Transcript};
+use crate::ike::exchange::negotiate::{Answer, Offer, Setting, Source};
+use crate::ike::keymat::IkeKeys;
+use crate::ike::limits::GIVE_UP_INITIATE;
+use crate::ike::nat;
+use crate::ike::session::{Packet, Received, Session};
+use crate::ike::shared::Shared;
+use crate::ike::state::established::Job;
+use crate::ike::{CloseReason, Event, PeerConfig};
+use crate::model::{DropReason, IkeSuite, Instant, PeerId, PeerIndex, Spi};
+use crate::wire::ike::{ExchangeType, NotifyType};
+
+/// What IKE_SA_INIT came to.
+#[derive(Debug)]
+pub struct AuthStart {
+    pub session: Session,
+    pub config: Arc<PeerConfig>,
+    pub suite: IkeSuite,
+    pub keys: IkeKeys,
+    /// When the initiation began.
+    pub started: Instant,
+    /// Both IKE_SA_INIT messages as they travelled.
+    pub request: Bytes,
+    pub response: Bytes,
+    pub nonce_i: Bytes,
+    pub nonce_r: Bytes,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct AuthSent {
+    start: AuthStart,
+    offer: Offer,
+}
+
+impl AuthSent {
+    /// Sends IKE_AUTH: who we are, the proof, and the CHILD_SA that we want.
+    pub fn start(shared: &mut Shared, now: Instant, mut start: AuthStart) -> Self {
+        let AuthStart { config, suite, keys, session, .. } = &start;
+        let ours = Transcript { message: &start.request, nonce: &start.nonce_r, sk_p: &keys.sk_pi };
+        let holds_no_other = !shared.holds_proven(config.index);
+        let mut payloads = auth::initiator_payloads(Prf(suite.prf), config, ours, holds_no_other);
+        let offer = Offer::in_auth(shared, config, session.local_spi, start.nonce_i.clone());
+        payloads.extend(offer.payloads(config));
+        payloads.extend(nat::vendor_id(session.spis(), session.path));
+        let patience = GIVE_UP_INITIATE.saturating_sub(now.since(start.started));
+        start.session.request_for(shared, now, ExchangeType::IkeAuth, &payloads, patience);
+        Self { start, offer }
+    }
+
+    pub fn peer(&self) -> PeerIndex {
+        self.start.config.index
+    }
+
+    /// The SPI that was reserved for the CHILD_SA.
+    pub fn child_spi(&self) -> Spi {
+        self.offer.spi
+    }
+
+    pub fn handle(mut self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Option<IkeSa> {
+        match self.start.session.receive(shared, packet, &[]) {
+            Received::Nothing | Received::Request(..) => stay(self, IkeSa::AuthSent),
+            Received::Broken(sentence) => {
+                self.fail(shared, CloseReason::WeRefused(format!("malformed IKE_AUTH: {sentence}")))
+            }
+            Received::Response(contents, asked) => self.judge(shared, now, &contents, asked),
+        }
+    }
+
+    fn judge(self: Box<Self>, shared: &mut Shared, now: Instant, response: &Contents, asked: Instant) -> Option<IkeSa> {
+        // An error without AUTH refuses the IKE SA; beside AUTH it is about the CHILD_SA.
+        if let (Some(error), None) = (response.error(), &response.auth) {
+            let notify = error.kind.name().into_owned();
+            return self.fail(shared, CloseReason::PeerRefused { notify, authenticated: true });
+        }
+        let AuthStart { config, suite, keys, .. } = &self.start;
+        let theirs = Transcript { message: &self.start.response, nonce: &self.start.nonce_i, sk_p: &keys.sk_pr };
+        let proof = Claim::of_responder(response).and_then(|claim| claim.verify(Prf(suite.prf), config, theirs));
+        match proof {
+            Ok(proof) => self.establish(shared, now, response, proof, asked),
+            Err(sentence) => self.refuse(shared, now, sentence),
+        }
+    }
+
+    /// The responder believes in an IKE SA that we do not want: tell it.
+    fn refuse(mut self: Box<Self>, shared: &mut Shared, now: Instant, sentence: String) -> Option<IkeSa> {
+        shared.drop(DropReason::IkeUnexpected);
+        shared.release_spi(self.offer.spi);
+        let peer = self.start.config.index;
+        shared.refused(Some(peer), self.start.session.path, sentence.clone());
+        shared.initiate_failed(peer, self.start.started, CloseReason::WeRefused(sentence));
+        self.start.session.moved = false;
+        stay(Box::new(Leaving::unauthenticated(shared, now, self.start.session, peer)), IkeSa::Leaving)
+    }
+
+    fn fail(self: Box<Self>, shared: &mut Shared, reason: CloseReason) -> Option<IkeSa> {
+        shared.release_spi(self.offer.spi);
+        shared.initiate_failed(self.start.config.index, self.start.started, reason);
+        None
+    }
+
+    fn establish(
+        self: Box<Self>,
+        shared: &mut Shared,
+        now: Instant,
+        response: &Contents,
+        proof: Authenticated<PeerId>,
+        asked: Instant,
+    ) -> Option<IkeSa> {
+        let AuthSent { start, mut offer } = *self;
+        let AuthStart { mut session, config, suite, keys, started, nonce_i, nonce_r, .. } = start;
+        let spis = session.spis();
+        session.nat.observe_vendor_id(response, spis, session.path);
+        let low_nonce = nonce_i.min(nonce_r.clone());
+        let source = Source { prf: Prf(suite.prf), sk_d: &keys.sk_d };
+        let esp_path = session.esp_path(shared.config.natt_port);
+        let setting = Setting::new(shared, &config, esp_path);
+        let answer = match response.error() {
+            Some(error) => {
+                let notify = error.kind.name().into_owned();
+                Err(CloseReason::PeerRefused { notify, authenticated: true })
+            }
+            None => offer.accept(setting, source, &nonce_r, response).map_err(CloseReason::WeRefused),
+        };
+        let (peer, spi) = (config.index, session.local_spi);
+        let birth = Birth {
+            proof,
+            config,
+            suite,
+            sk_d: keys.sk_d.clone(),
+            lineage: Lineage { initiator: true, began: started, proved: now, low_nonce: low_nonce.clone() },
+        };
+        let mut state = Established::new(shared, now, session, birth);
+        state.announce(shared);
+        shared.event(Event::Proof { peer, asked });
+        match answer {
+            Ok(Answer::Child(params)) => {
+                let mut child = Child::new(&params, Phase::Standby, true, low_nonce, now);
+                let ticket = shared.install(*params);
+                child.phase = Phase::Installing(ticket, Then::UseAndDelete(None));
+                state.adopt_child(child);
+            }
+            Ok(Answer::OtherGroup(_)) => {
+                let notify = NotifyType::InvalidKePayload.name().into_owned();
+                let reason = CloseReason::PeerRefused { notify, authenticated: true };
+                state.child_failed(shared, now, offer.spi, reason);
+            }
+            Err(reason) => {
+                // If the peer made one all the same, it must go.
+                if response.proposals.is_some() {
+                    state.adopt_child(Child::unwanted(offer.spi, None, low_nonce, now));
+                    state.enqueue(Job::DeleteChild(offer.spi));
+                }
+                state.child_failed(shared, now, offer.spi, reason);
+            }
+        }
+        state.pump(shared, now);
+        shared.effects.push_back(Effect::Settle { spi, initial_contact: false });
+        stay(Box::new(state), IkeSa::Established)
+    }
+
+    pub fn handle_timeout(mut self: Box<Self>, shared: &mut Shared, now: Instant) -> Option<IkeSa> {
+        if self.start.session.handle_timeout(shared, now) {
+            return self.fail(shared, CloseReason::Timeout);
+        }
+        stay(self, IkeSa::AuthSent)
+    }
+
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.start.session.poll_timeout()
+    }
+}

@@ -1,0 +1,73 @@
+//! An IKE SA that a rekey made and that has nothing yet: its predecessor decides whether it inherits or whether another one does.
+//!
+//! It has keys, so it answers: a Delete ends it (its maker lost the collision), a sign of life is returned, everything else must
+//! wait.
+
+use super::established::{Birth, Established, Estate};
+use super::{Closed, IkeSa, stay};
+use crate::ike::exchange::informational::ends_ike;
+use crate::ike::exchange::negotiate::Refusal;
+use crate::ike::limits::{REKEYED_LINGER, SUCCESSOR_SILENCE};
+use crate::ike::session::{Packet, Received, Session};
+use crate::ike::shared::Shared;
+use crate::model::{DropReason, Instant, PeerIndex};
+use crate::wire::ike::{ExchangeType, NotifyType};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Candidate {
+    session: Session,
+    birth: Birth,
+    /// Whether the peer spoke on it, so that it has it.
+    heard: bool,
+    pub expires: Instant,
+}
+
+impl Candidate {
+    pub fn new(now: Instant, session: Session, birth: Birth) -> Self {
+        Self { session, birth, heard: false, expires: now + REKEYED_LINGER }
+    }
+
+    pub fn peer(&self) -> PeerIndex {
+        self.birth.config.index
+    }
+
+    pub fn handle(mut self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Option<IkeSa> {
+        let exchanges = [ExchangeType::CreateChildSa, ExchangeType::Informational];
+        match self.session.receive(shared, packet, &exchanges) {
+            Received::Nothing | Received::Response(..) => stay(self, IkeSa::Candidate),
+            Received::Broken(_) => self.end(shared, now),
+            Received::Request(ExchangeType::Informational, contents) => {
+                self.heard = true;
+                self.session.respond(shared, &[]);
+                if ends_ike(&contents).is_some() { self.end(shared, now) } else { stay(self, IkeSa::Candidate) }
+            }
+            Received::Request(..) => {
+                self.heard = true;
+                shared.drop(DropReason::IkeUnexpected);
+                self.session.respond(shared, &[Refusal::new(NotifyType::TemporaryFailure, "").payload()]);
+                stay(self, IkeSa::Candidate)
+            }
+        }
+    }
+
+    fn end(self: Box<Self>, shared: &mut Shared, now: Instant) -> Option<IkeSa> {
+        shared.candidates.remove(&self.session.local_spi);
+        stay(Closed::after(&self.session, now), IkeSa::Closed)
+    }
+
+    pub fn handle_timeout(self: Box<Self>, shared: &mut Shared, now: Instant) -> Option<IkeSa> {
+        if now < self.expires { stay(self, IkeSa::Candidate) } else { self.end(shared, now) }
+    }
+
+    /// Takes its predecessor's place.
+    pub fn inherit(self, shared: &mut Shared, now: Instant, estate: Estate) -> Established {
+        let initiator = self.session.initiator;
+        let mut state = Established::new(shared, now, self.session, self.birth);
+        if !initiator && !self.heard {
+            state.silent_until = Some(now + SUCCESSOR_SILENCE);
+        }
+        state.inherit(shared, now, estate);
+        state
+    }
+}

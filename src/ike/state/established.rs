@@ -1,0 +1,542 @@
+//! An IKE SA that is up: the peer has proved itself. The only state that has CHILD_SAs.
+//!
+//! Requests of ours are [`Job`]s; one at a time becomes the [`Task`] that waits for its response (the window is one). What each
+//! exchange does stands in `exchange`; here stand the queue, the clocks and the end.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Closed, IkeSa, Leaving, stay};
+use crate::crypto::Prf;
+use crate::ike::auth::Authenticated;
+use crate::ike::child::{Child, Phase, Then};
+use crate::ike::exchange::create_child::ChildTask;
+use crate::ike::exchange::negotiate::Source;
+use crate::ike::exchange::rekey_ike::IkeOffer;
+use crate::ike::limits::{
+    CLOSED_LINGER, MAX_JOBS, PROBE_PATIENCE, RETRY_CHILD_CAP, RETRY_CHILD_FIRST, RETRY_CHILD_PATIENCE, SURPLUS_OVERLAP,
+};
+use crate::ike::session::{Packet, Received, Session};
+use crate::ike::shared::Shared;
+use crate::ike::{CloseReason, Event, IkeSummary, PeerConfig};
+use crate::model::{IkeSpi, IkeSuite, Instant, Path, PeerId, PeerIndex, Secret, Spi, Ticket};
+use crate::wire::ike::{ExchangeType, Payload};
+
+/// Where an IKE SA comes from; its successors by rekey inherit it.
+#[derive(Clone, Debug)]
+pub struct Lineage {
+    /// Whether we sent the IKE_SA_INIT that it began with.
+    pub initiator: bool,
+    /// When that was sent or received.
+    pub began: Instant,
+    /// When the peer proved itself.
+    pub proved: Instant,
+    /// The lower of its two nonces.
+    pub low_nonce: Bytes,
+}
+
+/// What an IKE SA needs besides its session. Nobody can make one without the proof.
+#[derive(Clone, Debug)]
+pub struct Birth {
+    pub proof: Authenticated<PeerId>,
+    pub config: Arc<PeerConfig>,
+    pub suite: IkeSuite,
+    pub sk_d: Secret,
+    pub lineage: Lineage,
+}
+
+/// What we want to ask the peer for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Job {
+    /// A CHILD_SA where there is none.
+    CreateChild,
+    /// A successor of the CHILD_SA with this inbound SPI.
+    RekeyChild(Spi),
+    /// The end of the CHILD_SA with this inbound SPI.
+    DeleteChild(Spi),
+    /// A successor of this IKE SA.
+    RekeyIke,
+    /// A sign of life.
+    Probe,
+}
+
+/// The request that waits for its response.
+#[derive(Debug)]
+pub enum Task {
+    /// CREATE_CHILD_SA for a CHILD_SA.
+    Child(Box<ChildTask>),
+    /// CREATE_CHILD_SA for this IKE SA.
+    RekeyIke(Box<IkeOffer>),
+    /// INFORMATIONAL with Delete.
+    DeleteChild(Spi),
+    /// INFORMATIONAL without payloads.
+    Probe,
+}
+
+/// What a rekeyed IKE SA leaves to its successor.
+#[derive(Debug)]
+pub struct Estate {
+    pub from: IkeSpi,
+    pub peer: PeerIndex,
+    pub children: BTreeMap<Spi, Child>,
+    pub queue: VecDeque<Job>,
+    pub child_retry: Option<Instant>,
+    pub child_failures: u32,
+    pub replacement: Option<Replacement>,
+    /// Whether a sign of life was asked for and did not come yet.
+    pub probing: bool,
+}
+
+/// A better IKE SA with the same peer, and when this one gives way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Replacement {
+    pub by: IkeSpi,
+    pub at: Instant,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Established {
+    pub session: Session,
+    pub birth: Birth,
+    pub since: Instant,
+    pub rekey_at: Instant,
+    pub expires: Instant,
+    pub rekey_failures: u32,
+    pub task: Option<Task>,
+    pub queue: VecDeque<Job>,
+    pub children: BTreeMap<Spi, Child>,
+    pub replacement: Option<Replacement>,
+    /// After a rekey by the peer: until then we make no request.
+    pub silent_until: Option<Instant>,
+    probe_deadline: Option<Instant>,
+    child_retry: Option<Instant>,
+    child_failures: u32,
+    surplus_at: Option<Instant>,
+}
+
+impl Established {
+    pub fn new(shared: &mut Shared, now: Instant, session: Session, birth: Birth) -> Self {
+        let (rekey_at, expires) = shared.ike_lifetime(now);
+        Self {
+            session,
+            birth,
+            since: now,
+            rekey_at,
+            expires,
+            rekey_failures: 0,
+            task: None,
+            queue: VecDeque::new(),
+            children: BTreeMap::new(),
+            replacement: None,
+            silent_until: None,
+            probe_deadline: None,
+            child_retry: None,
+            child_failures: 0,
+            surplus_at: None,
+        }
+    }
+
+    pub fn peer(&self) -> PeerIndex {
+        self.birth.config.index
+    }
+
+    /// What CHILD_SA keys come from.
+    pub const fn source(&self) -> Source<'_> {
+        Source { prf: Prf(self.birth.suite.prf), sk_d: &self.birth.sk_d }
+    }
+
+    /// Tells that it is up.
+    pub fn announce(&self, shared: &mut Shared) {
+        shared.event(Event::IkeUp { peer: self.peer(), summary: Box::new(self.summary()) });
+    }
+
+    /// For `status`.
+    pub fn summary(&self) -> IkeSummary {
+        IkeSummary {
+            local_spi: self.session.local_spi,
+            remote_spi: self.session.remote_spi,
+            initiator: self.session.initiator,
+            suite: self.birth.suite,
+            established: self.since,
+            rekey_at: self.rekey_at,
+            path: self.session.path,
+            transport: self.session.transport,
+            local_behind_nat: self.session.nat.local,
+            remote_behind_nat: self.session.nat.remote,
+        }
+    }
+
+    // --- what comes in ---
+
+    pub fn handle(mut self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Option<IkeSa> {
+        let exchanges = [ExchangeType::CreateChildSa, ExchangeType::Informational];
+        let received = self.session.receive(shared, packet, &exchanges);
+        self.follow_path(shared);
+        match received {
+            Received::Nothing => stay(self, IkeSa::Established),
+            Received::Broken(sentence) => {
+                let reason = CloseReason::WeRefused(format!("malformed message: {sentence}"));
+                self.die(shared, now, reason)
+            }
+            Received::Request(exchange, contents) => {
+                self.silent_until = None;
+                shared.event(Event::Heard { peer: self.peer() });
+                let state = match exchange {
+                    ExchangeType::CreateChildSa if contents.is_about_ike() => self.answer_rekey_ike(shared, now, &contents),
+                    ExchangeType::CreateChildSa => self.answer_create_child(shared, now, &contents),
+                    _ => self.answer_informational(shared, now, &contents),
+                };
+                pumped(state, shared, now)
+            }
+            Received::Response(contents, asked) => {
+                self.probe_deadline = None;
+                shared.event(Event::Proof { peer: self.peer(), asked });
+                let state = match self.task.take() {
+                    Some(Task::Child(task)) => self.conclude_child(shared, now, *task, &contents),
+                    Some(Task::RekeyIke(offer)) => self.conclude_rekey_ike(shared, now, *offer, &contents),
+                    Some(Task::DeleteChild(spi)) => self.conclude_delete(shared, now, spi),
+                    Some(Task::Probe) | None => stay(self, IkeSa::Established),
+                };
+                pumped(state, shared, now)
+            }
+        }
+    }
+
+    /// An authentic message came from elsewhere: the CHILD_SAs' packets go there too (RFC 7296 §2.23).
+    fn follow_path(&mut self, shared: &mut Shared) {
+        if std::mem::take(&mut self.session.moved) {
+            let path = self.session.esp_path(shared.config.natt_port);
+            for child in self.children.values().filter(|child| child.suite.is_some()) {
+                shared.event(Event::PathChanged { spi: child.inbound_spi, path });
+            }
+        }
+    }
+
+    /// The data plane saw authentic, fresh ESP from elsewhere: that SA follows, IKE does not.
+    pub fn address_seen(&mut self, shared: &mut Shared, spi: Spi, path: Path) {
+        if self.children.contains_key(&spi) && self.session.nat.remote != Some(false) {
+            shared.event(Event::PathChanged { spi, path });
+        }
+    }
+
+    /// The data plane installed a CHILD_SA.
+    pub fn installed(&mut self, shared: &mut Shared, now: Instant, spi: Spi, ticket: Ticket) {
+        self.session.release(shared, ticket);
+        let Some(child) = self.children.get_mut(&spi) else { return };
+        let Phase::Installing(awaited, then) = child.phase else { return };
+        if awaited != ticket {
+            return;
+        }
+        child.phase = Phase::Standby;
+        match then {
+            Then::UseAndDelete(old) => {
+                child.activate(shared);
+                if let Some(old) = old {
+                    self.enqueue(Job::DeleteChild(old));
+                }
+            }
+            Then::Answer => {
+                let alone = !self.children.values().any(|child| matches!(child.phase, Phase::Active | Phase::Superseded));
+                if alone && let Some(child) = self.children.get_mut(&spi) {
+                    child.activate(shared);
+                }
+            }
+        }
+        self.watch_surplus(now);
+        self.pump(shared, now);
+    }
+
+    /// The peer sends on it, so it has our answer: send on it too.
+    pub fn inbound_used(&mut self, shared: &mut Shared, spi: Spi) {
+        let newest = self.children.get_mut(&spi).filter(|child| child.phase == Phase::Standby && child.successor.is_none());
+        if let Some(child) = newest {
+            child.activate(shared);
+            for other in self.children.values_mut() {
+                if other.successor == Some(spi) && other.phase == Phase::Active {
+                    other.phase = Phase::Superseded;
+                }
+            }
+        }
+    }
+
+    // --- what we ask for ---
+
+    /// Puts a job at the end of the queue, once.
+    pub fn enqueue(&mut self, job: Job) {
+        if !self.queue.contains(&job) && self.queue.len() < MAX_JOBS {
+            self.queue.push_back(job);
+        }
+    }
+
+    /// Starts the next job if the window is free.
+    pub fn pump(&mut self, shared: &mut Shared, now: Instant) {
+        while self.task.is_none() && !self.session.is_busy() && self.silent_until.is_none() {
+            let Some(job) = self.queue.pop_front() else { return };
+            self.task = match job {
+                Job::CreateChild => self.start_create_child(shared, now),
+                Job::RekeyChild(spi) => self.start_rekey_child(shared, now, spi),
+                Job::DeleteChild(spi) => self.start_delete(shared, now, spi),
+                Job::RekeyIke => Some(self.start_rekey_ike(shared, now)),
+                Job::Probe => {
+                    self.ask(shared, now, ExchangeType::Informational, &[]);
+                    Some(Task::Probe)
+                }
+            };
+        }
+    }
+
+    /// Sends a request.
+    pub fn ask(&mut self, shared: &mut Shared, now: Instant, exchange: ExchangeType, payloads: &[Payload]) {
+        self.session.request(shared, now, exchange, payloads);
+    }
+
+    /// Asks for a sign of life. Any response is one, so a request that is under way serves as well.
+    pub fn probe(&mut self, shared: &mut Shared, now: Instant) {
+        self.probe_deadline.get_or_insert(now + PROBE_PATIENCE);
+        if self.task.is_none() && self.queue.is_empty() {
+            self.enqueue(Job::Probe);
+            self.pump(shared, now);
+        }
+    }
+
+    /// Whether a sign of life was asked for and did not come yet.
+    pub const fn is_probing(&self) -> bool {
+        self.probe_deadline.is_some()
+    }
+
+    // --- CHILD_SAs ---
+
+    pub fn adopt_child(&mut self, child: Child) {
+        self.child_retry = None;
+        self.children.insert(child.inbound_spi, child);
+    }
+
+    /// The child that the peer receives on with this SPI.
+    pub fn child_by_outbound(&mut self, outbound: Spi) -> Option<&mut Child> {
+        self.children.values_mut().find(|child| child.outbound_spi == Some(outbound))
+    }
+
+    /// A CHILD_SA that we asked for did not come to be.
+    pub fn child_failed(&mut self, shared: &mut Shared, now: Instant, spi: Spi, reason: CloseReason) {
+        if !self.children.contains_key(&spi) {
+            shared.release_spi(spi);
+        }
+        shared.event(Event::ChildFailed { peer: self.peer(), reason });
+        self.want_child(shared, now, true);
+    }
+
+    /// If nothing carries traffic, asks for a CHILD_SA after a pause that grows with each failure. `ours`: whether we are the side
+    /// that asked so far; the other one gives it time.
+    pub fn want_child(&mut self, shared: &mut Shared, now: Instant, ours: bool) {
+        let creating = matches!(&self.task, Some(Task::Child(task)) if task.replaces.is_none());
+        if creating || self.child_retry.is_some() || self.children.values().any(Child::is_live) {
+            return;
+        }
+        let pause = (RETRY_CHILD_FIRST * (1 << self.child_failures.min(5))).min(RETRY_CHILD_CAP);
+        self.child_failures += 1;
+        let patience = if ours { Duration::ZERO } else { RETRY_CHILD_PATIENCE };
+        self.child_retry = Some(now + patience + pause + shared.rng.jitter(pause / 2));
+    }
+
+    /// The last CHILD_SA is gone and no request brings another: ask for one now.
+    pub fn want_child_now(&mut self, now: Instant) {
+        if !self.children.values().any(Child::is_live) {
+            self.child_retry = Some(now);
+        }
+    }
+
+    /// A CHILD_SA works: failures are forgotten. If it is one of two for the same traffic, look again later.
+    fn watch_surplus(&mut self, now: Instant) {
+        self.child_failures = 0;
+        if self.children.values().filter(|child| child.is_live()).count() > 1 {
+            self.surplus_at = Some(now + SURPLUS_OVERLAP);
+        }
+    }
+
+    /// Of two CHILD_SAs for the same traffic the one with the lowest nonce goes, deleted by who asked for it. Both ends see the
+    /// same nonces, so they agree; a peer that wants several gets to keep its own.
+    fn delete_surplus(&mut self) {
+        let live: Vec<&Child> = self
+            .children
+            .values()
+            .filter(|child| matches!(child.phase, Phase::Standby | Phase::Active) && child.is_live())
+            .collect();
+        let same = |a: &Child, b: &Child| a.local_selectors == b.local_selectors && a.remote_selectors == b.remote_selectors;
+        let losers: Vec<Spi> = live
+            .iter()
+            .filter(|child| child.ours && live.iter().any(|other| same(child, other) && other.low_nonce > child.low_nonce))
+            .map(|child| child.inbound_spi)
+            .collect();
+        for spi in losers {
+            self.enqueue(Job::DeleteChild(spi));
+        }
+    }
+
+    /// Sends with this one's successor, or with the newest that waits, if it has none.
+    pub fn hand_over(&mut self, shared: &mut Shared, from: Spi) {
+        let successor = self.children.get(&from).and_then(|child| child.successor);
+        let waits = |child: &&mut Child| child.phase == Phase::Standby && child.inbound_spi != from;
+        let others_active = self.children.values().any(|child| child.phase == Phase::Active && child.inbound_spi != from);
+        let heir = match successor {
+            Some(successor) => self.children.get_mut(&successor).filter(waits),
+            None if others_active => None,
+            None => self.children.values_mut().filter(waits).max_by_key(|child| child.soft_at),
+        };
+        if let Some(heir) = heir {
+            heir.activate(shared);
+        }
+    }
+
+    // --- clocks ---
+
+    pub fn handle_timeout(mut self: Box<Self>, shared: &mut Shared, now: Instant) -> Option<IkeSa> {
+        if self.session.handle_timeout(shared, now) {
+            return self.give_up(shared, now);
+        }
+        if let Some(replacement) = self.replacement
+            && now >= replacement.at
+        {
+            return self.close(shared, now, CloseReason::Replaced);
+        }
+        if now >= self.expires {
+            return self.close(shared, now, CloseReason::Expired);
+        }
+        if self.probe_deadline.take_if(|deadline| now >= *deadline).is_some() {
+            shared.event(Event::ProbeLost { peer: self.peer() });
+        }
+        self.silent_until.take_if(|until| now >= *until);
+        if now >= self.rekey_at && self.replacement.is_none() {
+            // Each attempt sets the next date.
+            self.rekey_at = self.expires;
+            self.enqueue(Job::RekeyIke);
+        }
+        if self.child_retry.take_if(|at| now >= *at).is_some() {
+            self.enqueue(Job::CreateChild);
+        }
+        if self.surplus_at.take_if(|at| now >= *at).is_some() {
+            self.delete_surplus();
+        }
+        self.age_children(now);
+        self.pump(shared, now);
+        stay(self, IkeSa::Established)
+    }
+
+    fn age_children(&mut self, now: Instant) {
+        let mut due = Vec::new();
+        for child in self.children.values_mut().filter(|child| child.phase != Phase::Deleting) {
+            if now >= child.hard_at {
+                due.push(Job::DeleteChild(child.inbound_spi));
+                // The data plane ends it by its own clock; ours must not fire again.
+                child.hard_at = child.hard_at + CLOSED_LINGER;
+            } else if now >= child.soft_at && child.can_be_rekeyed() {
+                due.push(Job::RekeyChild(child.inbound_spi));
+                child.soft_at = child.hard_at;
+            }
+        }
+        due.into_iter().for_each(|job| self.enqueue(job));
+    }
+
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let children = self
+            .children
+            .values()
+            .filter(|child| child.phase != Phase::Deleting)
+            .map(|child| if child.can_be_rekeyed() { child.soft_at.min(child.hard_at) } else { child.hard_at });
+        let clocks = [
+            self.session.poll_timeout(),
+            Some(self.expires),
+            self.replacement.map(|replacement| replacement.at),
+            self.replacement.is_none().then_some(self.rekey_at),
+            self.probe_deadline,
+            self.silent_until,
+            self.child_retry,
+            self.surplus_at,
+        ];
+        clocks.into_iter().flatten().chain(children).min()
+    }
+
+    // --- the end ---
+
+    /// Our request stayed unanswered. If the peer made a successor meanwhile, that one goes on; else the peer is gone.
+    fn give_up(self: Box<Self>, shared: &mut Shared, now: Instant) -> Option<IkeSa> {
+        match self.rival_candidate(shared) {
+            Some(heir) => self.bequeath(shared, now, heir, false),
+            None => self.die(shared, now, CloseReason::Timeout),
+        }
+    }
+
+    /// Ends without telling the peer, who is gone or knows.
+    pub fn die(mut self: Box<Self>, shared: &mut Shared, now: Instant, reason: CloseReason) -> Option<IkeSa> {
+        self.retire_all(shared, reason == CloseReason::Timeout);
+        self.report_down(shared, reason);
+        let closed = Closed { last_answer: self.session.last_answer(), until: now + CLOSED_LINGER, source: None };
+        stay(Box::new(closed), IkeSa::Closed)
+    }
+
+    /// Ends with a Delete (RFC 7296 §1.4.1).
+    pub fn close(mut self: Box<Self>, shared: &mut Shared, now: Instant, reason: CloseReason) -> Option<IkeSa> {
+        self.retire_all(shared, reason == CloseReason::Closed);
+        self.report_down(shared, reason);
+        let peer = self.peer();
+        stay(Box::new(Leaving::deleting(shared, now, self.session, peer)), IkeSa::Leaving)
+    }
+
+    fn retire_all(&mut self, shared: &mut Shared, at_once: bool) {
+        for child in std::mem::take(&mut self.children).into_values() {
+            child.retire(shared, at_once);
+        }
+        if let Some(Task::Child(task)) = &self.task {
+            shared.release_spi(task.offer.spi);
+        }
+    }
+
+    pub fn report_down(&self, shared: &mut Shared, reason: CloseReason) {
+        shared.event(Event::IkeDown { peer: self.peer(), spi: self.session.local_spi, reason });
+    }
+
+    /// Hands everything over to a successor and takes what remains of the session away.
+    pub fn estate(&mut self) -> Box<Estate> {
+        let mut queue = std::mem::take(&mut self.queue);
+        queue.retain(|job| !matches!(job, Job::RekeyIke | Job::Probe));
+        Box::new(Estate {
+            from: self.session.local_spi,
+            peer: self.peer(),
+            children: std::mem::take(&mut self.children),
+            queue,
+            child_retry: self.child_retry,
+            child_failures: self.child_failures,
+            replacement: self.replacement,
+            probing: self.is_probing(),
+        })
+    }
+
+    /// Takes over what a predecessor had.
+    pub fn inherit(&mut self, shared: &mut Shared, now: Instant, estate: Estate) {
+        for spi in estate.children.keys() {
+            shared.spi_owners.insert(*spi, self.session.local_spi);
+        }
+        self.children.extend(estate.children);
+        estate.queue.into_iter().for_each(|job| self.enqueue(job));
+        self.child_retry = estate.child_retry;
+        self.child_failures = estate.child_failures;
+        self.replacement = estate.replacement;
+        if estate.probing {
+            self.probe(shared, now);
+        }
+    }
+}
+
+/// After a message the window may be free.
+fn pumped(state: Option<IkeSa>, shared: &mut Shared, now: Instant) -> Option<IkeSa> {
+    match state {
+        Some(IkeSa::Established(mut state)) => {
+            state.pump(shared, now);
+            Some(IkeSa::Established(state))
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,334 @@
+//! Responder, IKE_SA_INIT answered, the peer not known yet.
+//!
+//! The answer costs one key generation and the octets of both messages. The key exchange itself is done at the first IKE_AUTH
+//! with an SK payload: who only floods IKE_SA_INIT with spoofed sources never gets that far. Whatever the sender does, this state
+//! ends after [`HALF_OPEN_LIFETIME`], also if its AUTH failed; until then it counts against its source's limit.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::established::{Birth, Established, Lineage};
+use super::{Closed, IkeSa, stay};
+use crate::crypto::{self, KeyExchange, Prf};
+use crate::ike::auth::Authenticated;
+use crate::ike::channel::Channel;
+use crate::ike::child::{Child, Phase, Then};
+use crate::ike::contents::Contents;
+use crate::ike::effect::Effect;
+use crate::ike::exchange::auth::{self, Transcript};
+use crate::ike::exchange::negotiate::{self, Nonces, Refusal, Setting, Source, key_exchange_payload};
+use crate::ike::keymat::{self, IkeKeys};
+use crate::ike::limits::HALF_OPEN_LIFETIME;
+use crate::ike::nat::{self, Nat};
+use crate::ike::proposals::choose_ike;
+use crate::ike::session::{Packet, Received, Session, SessionStart};
+use crate::ike::shared::Shared;
+use crate::ike::{CloseReason, Event, PeerConfig};
+use crate::model::{AeadAlgorithm, DropReason, IkeSpi, IkeSuite, Instant, Path, PeerId};
+use crate::wire::ike::{ExchangeType, Flags, Header, Message, Notify, NotifyType, Payload};
+
+/// See the module.
+#[derive(Debug)]
+pub struct HalfOpen {
+    pub local_spi: IkeSpi,
+    pub remote_spi: IkeSpi,
+    /// Where the request came from.
+    pub source: Path,
+    /// The request and our answer, as they travelled.
+    pub request: Bytes,
+    pub response: Bytes,
+    pub expires: Instant,
+    arrived: Instant,
+    suite: IkeSuite,
+    nonce_i: Bytes,
+    nonce_r: Bytes,
+    nat: Nat,
+    secret: Secret,
+}
+
+/// What the exchange of keys has come to.
+enum Secret {
+    /// Our half and the peer's value.
+    Halves(Box<dyn KeyExchange>, Bytes),
+    /// The keys, and the session under them.
+    Keyed(Box<(IkeKeys, Session)>),
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Halves(..) => "Halves",
+            Self::Keyed(_) => "Keyed",
+        })
+    }
+}
+
+/// Answers an IKE_SA_INIT request: the answer, and the state that it makes unless it is a refusal.
+///
+/// # Errors
+/// With a reason to drop the request without an answer.
+pub fn respond_to_init(
+    shared: &mut Shared,
+    now: Instant,
+    packet: Packet<'_>,
+) -> Result<(Bytes, Option<HalfOpen>), DropReason> {
+    let header = packet.message.header;
+    let remote_spi = IkeSpi::new(header.initiator_spi).ok_or(DropReason::IkeMalformed)?;
+    let contents = Contents::of(packet.message.payloads.clone());
+    let suites = acceptable_suites(shared, packet.path);
+    if suites.is_empty() {
+        return Err(DropReason::IkeNoPeer);
+    }
+    let (Some(proposals), Some(value), Some(nonce_i)) =
+        (&contents.proposals, &contents.key_exchange, contents.nonce.clone())
+    else {
+        return Err(DropReason::IkeMalformed);
+    };
+    let refuse = |refusal: &Refusal| {
+        let payload = refusal.payload();
+        Message::emit_clear(&answer_header(header.initiator_spi, 0), &[payload]).into()
+    };
+    if let Some(kind) = contents.critical {
+        let mut refusal = Refusal::new(NotifyType::UnsupportedCriticalPayload, "");
+        refusal.notify.data = Bytes::from(vec![kind]);
+        return Ok((refuse(&refusal), None));
+    }
+    let suite = match choose_ike(&suites, proposals, Some(value.group)) {
+        Ok(chosen) if chosen.suite.group.id() == value.group => chosen,
+        Ok(chosen) => return Ok((refuse(&Refusal::other_group(chosen.suite.group)), None)),
+        Err(sentence) => {
+            shared.refused(None, packet.path, sentence.clone());
+            return Ok((refuse(&Refusal::new(NotifyType::NoProposalChosen, sentence)), None));
+        }
+    };
+    let local_spi = loop {
+        let spi = IkeSpi::random(&mut *shared.rng);
+        if spi != remote_spi {
+            break spi;
+        }
+    };
+    let nonce_r = shared.nonce();
+    let half = crypto::key_exchange(suite.suite.group, &mut *shared.rng);
+    let mut payloads = vec![
+        Payload::SecurityAssociation(vec![suite.answer]),
+        key_exchange_payload(half.as_ref()),
+        Payload::Nonce(nonce_r.clone()),
+    ];
+    payloads.extend(nat::notifies(&mut *shared.rng, remote_spi.value(), local_spi.value(), packet.path));
+    if contents.notify(NotifyType::SignatureHashAlgorithms).is_some() {
+        payloads.push(auth::signature_hash_algorithms());
+    }
+    let response: Bytes = Message::emit_clear(&answer_header(remote_spi.value(), local_spi.value()), &payloads).into();
+    let state = HalfOpen {
+        local_spi,
+        remote_spi,
+        source: packet.path,
+        request: Bytes::copy_from_slice(packet.datagram),
+        response: response.clone(),
+        expires: now + HALF_OPEN_LIFETIME,
+        arrived: now,
+        suite: suite.suite,
+        nonce_i,
+        nonce_r,
+        // The request's hashes were made with a responder SPI of zero.
+        nat: Nat::observe(&contents, remote_spi.value(), 0, packet.path),
+        secret: Secret::Halves(half, value.value.clone()),
+    };
+    Ok((response, Some(state)))
+}
+
+fn answer_header(initiator_spi: u64, responder_spi: u64) -> Header {
+    let flags = Flags { initiator: false, version: false, response: true };
+    Header { initiator_spi, responder_spi, exchange: ExchangeType::IkeSaInit, flags, message_id: 0 }
+}
+
+/// The AEADs that any peer may use, those of the peers that are configured at this address first. IKE_AUTH then holds the choice
+/// against the one peer that it names.
+fn acceptable_suites(shared: &Shared, path: Path) -> Vec<AeadAlgorithm> {
+    let (near, far): (Vec<_>, Vec<_>) = shared.peers.values().partition(|config| config.is_at(path.remote.ip()));
+    let mut suites = Vec::new();
+    for suite in near.iter().chain(&far).flat_map(|config| &config.suites) {
+        if !suites.contains(suite) {
+            suites.push(*suite);
+        }
+    }
+    suites
+}
+
+/// Who the peer turned out to be.
+struct Proven {
+    config: Arc<PeerConfig>,
+    proof: Authenticated<PeerId>,
+    /// Our part of the answer: IDr, CERT, AUTH.
+    payloads: Vec<Payload>,
+}
+
+impl HalfOpen {
+    pub fn handle(mut self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Option<IkeSa> {
+        let header = packet.message.header;
+        if header.exchange != ExchangeType::IkeAuth || header.flags.response || packet.message.protected.is_none() {
+            shared.drop(DropReason::IkeUnexpected);
+            return stay(self, IkeSa::HalfOpen);
+        }
+        let (suite, spis) = (self.suite, (self.remote_spi, self.local_spi));
+        let keyed = match self.secret {
+            Secret::Keyed(keyed) => Ok(keyed),
+            Secret::Halves(half, value) => half.agree(&value).map(|secret| {
+                let (spi_i, spi_r) = (spis.0.value(), spis.1.value());
+                let keys = keymat::initial(suite, &secret, &self.nonce_i, &self.nonce_r, spi_i, spi_r);
+                let session = responder_session(spis, suite, &keys, packet);
+                Box::new((keys, session))
+            }),
+        };
+        let mut keyed = match keyed {
+            Ok(keyed) => keyed,
+            Err(error) => {
+                shared.drop(DropReason::IkeMalformed);
+                shared.refused(None, packet.path, error.to_string());
+                return None;
+            }
+        };
+        let received = keyed.1.receive(shared, packet, &[ExchangeType::IkeAuth]);
+        self.secret = Secret::Keyed(keyed);
+        match received {
+            Received::Request(_, contents) => self.authenticate(shared, now, packet.path, &contents),
+            Received::Broken(sentence) => {
+                shared.refused(None, packet.path, format!("malformed IKE_AUTH: {sentence}"));
+                self.into_closed()
+            }
+            Received::Nothing | Received::Response(..) => stay(self, IkeSa::HalfOpen),
+        }
+    }
+
+    /// IKE_AUTH is authentic in the sense that the sender did the key exchange. Who it is, stands here.
+    fn authenticate(
+        mut self: Box<Self>,
+        shared: &mut Shared,
+        now: Instant,
+        path: Path,
+        request: &Contents,
+    ) -> Option<IkeSa> {
+        match self.prove(shared, request) {
+            Ok(proven) => self.establish(shared, now, request, proven),
+            Err((config, sentence)) => {
+                let peer = config.map(|config| config.index);
+                let reason = if peer.is_some() { DropReason::IkeUnexpected } else { DropReason::IkeNoPeer };
+                shared.drop(reason);
+                shared.refused(peer, path, sentence);
+                // The wire says no more than this (RFC 7296 §2.21.2); the log does.
+                let failed = Notify::new(NotifyType::AuthenticationFailed, Bytes::new());
+                if let Secret::Keyed(keyed) = &mut self.secret {
+                    keyed.1.respond(shared, &[Payload::Notify(failed)]);
+                }
+                self.into_closed()
+            }
+        }
+    }
+
+    /// Finds the configured peer by the identities and checks its AUTH.
+    fn prove(&self, shared: &Shared, request: &Contents) -> Result<Proven, (Option<Arc<PeerConfig>>, String)> {
+        let claim = auth::Claim::of_initiator(request).map_err(|sentence| (None, sentence))?;
+        let config = claim.find_peer(&shared.peers).map_err(|sentence| (None, sentence))?;
+        let fail = |sentence: String| (Some(Arc::clone(&config)), sentence);
+        if !config.suites.contains(&self.suite.aead) {
+            return Err(fail(format!("{} may not use {}", config.name, self.suite.aead.name())));
+        }
+        let Secret::Keyed(keyed) = &self.secret else {
+            return Err(fail("no keys".to_owned()));
+        };
+        let keys = &keyed.0;
+        let prf = Prf(self.suite.prf);
+        let theirs = Transcript { message: &self.request, nonce: &self.nonce_r, sk_p: &keys.sk_pi };
+        let proof = claim.verify(prf, &config, theirs).map_err(fail)?;
+        let ours = Transcript { message: &self.response, nonce: &self.nonce_i, sk_p: &keys.sk_pr };
+        let payloads = auth::responder_payloads(prf, &config, ours);
+        Ok(Proven { config, proof, payloads })
+    }
+
+    /// Answers, with a CHILD_SA if the peer asks for one that we can make.
+    fn establish(self: Box<Self>, shared: &mut Shared, now: Instant, request: &Contents, proven: Proven) -> Option<IkeSa> {
+        let Secret::Keyed(keyed) = self.secret else { return None };
+        let (keys, mut session) = *keyed;
+        let Proven { config, proof, mut payloads } = proven;
+        session.nat = self.nat;
+        let spis = session.spis();
+        session.nat.observe_vendor_id(request, spis, session.path);
+        let source = Source { prf: Prf(self.suite.prf), sk_d: &keys.sk_d };
+        let nonces = Nonces { initiator: &self.nonce_i, responder: &self.nonce_r, in_auth: true };
+        // Without SA payload it is a childless IKE SA (RFC 6023), which is fine.
+        let child = request.proposals.is_some().then(|| {
+            let esp_path = session.esp_path(shared.config.natt_port);
+            let setting = Setting::new(shared, &config, esp_path);
+            negotiate::answer(shared, self.local_spi, setting, source, nonces, request)
+        });
+        let low_nonce = self.nonce_i.clone().min(self.nonce_r.clone());
+        let birth = Birth {
+            proof,
+            config: Arc::clone(&config),
+            suite: self.suite,
+            sk_d: keys.sk_d.clone(),
+            lineage: Lineage { initiator: false, began: self.arrived, proved: now, low_nonce: low_nonce.clone() },
+        };
+        payloads.extend(nat::vendor_id(spis, session.path));
+        let peer = config.index;
+        // Its AUTH covers our nonce, so our answer to IKE_SA_INIT arrived: both directions are proved.
+        shared.event(Event::Proof { peer, asked: self.arrived });
+        let mut failure = None;
+        let mut answered = None;
+        match child {
+            Some(Ok((params, child_payloads))) => {
+                payloads.extend(child_payloads);
+                let mut child = Child::new(&params, Phase::Standby, false, low_nonce, now);
+                let ticket = shared.install(params);
+                child.phase = Phase::Installing(ticket, Then::Answer);
+                session.respond_after(ticket, &payloads);
+                answered = Some(child);
+            }
+            Some(Err(refusal)) => {
+                payloads.push(refusal.payload());
+                session.respond(shared, &payloads);
+                failure = Some(refusal.sentence);
+            }
+            None => session.respond(shared, &payloads),
+        }
+        let mut state = Established::new(shared, now, session, birth);
+        state.announce(shared);
+        if let Some(sentence) = failure {
+            shared.event(Event::ChildFailed { peer, reason: CloseReason::WeRefused(sentence) });
+        }
+        match answered {
+            Some(child) => state.adopt_child(child),
+            None => state.want_child(shared, now, false),
+        }
+        let initial_contact = request.notify(NotifyType::InitialContact).is_some();
+        shared.effects.push_back(Effect::Settle { spi: self.local_spi, initial_contact });
+        stay(Box::new(state), IkeSa::Established)
+    }
+
+    /// Nothing more can come of it; its answer is repeated until it expires.
+    fn into_closed(self: Box<Self>) -> Option<IkeSa> {
+        let Secret::Keyed(keyed) = self.secret else { return None };
+        let source = Some(self.source.remote.ip());
+        stay(Box::new(Closed { last_answer: keyed.1.last_answer(), until: self.expires, source }), IkeSa::Closed)
+    }
+
+    pub fn handle_timeout(self: Box<Self>, now: Instant) -> Option<IkeSa> {
+        if now < self.expires { stay(self, IkeSa::HalfOpen) } else { None }
+    }
+}
+
+/// The session of a responder. It starts where IKE_AUTH came from, which need not be where IKE_SA_INIT came from; until the
+/// peer has proved itself, no verdict about NATs binds it to that path.
+fn responder_session(spis: (IkeSpi, IkeSpi), suite: IkeSuite, keys: &IkeKeys, packet: Packet<'_>) -> Session {
+    Session::new(SessionStart {
+        local_spi: spis.1,
+        remote_spi: spis.0,
+        initiator: false,
+        path: packet.path,
+        transport: packet.transport,
+        nat: Nat::default(),
+        channel: Channel::new(suite.aead, keys, false),
+        first_id: 1,
+    })
+}

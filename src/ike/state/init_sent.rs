@@ -1,0 +1,305 @@
+//! Initiator, IKE_SA_INIT sent (RFC 7296 §1.2, §2.6, §2.7, §2.21.1).
+//!
+//! Nothing that comes back is authenticated. An error is a hint: it is remembered for the reason of the failure, and the request
+//! is sent again. COOKIE and INVALID_KE_PAYLOAD are followed a bounded number of times. The first answer that makes sense wins;
+//! another one that comes later is dropped. Who can forge the first can end this attempt, and the reconciler's next one too, but
+//! gains nothing else: AUTH covers both messages.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{AuthSent, IkeSa, stay};
+use crate::crypto::{self, KeyExchange};
+use crate::ike::channel::Channel;
+use crate::ike::contents::Contents;
+use crate::ike::exchange::auth::{signature_hash_algorithms, uses_host_keys};
+use crate::ike::exchange::negotiate::{key_exchange_payload, wanted_group};
+use crate::ike::keymat;
+use crate::ike::limits::{GIVE_UP_INITIATE, IKE_PORT, MAX_COOKIES, MAX_INVALID_KE, NATT_PORT};
+use crate::ike::nat::{self, Nat};
+use crate::ike::proposals::{accept_ike, offer_ike};
+use crate::ike::retransmit::{Due, Retransmit};
+use crate::ike::session::{Packet, Session, SessionStart};
+use crate::ike::shared::Shared;
+use crate::ike::state::auth_sent::AuthStart;
+use crate::ike::{CloseReason, PeerConfig, RemoteEndpoint};
+use crate::model::{DropReason, IkeSpi, IkeSuite, Instant, KeGroup, Path, PeerIndex, Transport};
+use crate::wire::ike::{ExchangeType, Flags, Header, Message, Notify, NotifyType, Payload, Proposal};
+
+/// See the module.
+pub struct InitSent {
+    pub local_spi: IkeSpi,
+    /// When the initiation began: decides which of two IKE SAs is the newer.
+    pub started: Instant,
+    config: Arc<PeerConfig>,
+    path: Path,
+    transport: Transport,
+    proposals: Vec<Proposal>,
+    half: Box<dyn KeyExchange>,
+    nonce: Bytes,
+    cookie: Option<Bytes>,
+    cookies_followed: u32,
+    groups_followed: u32,
+    message: Bytes,
+    clock: Retransmit,
+    /// The last unauthenticated refusal.
+    hint: Option<CloseReason>,
+}
+
+impl std::fmt::Debug for InitSent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "InitSent({} to {})", self.local_spi, self.path.remote)
+    }
+}
+
+/// What a usable answer holds.
+struct Accepted {
+    remote_spi: IkeSpi,
+    suite: IkeSuite,
+    nonce: Bytes,
+    value: Bytes,
+    nat: Nat,
+}
+
+/// What an answer asks us to do.
+enum Verdict {
+    Accept(Accepted),
+    Again,
+    /// Keep waiting for a better one.
+    Ignore(DropReason),
+    /// The same, and remember why.
+    Hint(CloseReason),
+}
+
+impl InitSent {
+    /// Sends the first IKE_SA_INIT to a peer whose address we know.
+    pub fn start(shared: &mut Shared, now: Instant, config: Arc<PeerConfig>, remote: RemoteEndpoint) -> Self {
+        let (path, transport) = first_path(shared, remote);
+        let local_spi = IkeSpi::random(&mut *shared.rng);
+        let group = KeGroup::ALL[0];
+        let half = crypto::key_exchange(group, &mut *shared.rng);
+        let proposals = offer_ike(&config.suites, group, None);
+        let mut state = Self {
+            local_spi,
+            started: now,
+            config,
+            path,
+            transport,
+            proposals,
+            half,
+            nonce: shared.nonce(),
+            cookie: None,
+            cookies_followed: 0,
+            groups_followed: 0,
+            message: Bytes::new(),
+            clock: Retransmit::start(now, GIVE_UP_INITIATE, &mut *shared.rng),
+            hint: None,
+        };
+        state.send(shared, now);
+        state
+    }
+
+    pub fn peer(&self) -> PeerIndex {
+        self.config.index
+    }
+
+    /// Builds the request as it is now, and sends it. The deadline of the initiation stays.
+    fn send(&mut self, shared: &mut Shared, now: Instant) {
+        let mut payloads = Vec::new();
+        if let Some(cookie) = &self.cookie {
+            payloads.push(Payload::Notify(Notify::new(NotifyType::Cookie, cookie.clone())));
+        }
+        payloads.push(Payload::SecurityAssociation(self.proposals.clone()));
+        payloads.push(key_exchange_payload(self.half.as_ref()));
+        payloads.push(Payload::Nonce(self.nonce.clone()));
+        payloads.extend(nat::notifies(&mut *shared.rng, self.local_spi.value(), 0, self.path));
+        if uses_host_keys(&self.config) {
+            payloads.push(signature_hash_algorithms());
+        }
+        let header = Header {
+            initiator_spi: self.local_spi.value(),
+            responder_spi: 0,
+            exchange: ExchangeType::IkeSaInit,
+            flags: Flags { initiator: true, version: false, response: false },
+            message_id: 0,
+        };
+        self.message = Message::emit_clear(&header, &payloads).into();
+        let left = GIVE_UP_INITIATE.saturating_sub(now.since(self.started));
+        self.clock = Retransmit::start(now, left, &mut *shared.rng);
+        shared.transmit(self.path, self.transport, self.message.clone());
+    }
+
+    pub fn handle(mut self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Option<IkeSa> {
+        let header = packet.message.header;
+        let fits = header.exchange == ExchangeType::IkeSaInit
+            && header.flags.response
+            && !header.flags.initiator
+            && header.message_id == 0
+            && packet.message.protected.is_none()
+            && packet.path.remote == self.path.remote;
+        if !fits {
+            shared.drop(DropReason::IkeUnexpected);
+            return stay(self, IkeSa::InitSent);
+        }
+        let contents = Contents::of(packet.message.payloads.clone());
+        match self.judge(shared, header.responder_spi, &contents, packet.path) {
+            Verdict::Accept(accepted) => self.proceed(shared, now, packet, accepted),
+            Verdict::Again => {
+                self.send(shared, now);
+                stay(self, IkeSa::InitSent)
+            }
+            Verdict::Ignore(reason) => {
+                shared.drop(reason);
+                stay(self, IkeSa::InitSent)
+            }
+            Verdict::Hint(reason) => {
+                shared.drop(DropReason::IkeUnexpected);
+                self.hint = Some(reason);
+                stay(self, IkeSa::InitSent)
+            }
+        }
+    }
+
+    fn judge(&mut self, shared: &mut Shared, responder_spi: u64, contents: &Contents, path: Path) -> Verdict {
+        if let Some(cookie) = contents.notify(NotifyType::Cookie) {
+            return self.follow_cookie(&cookie.data);
+        }
+        if let Some(notify) = contents.notify(NotifyType::InvalidKePayload) {
+            return self.follow_group(shared, notify);
+        }
+        if let Some(error) = contents.error() {
+            let notify = error.kind.name().into_owned();
+            return Verdict::Hint(CloseReason::PeerRefused { notify, authenticated: false });
+        }
+        match self.check(responder_spi, contents, path) {
+            Ok(accepted) => Verdict::Accept(accepted),
+            Err(sentence) => Verdict::Hint(CloseReason::WeRefused(sentence)),
+        }
+    }
+
+    /// COOKIE (RFC 7296 §2.6): the same request with the cookie in front. A repeated one was answered already.
+    fn follow_cookie(&mut self, cookie: &Bytes) -> Verdict {
+        let legal = (1..=64).contains(&cookie.len());
+        if !legal || self.cookie.as_ref() == Some(cookie) || self.cookies_followed == MAX_COOKIES {
+            return Verdict::Ignore(DropReason::IkeUnexpected);
+        }
+        self.cookies_followed += 1;
+        self.cookie = Some(cookie.clone());
+        Verdict::Again
+    }
+
+    /// INVALID_KE_PAYLOAD (§1.3, §2.6.1): the same offer with a KE payload of another group that we offered. Cookie and nonce
+    /// stay.
+    fn follow_group(&mut self, shared: &mut Shared, notify: &Notify) -> Verdict {
+        match wanted_group(notify) {
+            Ok(group) if group != self.half.group() && self.groups_followed < MAX_INVALID_KE => {
+                self.groups_followed += 1;
+                self.half = crypto::key_exchange(group, &mut *shared.rng);
+                Verdict::Again
+            }
+            Ok(_) => Verdict::Ignore(DropReason::IkeUnexpected),
+            Err(sentence) => Verdict::Hint(CloseReason::WeRefused(sentence)),
+        }
+    }
+
+    fn check(&self, responder_spi: u64, contents: &Contents, path: Path) -> Result<Accepted, String> {
+        let remote_spi = IkeSpi::new(responder_spi).ok_or("the answer has no responder SPI")?;
+        if remote_spi == self.local_spi {
+            return Err("the answer's SPI is our own: a reflection".to_owned());
+        }
+        let proposals = contents.proposals.as_ref().ok_or("the answer has no SA payload")?;
+        let suite = accept_ike(&self.proposals, proposals)?.suite;
+        let value = contents.key_exchange.as_ref().ok_or("the answer has no KE payload")?;
+        let nonce = contents.nonce.clone().ok_or("the answer has no nonce")?;
+        if suite.group != self.half.group() || value.group != suite.group.id() {
+            return Err("the answer's KE payload is not for the group that was asked for".to_owned());
+        }
+        if nonce == self.nonce {
+            return Err("the answer's nonce is our own: a reflection".to_owned());
+        }
+        let nat = Nat::observe(contents, self.local_spi.value(), responder_spi, path);
+        Ok(Accepted { remote_spi, suite, nonce, value: value.value.clone(), nat })
+    }
+
+    /// Derives the keys and goes on with IKE_AUTH on the NAT-T port.
+    fn proceed(self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>, accepted: Accepted) -> Option<IkeSa> {
+        let Accepted { remote_spi, suite, nonce, value, nat } = accepted;
+        let secret = match self.half.agree(&value) {
+            Ok(secret) => secret,
+            Err(error) => {
+                shared.drop(DropReason::IkeMalformed);
+                let reason = CloseReason::WeRefused(error.to_string());
+                shared.initiate_failed(self.config.index, self.started, reason);
+                return None;
+            }
+        };
+        let spis = (self.local_spi.value(), remote_spi.value());
+        let keys = keymat::initial(suite, &secret, &self.nonce, &nonce, spis.0, spis.1);
+        let (path, transport) = floated(packet.path, self.transport, shared.config.natt_port);
+        let session = Session::new(SessionStart {
+            local_spi: self.local_spi,
+            remote_spi,
+            initiator: true,
+            path,
+            transport,
+            nat,
+            channel: Channel::new(suite.aead, &keys, true),
+            first_id: 1,
+        });
+        let start = AuthStart {
+            session,
+            config: self.config,
+            suite,
+            keys,
+            started: self.started,
+            request: self.message,
+            response: Bytes::copy_from_slice(packet.datagram),
+            nonce_i: self.nonce,
+            nonce_r: nonce,
+        };
+        stay(Box::new(AuthSent::start(shared, now, start)), IkeSa::AuthSent)
+    }
+
+    pub fn handle_timeout(mut self: Box<Self>, shared: &mut Shared, now: Instant) -> Option<IkeSa> {
+        match self.clock.poll(now, &mut *shared.rng) {
+            Due::Wait => stay(self, IkeSa::InitSent),
+            Due::Send => {
+                shared.transmit(self.path, self.transport, self.message.clone());
+                stay(self, IkeSa::InitSent)
+            }
+            Due::GiveUp => {
+                let reason = self.hint.unwrap_or(CloseReason::Timeout);
+                shared.initiate_failed(self.config.index, self.started, reason);
+                None
+            }
+        }
+    }
+
+    pub fn poll_timeout(&self) -> Instant {
+        self.clock.wake()
+    }
+}
+
+/// Where IKE_SA_INIT goes to. Which address it leaves from is the kernel's choice; the answer tells.
+fn first_path(shared: &Shared, remote: RemoteEndpoint) -> (Path, Transport) {
+    let (remote, port, transport) = match remote {
+        RemoteEndpoint::Standard(address) => (SocketAddr::new(address, IKE_PORT), shared.config.ike_port, Transport::Plain),
+        RemoteEndpoint::Natt(address) => (address, shared.config.natt_port, Transport::Natt),
+    };
+    let unspecified = match remote.ip() {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    (Path { local: SocketAddr::new(unspecified, port), remote }, transport)
+}
+
+/// Where the rest goes to: from 500 to 4500 (RFC 7296 §2.23), and stay there.
+fn floated(mut path: Path, transport: Transport, natt_port: u16) -> (Path, Transport) {
+    if transport == Transport::Plain {
+        path.local.set_port(natt_port);
+        path.remote.set_port(NATT_PORT);
+    }
+    (path, Transport::Natt)
+}

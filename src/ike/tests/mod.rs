@@ -1,0 +1,4 @@
+//! Scenarios between whole endpoints: who sends what, then what each side holds.
+
+mod handshake;
+mod seeds;

@@ -120,9 +120,9 @@ fn another_hosts_key_is_refused() {
     let (mut alpha, mut beta) = (Agent::new(&lab.alpha), Agent::new(&lab.beta));
     let (alpha_key, _) = (alpha.generate_key(), beta.generate_key());
     let peer = |host, key: &str| PeerConfig::at(host).proof(Proof::PublicKey(key.to_owned()));
-    // alpha expects beta to have alpha's key: whoever it is, it is not the one that was pinned.
-    alpha.configure(&AgentConfig::new(&lab.alpha, &[peer(&lab.beta, &alpha.public_key())]));
+    // Each expects the other to have a third one's key.
     let stranger = Agent::new(&lab.alpha).generate_key();
+    alpha.configure(&AgentConfig::new(&lab.alpha, &[peer(&lab.beta, &stranger)]));
     beta.configure(&AgentConfig::new(&lab.beta, &[peer(&lab.alpha, &stranger)]));
     alpha.start();
     beta.start();

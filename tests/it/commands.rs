@@ -93,7 +93,7 @@ fn exit_codes_mean_what_they_say() {
     assert_eq!(code(&["status", "--no-such-flag"]), Some(2));
     assert_eq!(code(&["--run-dir", &run_dir, "status"]), Some(4));
     assert_eq!(code(&["--run-dir", &run_dir, "peers", "--json"]), Some(4));
-    assert_eq!(code(&["config", "check", &missing]), Some(8));
+    assert_eq!(code(&["config", "check", &missing]), Some(5));
 }
 
 #[test]

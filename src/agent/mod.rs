@@ -89,8 +89,6 @@ pub enum FailureKind {
     BadConfig,
     /// A right is missing.
     NotPermitted,
-    /// The configuration is not there.
-    NotFound,
     /// Anything else.
     Other,
 }
@@ -101,10 +99,10 @@ impl AgentError {
     pub fn kind(&self) -> FailureKind {
         let denied = |error: &io::Error| match error.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => FailureKind::NotPermitted,
-            io::ErrorKind::NotFound => FailureKind::NotFound,
             _ => FailureKind::Other,
         };
         match self {
+            Self::Unreadable(_, error) if error.kind() != io::ErrorKind::PermissionDenied => FailureKind::BadConfig,
             Self::Unreadable(_, error) | Self::HostKey(HostKeyError::Io(_, error)) => denied(error),
             Self::Control(ServerError::Io(_, error)) => denied(error),
             Self::NotAdmin | Self::TunDevice(TunDeviceError::Denied) => FailureKind::NotPermitted,

@@ -33,7 +33,6 @@ impl From<FailureKind> for Exit {
         match kind {
             FailureKind::BadConfig => Self::BadConfig,
             FailureKind::NotPermitted => Self::NotPermitted,
-            FailureKind::NotFound => Self::NotFound,
             FailureKind::Other => Self::Failed,
         }
     }

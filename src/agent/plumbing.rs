@@ -53,7 +53,7 @@ impl Plumbing {
             allowed: &[],
             local: &config.overlay.blocks,
             remote: &remote,
-            outer: &outer_addresses(config)?,
+            outer: &outer_addresses(config, &self.tun)?,
         };
         let unguarded = nft::install(&guard)?;
         Ok(unguarded.iter().map(|prefix| format!("packets in clear from {prefix} cannot be told from others")).collect())

@@ -84,15 +84,15 @@ pub(super) fn check_interfaces(config: &Config, report: &mut Report) -> Result<(
     Ok(())
 }
 
-/// The addresses of this host and its peers on the underlay.
-pub(super) fn outer_addresses(config: &Config) -> Result<Vec<IpAddr>, NetlinkError> {
-    let mut outer: Vec<IpAddr> = config.peers.iter().filter_map(|peer| peer.remote).map(|remote| remote.address()).collect();
-    let own = Netlink::open()?.addresses()?;
-    outer.extend(
-        own.iter()
-            .map(|address| address.address.addr())
-            .filter(|address| !address.is_loopback() && !config.overlay.blocks.iter().any(|block| block.contains(address))),
-    );
+/// The addresses of this host and its peers on the underlay: what the TUN device has does not count.
+pub(super) fn outer_addresses(config: &Config, tun: &str) -> Result<Vec<IpAddr>, NetlinkError> {
+    let mut netlink = Netlink::open()?;
+    let tun = netlink.links()?.into_iter().find(|link| link.name == tun).map(|link| link.index);
+    let own = netlink.addresses()?.into_iter().filter(|address| Some(address.link_index) != tun);
+    let peers = config.peers.iter().filter_map(|peer| peer.remote).map(|remote| remote.address());
+    let mut outer: Vec<IpAddr> = own.map(|address| address.address.addr()).chain(peers).collect();
+    // Addresses of our blocks on other interfaces are containers' gateways, not underlay.
+    outer.retain(|address| !address.is_loopback() && !config.overlay.blocks.iter().any(|block| block.contains(address)));
     outer.sort();
     outer.dedup();
     Ok(outer)

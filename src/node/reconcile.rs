@@ -179,10 +179,8 @@ impl Node {
             self.remember(now, index, text, *reason != CloseReason::Closed);
         }
         let Some(peer) = self.peers.get_mut(&index) else { return };
-        if !peer.is_linked() {
-            if peer.config().remote.is_some() && peer.attempt == Attempt::None {
-                peer.attempt = Attempt::At(now + AFTER_DELETE + self.rng.jitter(AFTER_DELETE / 2));
-            }
+        if !peer.is_linked() && peer.config().remote.is_some() && peer.attempt == Attempt::None {
+            peer.attempt = Attempt::At(now + AFTER_DELETE + self.rng.jitter(AFTER_DELETE / 2));
         }
         self.note_state(now, index);
     }

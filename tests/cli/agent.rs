@@ -35,6 +35,9 @@ peers:
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The user who has no rights.
+const NOBODY: u32 = 65_534;
+
 /// A host with a configuration, and perhaps a running agent.
 struct Host {
     folder: TempDir,
@@ -230,8 +233,6 @@ fn a_port_in_use_is_5() {
 
 #[test]
 fn without_rights_it_is_6() {
-    /// Nobody in particular.
-    const NOBODY: u32 = 65_534;
     let host = Host::new(CONFIG);
     // Its program must be where anybody can run it, and its files where anybody can read them.
     let program = host.path("underpass");
@@ -247,6 +248,29 @@ fn without_rights_it_is_6() {
         (seen.code, seen.err.as_str()),
         (6, "underpass: this needs root: no CAP_NET_ADMIN in this network namespace\n")
     );
+}
+
+/// Other users do not reach the socket; and where somebody opened the way, they are not heard.
+#[test]
+fn other_users_may_not_ask() {
+    let host = Host::new(CONFIG);
+    let _agent = host.start();
+    let program = host.path("underpass");
+    fs::copy(env!("CARGO_BIN_EXE_underpass"), &program).unwrap();
+    fs::set_permissions(host.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let ask = || {
+        let mut command = Command::new(&program);
+        command.args(["status", "--run-dir", "run"]).current_dir(host.folder.path()).uid(NOBODY).gid(NOBODY);
+        super::seen(command.output().unwrap())
+    };
+    let seen = ask();
+    assert_eq!(seen.code, 6);
+    assert!(seen.err.contains("no permission to talk to the agent at run/control.sock"), "{}", seen.err);
+    fs::set_permissions(host.path("run"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(host.path("run/control.sock"), fs::Permissions::from_mode(0o666)).unwrap();
+    let seen = ask();
+    assert_eq!((seen.code, seen.err.as_str()), (6, "underpass: the control socket is for root and the agent's own user\n"));
+    assert_eq!(host.status()["control"]["refused"], 1);
 }
 
 #[test]

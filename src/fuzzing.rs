@@ -9,10 +9,14 @@ use crate::ike::narrow::{is_subset, narrow};
 use crate::ike::proposals::{accept_esp, accept_ike, choose_esp, choose_ike};
 use crate::model::{AeadAlgorithm, DropReason, TrafficSelector};
 use crate::wire::icmp;
-use crate::wire::ike::{Message, Payload, Proposal, ProtectedView, parse_chain};
+use crate::wire::ike::{HEADER_LEN, Message, Payload, Proposal, ProtectedView, parse_chain};
 use crate::wire::ip::{self, Packet, Trailing};
 use crate::wire::natt::{self, Natt};
 use crate::wire::{checksum, esp};
+
+mod esp_open;
+
+pub use esp_open::esp_open;
 
 /// A datagram on the NAT-T port: it is one thing only, and what is taken for ESP has room for a trailer.
 pub fn natt(data: &[u8]) {
@@ -101,7 +105,19 @@ fn ip_answer(packet: &Packet<'_>, mtu: u16) {
 
 /// An IKE message without its marker. What parses is emitted as no more octets that parse to the same, in clear or in SK
 /// (whose ICV is taken for good); what can be chosen from its SA payload, its proposer would accept.
+///
+/// The same octets are tried with a right Length field too: what a fuzzer inserts would seldom get past it otherwise.
 pub fn ike_message(data: &[u8]) {
+    ike_datagram(data);
+    let mut data = data.to_vec();
+    let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
+    if let Some(field) = data.get_mut(HEADER_LEN - 4..HEADER_LEN) {
+        field.copy_from_slice(&length.to_be_bytes());
+        ike_datagram(&data);
+    }
+}
+
+fn ike_datagram(data: &[u8]) {
     let Ok(message) = Message::parse(data).map_err(|error| error.to_string()) else { return };
     assert!(!format!("{message:?}").is_empty());
     ike_payloads(&message.payloads);

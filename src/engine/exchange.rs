@@ -279,6 +279,31 @@ mod tests {
         assert_eq!((exchange.workers(), exchange.control()), (2, 2));
     }
 
+    #[test]
+    fn what_came_before_the_announcement_keeps_awake_and_what_comes_after_wakes() {
+        let (mut polls, exchange) = polls_and_exchange(2, 2);
+        let mut pool = Pool::new(0, 2);
+        let mut events = Events::with_capacity(1);
+        let mut woken = || {
+            polls[1].poll(&mut events, Some(Duration::ZERO)).unwrap();
+            !events.is_empty()
+        };
+        let doorbell = exchange.doorbell(1);
+        exchange.send(1, pool.take(&exchange).unwrap()).ok().unwrap();
+        assert!(!doorbell.sleep_unless(|| exchange.has_parcels(1)));
+        assert!(!woken(), "it was awake: no system call");
+        exchange.give_back(exchange.receive(1).unwrap());
+        // The parcel comes when the look behind the announcement is over.
+        let asleep = doorbell.sleep_unless(|| {
+            let work = exchange.has_parcels(1);
+            exchange.send(1, pool.take(&exchange).unwrap()).ok().unwrap();
+            work
+        });
+        assert!(asleep && woken());
+        doorbell.ring();
+        assert!(!woken(), "once is enough");
+    }
+
     /// There is one parcel, so a wake-up that is lost stops both sides for good.
     #[test]
     fn nobody_sleeps_over_a_parcel() {

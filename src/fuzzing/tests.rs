@@ -50,6 +50,11 @@ fn corpus_ip() {
 }
 
 #[test]
+fn corpus_esp_open() {
+    replay("esp_open", esp_open);
+}
+
+#[test]
 fn corpus_ike_message() {
     replay("ike_message", ike_message);
 }
@@ -79,6 +84,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let mut seeds = Vec::new();
     seeds.extend(natt_seeds().into_iter().map(|(name, data)| ("natt", name, data)));
     seeds.extend(ip_seeds().into_iter().map(|(name, data)| ("ip", name, data)));
+    seeds.extend(esp_open_seeds().into_iter().map(|(name, data)| ("esp_open", name, data)));
     seeds.extend(ike_seeds().into_iter().map(|(name, data)| ("ike_message", name, data)));
     seeds
 }
@@ -144,6 +150,36 @@ fn ip_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("ipv6-first-fragment", ipv6(1280, 44, &fragment(1))),
         ("ipv6-later-fragment", ipv6(1280, 44, &fragment(8))),
         ("ipv6-icmp-error", ipv6(1280, 58, &[2, 0, 0, 0])),
+    ]
+}
+
+/// A mode, a first sequence number, and datagrams with the distances of theirs.
+fn esp_open_input(mode: u8, first: u32, datagrams: &[(i8, Vec<u8>)]) -> Vec<u8> {
+    let mut data = [&[mode][..], &first.to_be_bytes()].concat();
+    for (distance, octets) in datagrams {
+        data.extend_from_slice(&[u8::try_from(octets.len()).expect("short"), *distance as u8]);
+        data.extend_from_slice(octets);
+    }
+    data
+}
+
+fn esp_open_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    // From the peer's 10.42.2.9 to our 10.42.1.7, ECT(0), then the trailer with two octets of padding.
+    let inner = ipv4(0, &[0x45, 2, 0, 0, 0, 7, 0, 0, 64, 17, 0, 0, 10, 42, 2, 9, 10, 42, 1, 7], &[0, 53, 0, 53, 0, 8, 0, 0]);
+    let text = |next_header| [&inner[2..], &[1, 2, 2, next_header]].concat();
+    let foreign = ipv4(0, &[0x45, 0, 0, 0, 0, 7, 0, 0, 64, 17, 0, 0, 10, 42, 3, 9, 10, 42, 1, 7], &[]);
+    let padded = [&inner[2..], &[0xff; 20], &[0, 4]].concat();
+    vec![
+        ("sealed", esp_open_input(0x01, 1, &[(0, text(4)), (1, text(4)), (0, text(4))])),
+        ("sealed-congested", esp_open_input(0x31, 1, &[(0, text(4))])),
+        ("sealed-window", esp_open_input(0x01, 100, &[(0, text(4)), (-63, text(4)), (-64, text(4)), (-63, text(4))])),
+        ("sealed-wrap", esp_open_input(0x05, 0xffff_fffe, &[(0, text(4)), (3, text(4)), (1, text(4)), (-70, text(4))])),
+        ("sealed-next-headers", esp_open_input(0x01, 1, &[(0, text(41)), (1, text(59)), (2, text(0)), (3, text(97))])),
+        ("sealed-foreign", esp_open_input(0x01, 1, &[(0, [&foreign[2..], &[1, 2, 2, 4]].concat())])),
+        ("sealed-tfc", esp_open_input(0x01, 1, &[(0, padded)])),
+        ("sealed-bad-padding", esp_open_input(0x01, 1, &[(0, vec![0, 0, 9, 4])])),
+        ("aimed", esp_open_input(0x02, 0, &[(0, vec![0; 44]), (0, vec![0; 30]), (0, vec![])])),
+        ("stranger", esp_open_input(0x00, 0, &[(0, vec![0xc0; 48]), (0, vec![0; 48]), (0, vec![])])),
     ]
 }
 

@@ -66,6 +66,11 @@ impl Contents {
         self.notifies.iter().find(|notify| notify.kind.is_error())
     }
 
+    /// Whether it asks for nothing that concerns CHILD_SAs.
+    pub fn spares_children(&self) -> bool {
+        self.proposals.is_none() && !self.deletes.iter().any(|delete| matches!(delete, Delete::Esp(_)))
+    }
+
     /// Whether the SA payload is about an IKE SA.
     pub fn is_about_ike(&self) -> bool {
         self.proposals.as_ref().and_then(|proposals| proposals.first()).is_some_and(|first| first.protocol == Protocol::Ike)

@@ -160,6 +160,16 @@ impl Session {
         }
     }
 
+    /// What a request holds, without taking it: nothing changes, and it is not answered.
+    pub fn peek(&self, packet: Packet<'_>) -> Option<Contents> {
+        let header = packet.message.header;
+        let fresh = !header.flags.response && header.message_id == self.expected;
+        if !fresh {
+            return None;
+        }
+        self.channel.open(packet.message, packet.datagram).ok().map(Contents::of)
+    }
+
     fn receive_response(&mut self, shared: &mut Shared, packet: Packet<'_>) -> Received {
         let header = packet.message.header;
         let Some(outstanding) = &self.outstanding else {

@@ -559,6 +559,23 @@ impl Host {
         self.events.iter().filter_map(text).collect()
     }
 
+    /// Where every IKE SA and CHILD_SA of this host stands, for messages of tests.
+    #[must_use]
+    pub fn standing(&self) -> Vec<String> {
+        let peers = self.endpoint.shared.peers.keys();
+        let sas = peers.flat_map(|&peer| self.endpoint.table.established_of(peer));
+        sas.flat_map(|state| {
+            let head = format!("{}: task {:?}, queue {:?}", state.session.local_spi, state.task, state.queue);
+            let children = state.children.values().map(|child| {
+                let ours = if child.ours { "ours" } else { "theirs" };
+                let (inbound, outbound) = (child.inbound_spi, child.outbound_spi);
+                format!("  {inbound} {outbound:?} {ours} {:?} successor {:?}", child.phase, child.successor)
+            });
+            std::iter::once(head).chain(children).collect::<Vec<_>>()
+        })
+        .collect()
+    }
+
     fn note(&mut self, now: Instant, install_delay: Duration, event: &Event) {
         let plane = &mut self.plane;
         match event {

@@ -43,6 +43,7 @@ drop_reasons! {
     QueueFull, "queue_full", "a queue was full";
     SendFailed, "send_failed", "the kernel refused to send the datagram";
     // --- inbound, before the ICV ---
+    SocketFull, "socket_full", "datagrams came faster than they could be read, and the kernel threw them away";
     Runt, "runt", "a datagram is too short to be ESP";
     ReservedSpi, "reserved_spi", "an SPI between 1 and 255 is reserved";
     UnknownSpi, "unknown_spi", "no SA has this SPI";
@@ -89,8 +90,13 @@ impl Default for Drops {
 impl Drops {
     /// Counts one packet. A plain load and store: there is one writer.
     pub fn count(&self, reason: DropReason) {
+        self.add(reason, 1);
+    }
+
+    /// Counts so many packets.
+    pub fn add(&self, reason: DropReason, packets: u64) {
         let counter = &self.0[reason as usize];
-        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        counter.store(counter.load(Ordering::Relaxed) + packets, Ordering::Relaxed);
     }
 
     /// How many packets were dropped for this reason.

@@ -117,13 +117,13 @@ fn host_keys_authenticate() {
 #[test]
 fn another_hosts_key_is_refused() {
     let lab = Lab::direct();
-    let (mut alpha, mut beta) = (Agent::new(&lab.alpha), Agent::new(&lab.beta));
-    let (alpha_key, _) = (alpha.generate_key(), beta.generate_key());
+    let [mut alpha, mut beta] = [&lab.alpha, &lab.beta].map(Agent::new);
+    let [alpha_key, beta_key, stranger] = [&alpha, &beta, &Agent::new(&lab.alpha)].map(Agent::generate_key);
     let peer = |host, key: &str| PeerConfig::at(host).proof(Proof::PublicKey(key.to_owned()));
-    // Each expects the other to have a third one's key.
-    let stranger = Agent::new(&lab.alpha).generate_key();
+    // alpha has pinned another key than beta's; beta would take alpha.
+    assert_ne!(stranger, beta_key);
     alpha.configure(&AgentConfig::new(&lab.alpha, &[peer(&lab.beta, &stranger)]));
-    beta.configure(&AgentConfig::new(&lab.beta, &[peer(&lab.alpha, &stranger)]));
+    beta.configure(&AgentConfig::new(&lab.beta, &[peer(&lab.alpha, &alpha_key)]));
     alpha.start();
     beta.start();
     alpha.wait_for_state("beta", "retrying", FIRST_CONTACT);
@@ -131,7 +131,6 @@ fn another_hosts_key_is_refused() {
     assert_ne!(alpha.peer("beta").state(), "up");
     assert_ne!(beta.peer("alpha").state(), "up");
     assert!(!answers(&lab.alpha, &lab.beta));
-    drop(alpha_key);
 }
 
 #[test]

@@ -202,6 +202,11 @@ impl Hosts {
         Ok([status(alpha)?, status(beta)?])
     }
 
+    /// Whether both agents still run.
+    pub fn check_agents(&mut self) -> Result<(), Failure> {
+        self.pair.iter_mut().try_for_each(Host::check_alive)
+    }
+
     /// Stops both agents as a service manager would and waits for them. An agent that does not stop, or that says it failed,
     /// is a failure; by then it is gone all the same.
     pub fn stop_agents(&mut self) -> Result<(), Failure> {

@@ -48,7 +48,7 @@ const PINGS: u16 = 5;
 const NEEDLE: usize = 24;
 
 /// Lines of a hexadecimal dump.
-const DUMP_LINES: usize = 6;
+const DUMP_LINES: usize = 8;
 
 /// The running program, also if its file has been replaced meanwhile.
 const OWN_PROGRAM: &str = "/proc/self/exe";
@@ -130,7 +130,6 @@ impl Stop {
     }
 
     /// Asks to stop.
-    #[cfg(test)]
     pub fn now(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -234,16 +233,24 @@ impl<'a> Demo<'a> {
     /// The whole of it, in the order in which it is told.
     fn perform(&self, report: &mut Report) -> Result<(), Failure> {
         let mut hosts = Hosts::build(&self.program)?;
-        let tap = self.show_wire(&hosts)?;
-        self.ping_in_clear(&hosts, &tap)?;
-        report.up_after_seconds = Some(self.bring_up(&mut hosts)?);
+        // Whatever failed: if an agent has ended meanwhile, that is why.
+        self.act(&mut hosts, report).map_err(|failure| match failure {
+            Failure::Interrupted => failure,
+            failure => hosts.check_agents().err().unwrap_or(failure),
+        })
+    }
+
+    fn act(&self, hosts: &mut Hosts, report: &mut Report) -> Result<(), Failure> {
+        let tap = self.show_wire(hosts)?;
+        self.ping_in_clear(hosts, &tap)?;
+        report.up_after_seconds = Some(self.bring_up(hosts)?);
         report.wire = Some(self.take(&tap)?);
-        report.pings = Some(self.ping_through_tunnel(&hosts)?);
+        report.pings = Some(self.ping_through_tunnel(hosts)?);
         let example = self.take_example(&tap, report)?;
-        report.throughput = Some(self.stream_through_tunnel(&hosts)?);
+        report.throughput = Some(self.stream_through_tunnel(hosts)?);
         self.account(&tap, report)?;
         self.compare(&example)?;
-        report.status = Some(self.show_statuses(&mut hosts)?);
+        report.status = Some(self.show_statuses(hosts)?);
         hosts.stop_agents()?;
         self.screen.step("Both agents were asked to stop, and did.");
         Ok(())

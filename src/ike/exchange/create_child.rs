@@ -35,6 +35,8 @@ pub struct ChildTask {
     pub replaces: Option<Spi>,
     /// The lower nonce of the SA that the peer made by rekeying the same CHILD_SA meanwhile.
     pub rival_nonce: Option<Bytes>,
+    /// SPIs that the peer deleted meanwhile and that we did not know: one may be that of the answer, which is late.
+    pub deleted: Vec<Spi>,
 }
 
 impl Established {
@@ -59,7 +61,7 @@ impl Established {
         // The group of the IKE SA is one that the peer speaks.
         let group = self.birth.suite.group;
         let offer = Offer::in_create_child_sa(shared, &config, self.session.local_spi, group);
-        let task = ChildTask { offer, replaces, rival_nonce: None };
+        let task = ChildTask { offer, replaces, rival_nonce: None, deleted: Vec::new() };
         self.send_child_request(shared, now, &task);
         Some(Task::Child(Box::new(task)))
     }
@@ -123,6 +125,11 @@ impl Established {
         let lost = task.rival_nonce.as_ref().is_some_and(|rival| low_nonce < *rival);
         let old = task.replaces.filter(|old| self.children.contains_key(old));
         let pointless = task.replaces.is_some() && old.is_none() && self.children.values().any(Child::is_live);
+        if task.deleted.contains(&params.outbound_spi) {
+            // The Delete overtook the answer.
+            shared.release_spi(params.inbound_spi);
+            return self.want_child_now(now);
+        }
         if lost || pointless {
             // The peer's SA stays (§2.8.1), or the old one's place is taken: ours is deleted before it was ever used.
             self.adopt_child(Child::unwanted(params.inbound_spi, Some(params.outbound_spi), low_nonce, now));
@@ -235,6 +242,10 @@ impl Established {
     fn rekeyed_child(&mut self, notify: &Notify) -> Result<Spi, Refusal> {
         let spi = <[u8; 4]>::try_from(&notify.spi[..]).ok().and_then(|octets| Spi::new(u32::from_be_bytes(octets)));
         let named = spi.filter(|_| notify.protocol == Protocol::Esp);
+        if matches!(self.task, Some(Task::Child(_))) && named.is_some_and(|spi| self.child_by_outbound(spi).is_none()) {
+            // It may be the one that we are asking for: the answer is late.
+            return Err(Refusal::new(NotifyType::TemporaryFailure, "a CHILD_SA is being made"));
+        }
         let Some(child) = named.and_then(|spi| self.child_by_outbound(spi)) else {
             let notify = child_notify(NotifyType::ChildSaNotFound, spi);
             return Err(Refusal { notify, sentence: "REKEY_SA names no CHILD_SA of this IKE SA".to_owned() });

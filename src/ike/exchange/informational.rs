@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::ike::CloseReason;
 use crate::ike::child::Phase;
 use crate::ike::contents::Contents;
+use crate::ike::limits::MAX_CHILDREN;
 use crate::ike::shared::Shared;
 use crate::ike::state::{Closed, Established, IkeSa, Task, stay};
 use crate::model::{Instant, Spi};
@@ -63,7 +64,14 @@ impl Established {
 
     /// The peer does not receive on this SPI any more. Returns our half's SPI for the answer.
     fn deleted_by_peer(&mut self, shared: &mut Shared, outbound: Spi) -> Option<Spi> {
-        let (inbound, phase) = self.child_by_outbound(outbound).map(|child| (child.inbound_spi, child.phase))?;
+        let Some((inbound, phase)) = self.child_by_outbound(outbound).map(|child| (child.inbound_spi, child.phase)) else {
+            if let Some(Task::Child(task)) = &mut self.task
+                && task.deleted.len() < MAX_CHILDREN
+            {
+                task.deleted.push(outbound);
+            }
+            return None;
+        };
         self.forget_child(shared, inbound);
         (phase != Phase::Deleting).then_some(inbound)
     }

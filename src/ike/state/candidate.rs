@@ -1,17 +1,16 @@
 //! An IKE SA that a rekey made and that has nothing yet: its predecessor decides whether it inherits or whether another one does.
 //!
-//! It has keys, so it answers: a Delete ends it (its maker lost the collision), a sign of life is returned, everything else must
-//! wait.
+//! It has keys, so it answers: a Delete ends it (its maker lost the collision), a sign of life is returned. What concerns CHILD_SAs
+//! stays unanswered until it has them; the peer repeats it.
 
 use super::established::{Birth, Established, Estate};
 use super::{Closed, IkeSa, stay};
 use crate::ike::exchange::informational::ends_ike;
-use crate::ike::exchange::negotiate::Refusal;
 use crate::ike::limits::{REKEYED_LINGER, SUCCESSOR_SILENCE};
 use crate::ike::session::{Packet, Received, Session};
 use crate::ike::shared::Shared;
 use crate::model::{DropReason, Instant, PeerIndex};
-use crate::wire::ike::{ExchangeType, NotifyType};
+use crate::wire::ike::ExchangeType;
 
 /// See the module.
 #[derive(Debug)]
@@ -33,20 +32,19 @@ impl Candidate {
     }
 
     pub fn handle(mut self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Option<IkeSa> {
-        let exchanges = [ExchangeType::CreateChildSa, ExchangeType::Informational];
-        match self.session.receive(shared, packet, &exchanges) {
+        if self.session.peek(packet).is_some_and(|contents| !contents.spares_children()) {
+            // The peer gave it the CHILD_SAs already, so it won. Its Delete of the old one is on its way, and this comes again.
+            shared.drop(DropReason::IkeUnexpected);
+            self.heard = true;
+            return stay(self, IkeSa::Candidate);
+        }
+        match self.session.receive(shared, packet, &[ExchangeType::Informational]) {
             Received::Nothing | Received::Response(..) => stay(self, IkeSa::Candidate),
             Received::Broken(_) => self.end(shared, now),
-            Received::Request(ExchangeType::Informational, contents) => {
+            Received::Request(_, contents) => {
                 self.heard = true;
                 self.session.respond(shared, &[]);
                 if ends_ike(&contents).is_some() { self.end(shared, now) } else { stay(self, IkeSa::Candidate) }
-            }
-            Received::Request(..) => {
-                self.heard = true;
-                shared.drop(DropReason::IkeUnexpected);
-                self.session.respond(shared, &[Refusal::new(NotifyType::TemporaryFailure, "").payload()]);
-                stay(self, IkeSa::Candidate)
             }
         }
     }

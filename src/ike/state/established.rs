@@ -246,7 +246,7 @@ impl Established {
                 }
             }
         }
-        self.watch_surplus(now);
+        self.child_failures = 0;
         self.pump(shared, now);
     }
 
@@ -274,6 +274,9 @@ impl Established {
 
     /// Starts the next job if the window is free.
     pub fn pump(&mut self, shared: &mut Shared, now: Instant) {
+        if self.surplus_at.is_none() && !self.surplus().is_empty() {
+            self.surplus_at = Some(now + SURPLUS_OVERLAP);
+        }
         while self.task.is_none() && !self.session.is_busy() && self.silent_until.is_none() {
             let Some(job) = self.queue.pop_front() else { return };
             self.task = match job {
@@ -349,31 +352,14 @@ impl Established {
         }
     }
 
-    /// A CHILD_SA works: failures are forgotten. If it is one of two for the same traffic, look again later.
-    fn watch_surplus(&mut self, now: Instant) {
-        self.child_failures = 0;
-        if self.children.values().filter(|child| child.is_live()).count() > 1 {
-            self.surplus_at = Some(now + SURPLUS_OVERLAP);
-        }
-    }
-
     /// Of two CHILD_SAs for the same traffic the one with the lowest nonce goes, deleted by who asked for it. Both ends see the
     /// same nonces, so they agree; a peer that wants several gets to keep its own.
-    fn delete_surplus(&mut self) {
-        let live: Vec<&Child> = self
-            .children
-            .values()
-            .filter(|child| matches!(child.phase, Phase::Standby | Phase::Active) && child.is_live())
-            .collect();
+    fn surplus(&self) -> Vec<Spi> {
+        let works = |child: &&Child| matches!(child.phase, Phase::Standby | Phase::Active) && child.is_live();
+        let live: Vec<&Child> = self.children.values().filter(works).collect();
         let same = |a: &Child, b: &Child| a.local_selectors == b.local_selectors && a.remote_selectors == b.remote_selectors;
-        let losers: Vec<Spi> = live
-            .iter()
-            .filter(|child| child.ours && live.iter().any(|other| same(child, other) && other.low_nonce > child.low_nonce))
-            .map(|child| child.inbound_spi)
-            .collect();
-        for spi in losers {
-            self.enqueue(Job::DeleteChild(spi));
-        }
+        let beaten = |child: &&&Child| live.iter().any(|other| same(child, other) && other.low_nonce > child.low_nonce);
+        live.iter().filter(|child| child.ours).filter(beaten).map(|child| child.inbound_spi).collect()
     }
 
     /// Sends with this one's successor, or with the newest that waits, if it has none.
@@ -418,7 +404,7 @@ impl Established {
             self.enqueue(Job::CreateChild);
         }
         if self.surplus_at.take_if(|at| now >= *at).is_some() {
-            self.delete_surplus();
+            self.surplus().into_iter().for_each(|spi| self.enqueue(Job::DeleteChild(spi)));
         }
         self.age_children(now);
         self.pump(shared, now);

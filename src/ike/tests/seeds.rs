@@ -41,8 +41,8 @@ fn for_every_seed(test: &str, scenario: impl Fn(u64) -> Result<(), String>) {
 }
 
 fn check(sim: &Simulator) -> Result<(), String> {
-    let complaints = |host: usize| sim.hosts[host].complaints().join("; ");
-    sim.settled(0, 1).map_err(|why| format!("{why}\nhost 0: {}\nhost 1: {}", complaints(0), complaints(1)))?;
+    let standing = |host: usize| sim.hosts[host].standing().join("\n");
+    sim.settled(0, 1).map_err(|why| format!("{why}\nhost 0:\n{}\nhost 1:\n{}", standing(0), standing(1)))?;
     // Established ones with one peer, without those that a rekey replaced or that are being deleted.
     if sim.most_ike_sas > 2 {
         return Err(format!("{} IKE SAs with one peer at a time", sim.most_ike_sas));

@@ -230,6 +230,29 @@ fn a_full_socket_says_where_to_go_on() {
 }
 
 #[test]
+fn what_the_kernel_throws_away_is_told() {
+    in_new_netns(|| {
+        let receiver = UdpSocket::bind(SocketAddr::new(LOCALHOST, 0)).unwrap();
+        receiver.shrink_receive_buffer(10_000);
+        let sender = StdSocket::bind((LOCALHOST, 0)).unwrap();
+        let mut batch = ReceiveBatch::new(128);
+        let (mut sent, mut received, mut lost) = (0, 0, 0);
+        for _ in 0..3 {
+            for _ in 0..50 {
+                sent += sender.send_to(&[7; 1000], receiver.local()).unwrap() / 1000;
+            }
+            received += receiver.receive(&mut batch).unwrap();
+            // It is told with the next that fits.
+            sent += sender.send_to(&[7; 1000], receiver.local()).unwrap() / 1000;
+            received += receiver.receive(&mut batch).unwrap();
+            lost += batch.lost();
+        }
+        assert!(lost > 0);
+        assert_eq!((sent, received + lost as usize), (153, 153));
+    });
+}
+
+#[test]
 fn a_port_in_use_is_refused() {
     in_new_netns(|| {
         let group = UdpGroup::bind(ANY, 0, 2).unwrap();

@@ -14,8 +14,11 @@ use super::*;
 use crate::crypto::Provider;
 use crate::engine::exchange::{Doorbell, Exchange};
 use crate::engine::forward::pool_size;
-use crate::engine::tests::{child, install, routes, spi};
-use crate::sys::testing::{in_new_netns, ip};
+use crate::engine::tests::{PEER, child, install, routes, spi};
+use crate::esp::{Route, RouteTable};
+use crate::sys::testing::{allocations, in_new_netns, ip};
+use crate::sys::udp::ReceiveBatch;
+use crate::wire::natt::{self, Natt};
 
 /// What is to be read, and what was written.
 #[derive(Default)]
@@ -23,6 +26,9 @@ struct Lists {
     inner: VecDeque<Vec<u8>>,
     written: Vec<Vec<u8>>,
     is_down: bool,
+    /// Instead of `inner`: this packet, so many times. Written packets are then counted only.
+    endless: Option<(Vec<u8>, usize)>,
+    count: usize,
 }
 
 #[derive(Clone, Default)]
@@ -36,7 +42,13 @@ impl AsRawFd for FakeTun {
 
 impl TunQueue for FakeTun {
     fn read_packet(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let packet = self.0.lock().unwrap().inner.pop_front().ok_or(ErrorKind::WouldBlock)?;
+        let mut lists = self.0.lock().unwrap();
+        if let Some((packet, times)) = &mut lists.endless {
+            *times = times.checked_sub(1).ok_or(ErrorKind::WouldBlock)?;
+            buffer[..packet.len()].copy_from_slice(packet);
+            return Ok(packet.len());
+        }
+        let packet = lists.inner.pop_front().ok_or(ErrorKind::WouldBlock)?;
         buffer[..packet.len()].copy_from_slice(&packet);
         Ok(packet.len())
     }
@@ -46,7 +58,10 @@ impl TunQueue for FakeTun {
         if lists.is_down {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
-        lists.written.push(packet.to_vec());
+        lists.count += 1;
+        if lists.endless.is_none() {
+            lists.written.push(packet.to_vec());
+        }
         Ok(())
     }
 }
@@ -81,10 +96,24 @@ impl Bench {
     /// Posts what makes it overlay host `own` with an SA to host `other`.
     fn key(&self, own: u8, other: u8, path: Path) {
         let spis = [own, other].map(|host| spi(0x1000_0000 * u32::from(host)));
-        let (_, routes) = routes(own, other, WorkerIndex(0));
-        self.orders.send(routes).unwrap();
+        let net = |host: u8| format!("10.42.{host}.0/24").parse().unwrap();
+        let peer = |owner| Route::Peer { peer: PEER, owner: WorkerIndex(owner) };
+        // Host 3 is the other worker's.
+        let routes = [(net(own), Route::Local), (net(other), peer(0)), (net(3), peer(1))];
+        self.orders.send(Update::Routes(Arc::new(RouteTable::new(routes)))).unwrap();
         for (_, update) in install(child(path, spis[0], spis[1]), true) {
             self.orders.send(update).unwrap();
+        }
+    }
+
+    /// Sends what waits in the TUN, batch by batch, as far as the socket takes it.
+    fn send_all(&mut self, now: Instant) {
+        while self.lane.is_clear() {
+            let read = (0..BATCH).take_while(|_| self.lane.make_room(now) && self.lane.read_inner(now).is_ok()).count();
+            self.lane.flush(now);
+            if read == 0 {
+                break;
+            }
         }
     }
 
@@ -150,7 +179,13 @@ fn what_a_device_refuses_is_counted() {
     });
 }
 
-/// A lane whose socket is full: nobody answers ARP for its peer. Says how many inner packets wait in the TUN.
+/// Inner packets that are to be sent over a link that does not take them at first.
+const PACKETS: usize = 100;
+
+/// Inner packets that are read before they are sent.
+const BATCH: usize = 16;
+
+/// A lane whose socket is full: nobody answers ARP for its peer. Says how many datagrams of the last batch are gone.
 fn stuck() -> (Bench, usize) {
     ip("link add near type veth peer name far");
     ip("addr add 192.0.2.1/24 dev near");
@@ -160,21 +195,29 @@ fn stuck() -> (Bench, usize) {
     bench.udp.shrink_send_buffer(20_000);
     bench.key(1, 2, path("192.0.2.1:4500", "192.0.2.2:4500"));
     bench.lane.take_orders(NOW);
-    bench.tun.0.lock().unwrap().inner.extend((0..100).map(|number| packet(1, 2, 1300 - number)));
-    while bench.lane.make_room(NOW) && bench.lane.read_inner(NOW).is_ok() {
-        // One by one: what is flushed at once is one batch, whatever the socket takes of it.
-        bench.lane.flush(NOW);
-    }
-    assert!(!bench.lane.is_clear(), "the socket is full");
+    bench.udp.set_segmentation(false);
+    bench.tun.0.lock().unwrap().inner.extend((0..PACKETS).map(|_| packet(1, 2, 1300)));
+    bench.send_all(NOW);
+    let done = bench.lane.backlog.expect("the socket is full").done;
+    assert!(done < BATCH);
     let waiting = bench.tun.0.lock().unwrap().inner.len();
-    assert!((1..100).contains(&waiting), "the TUN keeps what there is no room for: {waiting}");
-    (bench, waiting)
+    assert!((1..PACKETS).contains(&waiting), "the TUN keeps what there is no room for: {waiting}");
+    (bench, done)
+}
+
+/// UDP datagrams that left this namespace's sockets.
+fn datagrams_sent() -> usize {
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let mut pairs = names.split(' ').zip(values.split(' '));
+    pairs.find(|(name, _)| *name == "OutDatagrams").unwrap().1.parse().unwrap()
 }
 
 #[test]
 fn a_full_socket_holds_the_tun_back_and_goes_on_where_it_stopped() {
     in_new_netns(|| {
-        let (mut bench, waiting) = stuck();
+        let (mut bench, _) = stuck();
         // Orders wait too: what they set free would find no room.
         bench.orders.send(Update::Activate(spi(0x1000_0000))).unwrap();
         bench.lane.take_orders(NOW);
@@ -185,10 +228,8 @@ fn a_full_socket_holds_the_tun_back_and_goes_on_where_it_stopped() {
         assert!(bench.lane.retry(soon), "the link takes packets now");
         bench.lane.take_orders(soon);
         assert_eq!(bench.orders.len(), 0);
-        while bench.lane.make_room(soon) && bench.lane.read_inner(soon).is_ok() {
-            bench.lane.flush(soon);
-        }
-        assert!(bench.lane.is_clear() && waiting > 0);
+        bench.send_all(soon);
+        assert_eq!((bench.lane.is_clear(), datagrams_sent()), (true, PACKETS), "each was sent, and only once");
         assert_eq!(bench.drops.nonzero().collect::<Vec<_>>(), []);
     });
 }
@@ -196,9 +237,10 @@ fn a_full_socket_holds_the_tun_back_and_goes_on_where_it_stopped() {
 #[test]
 fn what_waits_too_long_for_a_full_socket_is_dropped_and_counted() {
     in_new_netns(|| {
-        let (mut bench, _) = stuck();
+        let (mut bench, done) = stuck();
         assert!(bench.lane.retry(NOW + BACKLOG_PATIENCE), "nothing is held up any longer");
-        assert_eq!(bench.drops.nonzero().collect::<Vec<_>>(), [(DropReason::SendFailed, 1)]);
+        let lost = (BATCH - done) as u64;
+        assert_eq!(bench.drops.nonzero().collect::<Vec<_>>(), [(DropReason::SendFailed, lost)]);
     });
 }
 
@@ -212,5 +254,53 @@ fn a_stray_for_nobody_is_counted() {
         bench.tun.0.lock().unwrap().inner.push_back(packet(1, 2, 100));
         bench.lane.read_inner(NOW).unwrap();
         assert_eq!(bench.drops.of(DropReason::NoRoute), 1);
+    });
+}
+
+#[test]
+fn packets_on_their_way_ask_for_no_memory() {
+    in_new_netns(|| {
+        let (here, there) = ("127.0.0.1:4500", "127.0.0.2:4500");
+        let mut sender = Bench::new([127, 0, 0, 1].into());
+        let mut receiver = Bench::new([127, 0, 0, 2].into());
+        sender.key(1, 2, path(here, there));
+        receiver.key(2, 1, path(there, here));
+        receiver.tun.0.lock().unwrap().endless = Some((Vec::new(), 0));
+        sender.lane.take_orders(NOW);
+        receiver.lane.take_orders(NOW);
+        let mut batch = ReceiveBatch::new(4);
+        let mut send_round = |len, stray: bool| {
+            // The second of two workers gets nothing done here: its packets pass through its ring, and come home.
+            let to = if stray { 3 } else { 2 };
+            sender.tun.0.lock().unwrap().endless = Some((packet(1, to, len), 100));
+            let before = allocations();
+            sender.send_all(NOW);
+            while let Some(parcel) = sender.lane.shared.exchange.receive(1) {
+                sender.lane.shared.exchange.give_back(parcel);
+            }
+            while receiver.udp.receive(&mut batch).is_ok() {
+                let (arena, messages) = batch.parts();
+                for message in messages {
+                    for (start, len) in message.datagrams() {
+                        let Natt::Esp(spi) = natt::classify(&arena[start as usize..(start + len) as usize]) else {
+                            continue;
+                        };
+                        let incoming = Incoming { start, len, path: message.path, ecn: message.ecn };
+                        receiver.lane.gather(NOW, spi, incoming);
+                    }
+                }
+                receiver.lane.open(NOW, arena);
+            }
+            allocations() - before
+        };
+        // The lists grow to their size.
+        for len in [1400, 100] {
+            send_round(len, false);
+            send_round(len, true);
+        }
+        let asked: Vec<u64> =
+            [(1400, false), (100, false), (1400, true)].map(|(len, stray)| send_round(len, stray)).to_vec();
+        assert_eq!(receiver.tun.0.lock().unwrap().count, 400, "they did arrive");
+        assert_eq!(asked, [0, 0, 0]);
     });
 }

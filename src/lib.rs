@@ -48,6 +48,8 @@ pub mod control;
 pub mod crypto;
 pub mod engine;
 pub mod esp;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ike;
 pub mod model;
 pub mod node;

@@ -1,5 +1,8 @@
 //! The binary as a person or a script meets it: exit codes, messages, and what goes to which stream.
 
+#[path = "cli/agent.rs"]
+mod agent;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -75,8 +78,9 @@ fn fault(kind: &str, message: &str) -> String {
 
 fn peer(name: &str, state: &str) -> Value {
     json!({
-        "name": name, "state": state, "dead_direction": null, "remote": "192.0.2.2:4500", "local_behind_nat": "no",
+        "name": name, "state": state, "dead_direction": null, "configured_address": "192.0.2.2", "remote": "192.0.2.2:4500", "local_behind_nat": "no",
         "remote_behind_nat": "unknown", "ike": null, "children": [], "last_proof_seconds": 3, "last_error": null,
+        "next_attempt_seconds": null, "history": [],
     })
 }
 
@@ -192,7 +196,11 @@ fn peers_are_shown_rekeyed_or_not_found() {
     let agent = fake_agent(folder.path(), answers);
     let seen = run(folder.path(), &["peers", "beta"]);
     assert_eq!(seen.code, 0, "{}", seen.err);
-    assert!(seen.out.starts_with("beta: up\n  remote               192.0.2.2:4500\n"), "{}", seen.out);
+    assert!(
+        seen.out.starts_with("beta: up\n  configured           192.0.2.2\n  seen at              192.0.2.2:4500\n"),
+        "{}",
+        seen.out
+    );
     let seen = run(folder.path(), &["peers", "delta"]);
     assert_eq!((seen.code, seen.err.as_str()), (8, "underpass: no peer is called \"delta\"\n"));
     let seen = run(folder.path(), &["peers", "beta", "--rekey", "child"]);
@@ -259,7 +267,7 @@ bad.yaml: cannot be used: 2 errors
         json!({"severity": "error", "line": 3, "key": "ipsek", "message": "unknown key; did you mean \"ipsec\"?"})
     );
     let seen = run(folder.path(), &["config", "check", "missing.yaml"]);
-    assert_eq!(seen.code, 8, "{}", seen.err);
+    assert_eq!(seen.code, 5, "{}", seen.err);
     assert!(seen.err.starts_with("underpass: missing.yaml: No such file"), "{}", seen.err);
 }
 

@@ -1,5 +1,6 @@
 //! `underpass config check`.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde_json::json;
@@ -13,7 +14,10 @@ use crate::config::{Config, Report, Severity};
 pub(super) fn run(places: &Places, file: &Path) -> Exit {
     let (config, report) = match files::load_config(file) {
         Ok(loaded) => loaded,
-        Err(error) => return complain(format_args!("{}: {error}", file.display()), error.kind().into()),
+        Err(error) => {
+            let exit = if error.kind() == ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::BadConfig };
+            return complain(format_args!("{}: {error}", file.display()), exit);
+        }
     };
     let exit = if config.is_some() { Exit::Fine } else { Exit::BadConfig };
     if places.json {

@@ -55,6 +55,7 @@ pub(super) struct Draft {
     pub tun_name: String,
     pub mtu: Placed<Mtu>,
     pub queues: Placed<Queues>,
+    pub pin: bool,
     pub backend: Backend,
     pub addresses: Vec<Placed<IpAddr>>,
     pub blocks: Vec<Placed<IpNet>>,
@@ -85,7 +86,7 @@ pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, repo
     let absent = |key: &str| Field { line: 1, key: key.to_owned(), node: &empty };
     let (name, advertise, listen) =
         host(&top.take("host").unwrap_or_else(|| absent("host")), surroundings, report).unwrap_or_default();
-    let (tun_name, mtu, queues, backend) = tun(&top.take("tun").unwrap_or_else(|| absent("tun")), report)?;
+    let (tun_name, mtu, queues, pin, backend) = tun(&top.take("tun").unwrap_or_else(|| absent("tun")), report)?;
     let (addresses, blocks) = match top.take("overlay") {
         Some(field) => overlay(&field, report),
         None => {
@@ -100,7 +101,7 @@ pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, repo
     later_steps(&mut top, report);
     top.finish(report);
     let listen = listen.unwrap_or_else(|| absent("host.listen").placed(Listen::default()));
-    let draft = Draft { name, advertise, listen, tun_name, mtu, queues, backend, addresses, blocks, ipsec, peers };
+    let draft = Draft { name, advertise, listen, tun_name, mtu, queues, pin, backend, addresses, blocks, ipsec, peers };
     check::finish(draft, report)
 }
 
@@ -190,7 +191,7 @@ fn listen(field: &Field<'_>, report: &mut Report) -> Option<Placed<Listen>> {
     Some(field.placed(listen))
 }
 
-type TunDraft = (String, Placed<Mtu>, Placed<Queues>, Backend);
+type TunDraft = (String, Placed<Mtu>, Placed<Queues>, bool, Backend);
 
 fn tun(field: &Field<'_>, report: &mut Report) -> Option<TunDraft> {
     let mut section = Section::of(field, report)?;
@@ -213,19 +214,15 @@ fn tun(field: &Field<'_>, report: &mut Report) -> Option<TunDraft> {
             },
         })
     });
-    if let Some(field) = section.take("pin") {
-        let off = |text: &str| match text {
-            "off" => Ok(()),
-            _ => Err(Expected::new("off (this build does not pin workers to cores)")),
-        };
-        field.read(report, off);
-    }
+    let pin = |text: &str| scalar::word(text, &[("off", false), ("on", true)]);
+    let pin = section.take("pin").and_then(|field| field.read(report, pin)).is_some_and(|pin| pin.value);
     let backend = section.take("backend").and_then(|field| field.read(report, backend)).map(|backend| backend.value);
     section.finish(report);
     Some((
         name.unwrap_or_else(|| "underpass0".to_owned()),
         mtu.unwrap_or_else(|| field.placed(Mtu::Auto)),
         queues.unwrap_or_else(|| field.placed(Queues::Auto)),
+        pin,
         backend.unwrap_or(Backend::Offload),
     ))
 }

@@ -59,7 +59,7 @@ fn defaults_are_those_of_the_manual() {
     assert_eq!(config.host.listen, Listen { address: "0.0.0.0".parse().unwrap(), ike_port: 500, natt_port: 4500 });
     assert_eq!(
         config.tun,
-        Tun { name: "underpass0".into(), mtu: Mtu::Auto, queues: Queues::Auto, backend: Backend::Offload }
+        Tun { name: "underpass0".into(), mtu: Mtu::Auto, queues: Queues::Auto, pin: false, backend: Backend::Offload }
     );
     assert_eq!(config.tun.mtu.initial(), 1400);
     assert_eq!(
@@ -89,7 +89,7 @@ host:
   name: alpha
   advertise: [192.0.2.1, '192.0.2.1:4501', '[2001:db8::1]:4500', iface:eth0]
   listen: {{address: '::', ike_port: 5000, natt_port: 5001}}
-tun: {{name: up-0, mtu: 1380, queues: 2, pin: off, backend: offload}}
+tun: {{name: up-0, mtu: 1380, queues: 2, pin: on, backend: offload}}
 overlay: {{address: 10.42.1.9/32, blocks: [10.42.1.0/24]}}
 ipsec: {{ike_rekey: 1h30m, child_rekey: 90s, replay_window: 128, dpd: 5s, suites: [aes128gcm16], allow_short_psk: true}}
 peers:
@@ -121,7 +121,7 @@ peers:
     assert_eq!(config.host.listen, Listen { address: "::".parse().unwrap(), ike_port: 5000, natt_port: 5001 });
     assert_eq!(
         config.tun,
-        Tun { name: "up-0".into(), mtu: Mtu::Fixed(1380), queues: Queues::Fixed(2), backend: Backend::Offload }
+        Tun { name: "up-0".into(), mtu: Mtu::Fixed(1380), queues: Queues::Fixed(2), pin: true, backend: Backend::Offload }
     );
     assert_eq!(config.overlay.addresses, ["10.42.1.9".parse::<std::net::IpAddr>().unwrap()]);
     assert_eq!(config.ipsec.ike_rekey, Duration::from_secs(5400));
@@ -333,7 +333,7 @@ fn tun_is_checked() {
         ("tun: {mtu: 9217}", "u.yaml:1: tun.mtu: expected auto or a whole number from 576 to 9216, got \"9217\"\n"),
         ("tun: {mtu: 1_400}", "u.yaml:1: tun.mtu: expected auto or a whole number from 576 to 9216, got \"1_400\"\n"),
         ("tun: {queues: 0}", "u.yaml:1: tun.queues: expected auto or a whole number from 1 to 64, got \"0\"\n"),
-        ("tun: {pin: on}", "u.yaml:1: tun.pin: expected off (this build does not pin workers to cores), got \"on\"\n"),
+        ("tun: {pin: yes}", "u.yaml:1: tun.pin: expected off or on, got \"yes\"\n"),
         ("tun: {backend: fast}", "u.yaml:1: tun.backend: expected offload or plain, got \"fast\"\n"),
         (
             "tun: {backend: plian}",

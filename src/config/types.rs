@@ -65,6 +65,8 @@ pub struct Tun {
     pub mtu: Mtu,
     /// `queues`.
     pub queues: Queues,
+    /// `pin`: whether each worker stays on a core of its own.
+    pub pin: bool,
     /// `backend`.
     pub backend: Backend,
 }

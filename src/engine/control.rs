@@ -71,6 +71,7 @@ struct Source {
     socket: Arc<UdpSocket>,
     transport: Transport,
     ready: bool,
+    drops: Arc<Drops>,
 }
 
 /// The control thread.
@@ -123,8 +124,8 @@ impl<B: Brain> Control<B> {
             brain,
             poll,
             events: Events::with_capacity(8),
-            ike: Source { socket: ike, transport: Transport::Plain, ready: true },
-            natt: Source { socket: natt, transport: Transport::Natt, ready: true },
+            ike: Source { socket: ike, transport: Transport::Plain, ready: true, drops: Arc::clone(&drops) },
+            natt: Source { socket: natt, transport: Transport::Natt, ready: true, drops: Arc::clone(&drops) },
             commands,
             news,
             mailboxes,
@@ -147,7 +148,7 @@ impl<B: Brain> Control<B> {
             if stopping {
                 return Ok(());
             }
-            self.wait(now)?;
+            self.wait()?;
         }
     }
 
@@ -283,7 +284,7 @@ impl<B: Brain> Control<B> {
         }
     }
 
-    fn wait(&mut self, now: Instant) -> Result<(), ControlError> {
+    fn wait(&mut self) -> Result<(), ControlError> {
         let exchange = &self.shared.exchange;
         let doorbell = exchange.doorbell(exchange.control());
         let mail = || {
@@ -294,7 +295,8 @@ impl<B: Brain> Control<B> {
         };
         let asleep = !self.ike.ready && !self.natt.ready && doorbell.sleep_unless(mail);
         let retry = self.mailboxes.iter().any(Outgoing::is_behind).then_some(RETRY);
-        let timer = self.brain.poll_timeout().map(|at| at.since(now));
+        // The turn may have computed signatures: look at the clock again.
+        let timer = self.brain.poll_timeout().map(|at| at.since(self.shared.now()));
         let timeout = if asleep { [retry, timer].into_iter().flatten().min() } else { Some(Duration::ZERO) };
         let polled = self.poll.poll(&mut self.events, timeout);
         doorbell.awake();
@@ -322,6 +324,7 @@ impl Source {
         }
         match self.socket.receive(batch) {
             Ok(count) => {
+                self.drops.add(DropReason::SocketFull, batch.lost().into());
                 self.ready = count == RECEIVE_BATCH;
                 Ok(true)
             }

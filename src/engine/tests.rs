@@ -2,10 +2,13 @@
 
 mod hosts;
 mod life;
+mod nodes;
 mod strays;
 mod tunnel;
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{self, Duration};
 
@@ -27,7 +30,7 @@ use crate::sys::tun::TunBackend;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Our only peer.
-const PEER: PeerIndex = PeerIndex(4);
+pub(in crate::engine) const PEER: PeerIndex = PeerIndex(4);
 
 /// What a scripted brain was told.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -108,7 +111,7 @@ fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn spi(value: u32) -> Spi {
+pub(in crate::engine) fn spi(value: u32) -> Spi {
     Spi::new(value).expect("a test's SPI is not reserved")
 }
 
@@ -127,14 +130,16 @@ fn heard(handle: &Handle<Script>) -> Vec<Heard> {
     handle.ask(|script, _| script.heard.clone()).expect("the control thread answers")
 }
 
-/// Posts updates.
+/// Posts updates; they are in the workers' mailboxes afterwards.
 fn update(handle: &Handle<Script>, updates: impl IntoIterator<Item = (Recipient, Update)> + Send + 'static) {
     handle.call(move |script, _| script.updates.extend(updates)).expect("the control thread listens");
+    // The brain is drained between two requests.
+    handle.ask(|_, _| ()).expect("the control thread answers");
 }
 
 /// Both directions of an SA between overlay hosts 1 and 2, as the lower number sees it or as the other does. Keys follow from the
 /// SPIs.
-fn child(path: Path, inbound_spi: Spi, outbound_spi: Spi) -> ChildSaParams {
+pub(in crate::engine) fn child(path: Path, inbound_spi: Spi, outbound_spi: Spi) -> ChildSaParams {
     let key = |spi: Spi| SaKey { keymat: Secret::new((0..36).map(|octet| octet ^ spi.value().to_be_bytes()[0]).collect()) };
     let everywhere = || {
         let prefixes = ["10.42.0.0/16", "fd00:42::/32"];
@@ -161,7 +166,7 @@ fn child(path: Path, inbound_spi: Spi, outbound_spi: Spi) -> ChildSaParams {
 }
 
 /// What makes a host with number `own` send to host `other`, whose SAs `owner` has.
-fn routes(own: u8, other: u8, owner: WorkerIndex) -> (Recipient, Update) {
+pub(in crate::engine) fn routes(own: u8, other: u8, owner: WorkerIndex) -> (Recipient, Update) {
     let prefix = |host: u8| format!("10.42.{host}.0/24").parse().unwrap();
     let prefix6 = |host: u8| format!("fd00:42:{host}::/64").parse().unwrap();
     let peer = Route::Peer { peer: PEER, owner };
@@ -170,7 +175,7 @@ fn routes(own: u8, other: u8, owner: WorkerIndex) -> (Recipient, Update) {
 }
 
 /// The orders that install an SA on its owner; `activate` also sends with it.
-fn install(child: ChildSaParams, activate: bool) -> Vec<(Recipient, Update)> {
+pub(in crate::engine) fn install(child: ChildSaParams, activate: bool) -> Vec<(Recipient, Update)> {
     let spi = child.inbound_spi;
     let owner = Recipient::Worker(spi.owner());
     let ticket = Ticket(u64::from(spi.value()));
@@ -189,6 +194,18 @@ fn installed(spi: Spi) -> Heard {
 /// A message of IKE's, as far as the engine cares.
 fn transmit(path: Path, transport: Transport, message: &'static [u8]) -> Transmit {
     Transmit { path, transport, message: Bytes::from_static(message) }
+}
+
+/// The next datagram, within the socket's own patience.
+#[track_caller]
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> (usize, SocketAddr) {
+    loop {
+        match socket.recv_from(buffer) {
+            // A machine that is paused interrupts waits that have an end.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            received => return received.expect("a datagram arrives"),
+        }
+    }
 }
 
 /// Runs `work` inside, where the calling thread does not live.

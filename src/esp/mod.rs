@@ -25,6 +25,7 @@ mod tests;
 
 pub use inbox::{Inbox, Incoming};
 pub use outbox::{Outbox, Outgoing};
+pub use replay::{Accepted, Authenticated, Checked, ReplayWindow};
 pub use routes::{Route, RouteTable};
 pub use update::{Event, SaCounters, Update};
 

@@ -49,6 +49,7 @@ pub enum Accepted {
 
 impl Checked {
     /// The whole sequence number, high half included.
+    #[must_use]
     pub const fn value(self) -> u64 {
         self.0
     }

@@ -118,7 +118,7 @@ impl Endpoint {
             .established(loser)
             .and_then(|state| state.replacement)
             .and_then(|replacement| self.table.established(replacement.by));
-        let active = winner.and_then(|state| active_child(state));
+        let active = winner.and_then(active_child);
         if let Some(spi) = active {
             self.shared.event(Event::Activate { spi });
         }

@@ -43,6 +43,7 @@ drop_reasons! {
     QueueFull, "queue_full", "a queue was full";
     SendFailed, "send_failed", "the kernel refused to send the datagram";
     // --- inbound, before the ICV ---
+    SocketFull, "socket_full", "datagrams came faster than they could be read, and the kernel threw them away";
     Runt, "runt", "a datagram is too short to be ESP";
     ReservedSpi, "reserved_spi", "an SPI between 1 and 255 is reserved";
     UnknownSpi, "unknown_spi", "no SA has this SPI";
@@ -61,6 +62,9 @@ drop_reasons! {
     DestinationNotOurs, "destination_not_ours", "the inner destination is not an address of this host";
     EcnInvalid, "ecn_invalid", "congestion was marked on a packet whose transport cannot hear of it";
     TunWriteFailed, "tun_write_failed", "the kernel refused a packet that came out of the tunnel";
+    // --- in clear: counted by the guard's nftables rules, which the kernel runs ---
+    ClearOverlay, "clear_overlay", "a packet in clear for an overlay address of this host";
+    ForgedOverlay, "forged_overlay", "a packet in clear whose source claims to be in the overlay";
     // --- IKE ---
     Keepalive, "keepalive", "a NAT keepalive";
     IkeMalformed, "ike_malformed", "an IKE message that does not parse";
@@ -86,8 +90,13 @@ impl Default for Drops {
 impl Drops {
     /// Counts one packet. A plain load and store: there is one writer.
     pub fn count(&self, reason: DropReason) {
+        self.add(reason, 1);
+    }
+
+    /// Counts so many packets.
+    pub fn add(&self, reason: DropReason, packets: u64) {
         let counter = &self.0[reason as usize];
-        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        counter.store(counter.load(Ordering::Relaxed) + packets, Ordering::Relaxed);
     }
 
     /// How many packets were dropped for this reason.

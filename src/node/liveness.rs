@@ -53,6 +53,11 @@ impl Liveness {
         self.sent = self.sent.max(Some(at));
     }
 
+    /// The IKE SA that a probe may have been on is gone or superseded: nobody will answer or miss it.
+    pub fn probe_forgotten(&mut self) {
+        self.open = false;
+    }
+
     /// A probe stayed unanswered.
     pub fn probe_lost(&mut self) {
         self.open = false;
@@ -89,6 +94,11 @@ impl Liveness {
         let Some(sent) = self.sent else { return false };
         let silence = now.since(self.heard.unwrap_or(Instant::ORIGIN));
         now.since(sent) < UNANSWERED_TRAFFIC && silence >= UNANSWERED_TRAFFIC
+    }
+
+    /// Whether a probe is on its way.
+    pub fn is_awaited(&self) -> bool {
+        self.open
     }
 
     /// A probe left.

@@ -110,6 +110,7 @@ impl Node {
     pub(super) fn handle_ike_event(&mut self, now: Instant, event: ike::Event) {
         match event {
             ike::Event::IkeUp { peer, summary } => self.ike_up(now, peer, *summary),
+            ike::Event::IkeMoved { peer, spi, path } => self.ike_moved(now, peer, spi, path),
             ike::Event::IkeDown { peer, spi, reason } => self.ike_down(now, peer, spi, &reason),
             ike::Event::InitiateFailed { peer, reason } => self.initiate_failed(now, peer, &reason),
             ike::Event::ChildFailed { peer, reason } => {
@@ -153,25 +154,33 @@ impl Node {
                 peer.attempt = Attempt::None;
             }
             peer.remember(now, text.clone());
+            peer.liveness.probe_forgotten();
         }
         self.notice(false, Some(index), text);
         self.note_state(now, index);
     }
 
+    fn ike_moved(&mut self, now: Instant, index: PeerIndex, spi: crate::model::IkeSpi, path: Path) {
+        let Some(peer) = self.peers.get_mut(&index) else { return };
+        let Some(summary) = peer.ike.get_mut(&spi) else { return };
+        let from = std::mem::replace(&mut summary.path, path).remote;
+        if from != path.remote {
+            self.remember(now, index, format!("IKE SA {spi} moved from {from} to {}", path.remote), false);
+        }
+    }
+
     fn ike_down(&mut self, now: Instant, index: PeerIndex, spi: crate::model::IkeSpi, reason: &CloseReason) {
         let Some(peer) = self.peers.get_mut(&index) else { return };
         peer.ike.remove(&spi);
+        peer.liveness.probe_forgotten();
         let replaced = *reason == CloseReason::Replaced;
         if !replaced {
             let text = format!("IKE SA {spi} ended: {reason}");
             self.remember(now, index, text, *reason != CloseReason::Closed);
         }
         let Some(peer) = self.peers.get_mut(&index) else { return };
-        if !peer.is_linked() {
-            peer.liveness.probe_lost();
-            if peer.config().remote.is_some() && peer.attempt == Attempt::None {
-                peer.attempt = Attempt::At(now + AFTER_DELETE + self.rng.jitter(AFTER_DELETE / 2));
-            }
+        if !peer.is_linked() && peer.config().remote.is_some() && peer.attempt == Attempt::None {
+            peer.attempt = Attempt::At(now + AFTER_DELETE + self.rng.jitter(AFTER_DELETE / 2));
         }
         self.note_state(now, index);
     }
@@ -211,7 +220,14 @@ impl Node {
     pub(super) fn child_changed(&mut self, now: Instant, index: PeerIndex) {
         let has_child = self.installs.active_of(index).is_some();
         if let Some(peer) = self.peers.get_mut(&index) {
+            let is_first = has_child && !peer.has_child;
             peer.has_child = has_child;
+            // The answer to IKE_AUTH proves both directions to the initiator only; the responder asks as soon as it has
+            // answered.
+            if is_first && peer.newest().is_some_and(|summary| !summary.initiator) {
+                peer.liveness.probing(now);
+                self.endpoint.handle_command(now, Command::Probe(index));
+            }
         }
         self.note_state(now, index);
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Node;
 use super::installs::{Installed, Stage};
+use super::liveness::PROOF_AGE;
 use super::peer::{Attempt, Peer};
 use crate::model::{ChildSuite, IkeSpi, IkeSuite, Instant, Spi, TrafficSelector};
 
@@ -31,8 +32,10 @@ impl PeerState {
     pub(super) fn of(peer: &Peer, now: Instant) -> Self {
         if peer.is_linked() {
             let proved = peer.liveness.is_proved(now);
+            let is_new = peer.newest().is_some_and(|summary| now.since(summary.established) < PROOF_AGE);
             return match (peer.has_child, proved) {
                 (true, true) => Self::Up,
+                (true, false) if is_new && peer.liveness.is_awaited() => Self::Connecting,
                 (true, false) if peer.liveness.is_heard(now) => Self::OneWay,
                 (false, true) if peer.last_error.is_none() => Self::Connecting,
                 _ => Self::Down,

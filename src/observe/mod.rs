@@ -10,5 +10,5 @@ mod status;
 pub use log::init_log;
 pub use render::{duration_in_words, render_peer, render_status};
 pub use status::{
-    Child, ControlCounters, Drops, Ike, Peer, PeerDirection, PeerState, Peers, STATUS_SCHEMA, Status, Tristate, Tun,
+    Change, Child, ControlCounters, Drops, Ike, Peer, PeerDirection, PeerState, Peers, STATUS_SCHEMA, Status, Tristate, Tun,
 };

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use super::{Child, Peer, PeerDirection, PeerState, Status, Tristate};
+use super::{Change, Child, Peer, PeerDirection, PeerState, Status, Tristate};
 use crate::model::DropReason;
 
 /// One screen about an agent and its peers.
@@ -51,12 +51,16 @@ pub fn render_peer(peer: &Peer) -> String {
     let mut out = String::new();
     line(&mut out, format_args!("{}: {}", plain(&peer.name), state_in_words(peer)));
     let mut rows = vec![
-        ["remote".to_owned(), peer.remote.map_or_else(|| "not seen yet".to_owned(), |remote| remote.to_string())],
+        ["configured".to_owned(), peer.configured_address.as_deref().map_or_else(|| "it comes to us".to_owned(), plain)],
+        ["seen at".to_owned(), peer.remote.map_or_else(|| "nowhere".to_owned(), |remote| remote.to_string())],
         ["NAT before us".to_owned(), tristate(peer.local_behind_nat).to_owned()],
         ["NAT before the peer".to_owned(), tristate(peer.remote_behind_nat).to_owned()],
         ["last proof".to_owned(), proof(peer)],
         ["last error".to_owned(), peer.last_error.as_deref().map_or_else(|| "none".to_owned(), plain)],
     ];
+    if let Some(seconds) = peer.next_attempt_seconds {
+        rows.push(["next attempt".to_owned(), format!("in {}", duration_in_words(seconds))]);
+    }
     match &peer.ike {
         None => rows.push(["IKE SA".to_owned(), "none".to_owned()]),
         Some(ike) => {
@@ -77,12 +81,19 @@ pub fn render_peer(peer: &Peer) -> String {
         child_rows(&mut rows, child);
     }
     table(&mut out, &rows, "  ");
+    if !peer.history.is_empty() {
+        line(&mut out, format_args!("  history"));
+        let row = |change: &Change| [format!("{} ago", duration_in_words(change.seconds_ago)), plain(&change.text)];
+        table(&mut out, &peer.history.iter().map(row).collect::<Vec<_>>(), "    ");
+    }
     out
 }
 
 fn child_rows(rows: &mut Vec<[String; 2]>, child: &Child) {
     let joined = |selectors: &[String]| selectors.iter().map(|selector| plain(selector)).collect::<Vec<_>>().join(", ");
-    rows.push(["CHILD_SA".to_owned(), plain(&child.suite)]);
+    let use_of = if child.active { "in use" } else { "standby or leaving" };
+    let age = duration_in_words(child.age_seconds);
+    rows.push(["CHILD_SA".to_owned(), format!("{}, {use_of}, {age} old", plain(&child.suite))]);
     rows.push(["".to_owned(), format!("{} (ours) <-> {} (theirs)", joined(&child.local), joined(&child.remote))]);
     for (direction, spi, packets, octets) in [
         ("inbound", &child.inbound_spi, child.inbound_packets, child.inbound_octets),
@@ -102,14 +113,28 @@ fn peers_table(out: &mut String, peers: &[Peer]) {
         rows.push([
             plain(&peer.name),
             peer.state.name().to_owned(),
-            peer.remote.map_or_else(|| "-".to_owned(), |remote| remote.to_string()),
+            location(peer),
             proof(peer),
             sum(|child| child.inbound_octets),
             sum(|child| child.outbound_octets),
-            peer.children.first().map_or_else(|| "-".to_owned(), |child| plain(&child.suite)),
+            in_use(peer).map_or_else(|| "-".to_owned(), |child| plain(&child.suite)),
         ]);
     }
     table(out, &rows, "");
+}
+
+/// The SA that we send with, or else any.
+fn in_use(peer: &Peer) -> Option<&Child> {
+    peer.children.iter().find(|child| child.active).or(peer.children.first())
+}
+
+/// Where it was seen, or in brackets where it should be.
+fn location(peer: &Peer) -> String {
+    match (&peer.remote, &peer.configured_address) {
+        (Some(remote), _) => remote.to_string(),
+        (None, Some(address)) => format!("({})", plain(address)),
+        (None, None) => "-".to_owned(),
+    }
 }
 
 /// Below the table: what a column cannot hold.
@@ -212,4 +237,128 @@ fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
 /// Nothing in a foreign text may steer a terminal.
 fn plain(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::{ControlCounters, Drops, Ike, Tun};
+
+    fn beta() -> Peer {
+        let mut peer = Peer::new("beta", PeerState::Up);
+        peer.configured_address = Some("192.0.2.2".into());
+        peer.remote = Some("192.0.2.2:4501".parse().unwrap());
+        peer.remote_behind_nat = Tristate::Yes;
+        peer.local_behind_nat = Tristate::No;
+        peer.last_proof_seconds = Some(4);
+        peer.ike = Some(Ike {
+            suite: "aes256gcm16-prfsha256-x25519".into(),
+            local_spi: "0123456789abcdef".into(),
+            remote_spi: "fedcba9876543210".into(),
+            age_seconds: 3_700,
+            rekey_in_seconds: Some(10_000),
+            initiator: true,
+        });
+        peer.children.push(Child {
+            inbound_spi: "c0000100".into(),
+            outbound_spi: "c0000201".into(),
+            suite: "aes256gcm16-esn".into(),
+            active: true,
+            age_seconds: 100,
+            inbound_packets: 1,
+            inbound_octets: 84,
+            outbound_packets: 2_000,
+            outbound_octets: 3_000_000,
+            local: vec!["10.42.1.0/24".into()],
+            remote: vec!["10.42.2.0/24".into(), "10.43.0.0/16".into()],
+        });
+        peer.history.push(Change { seconds_ago: 90_000, text: "up".into() });
+        peer
+    }
+
+    fn gamma() -> Peer {
+        let mut peer = Peer::new("gamma", PeerState::OneWay);
+        peer.dead_direction = Some(PeerDirection::Outbound);
+        peer.configured_address = Some("192.0.2.3:4600".into());
+        peer.last_error = Some("the peer refused: \u{1b}[2JNO".into());
+        peer.next_attempt_seconds = Some(61);
+        peer
+    }
+
+    #[test]
+    fn a_status_is_one_screen() {
+        let mut status = Status {
+            version: "1.2.3".into(),
+            uptime_seconds: 7_322,
+            tun: Some(Tun { name: "underpass0".into(), mtu: 1400, queues: 1, backend: "offload".into() }),
+            peers: vec![beta(), gamma(), Peer::new("delta", PeerState::Idle)],
+            control: ControlCounters::default(),
+            warnings: vec!["peers[0].psk: a key".into()],
+            ..Status::new("alpha")
+        };
+        status.drops = Drops([("replay".to_owned(), 7), ("no_route".to_owned(), 1_234)].into());
+        assert_eq!(
+            render_status(&status),
+            "\
+alpha: underpass 1.2.3, running for 2 h 2 min
+underpass0: MTU 1400, 1 queue, backend offload
+
+PEER   STATE    REMOTE            LAST PROOF  IN    OUT      SUITE
+beta   up       192.0.2.2:4501    4 s ago     84 B  2.9 MiB  aes256gcm16-esn
+gamma  one-way  (192.0.2.3:4600)  never       0 B   0 B      -
+delta  idle     -                 never       0 B   0 B      -
+  gamma: one-way: the peer does not get what we send; last error: the peer refused: \\u{1b}[2JNO
+
+dropped packets
+  1234  no_route  no peer owns the destination
+     7  replay    the sequence number was seen before
+
+warnings
+  peers[0].psk: a key
+"
+        );
+    }
+
+    #[test]
+    fn a_peer_is_told_in_full() {
+        assert_eq!(
+            render_peer(&beta()),
+            "\
+beta: up
+  configured           192.0.2.2
+  seen at              192.0.2.2:4501
+  NAT before us        no
+  NAT before the peer  yes
+  last proof           4 s ago
+  last error           none
+  IKE SA               aes256gcm16-prfsha256-x25519
+                       SPIs 0123456789abcdef (ours), fedcba9876543210 (theirs)
+                       initiator, 1 h 1 min old, rekey in 2 h 46 min
+  CHILD_SA             aes256gcm16-esn, in use, 1 min 40 s old
+                       10.42.1.0/24 (ours) <-> 10.42.2.0/24, 10.43.0.0/16 (theirs)
+                       inbound SPI c0000100, 1 packet, 84 B
+                       outbound SPI c0000201, 2000 packets, 2.9 MiB
+  history
+    1 d 1 h ago  up
+"
+        );
+        let gamma = render_peer(&gamma());
+        assert!(gamma.starts_with("gamma: one-way: the peer does not get what we send\n"), "{gamma}");
+        assert!(gamma.contains("next attempt         in 1 min 1 s\n"), "{gamma}");
+        assert!(!gamma.contains('\u{1b}'), "nothing in a peer's words steers a terminal");
+    }
+
+    #[test]
+    fn units_change_where_they_should() {
+        for (octets, text) in
+            [(0, "0 B"), (1_023, "1023 B"), (1_024, "1.0 KiB"), (1_048_575, "1.0 MiB"), (u64::MAX, "16384.0 PiB")]
+        {
+            assert_eq!(octets_in_words(octets), text);
+        }
+        for (seconds, text) in
+            [(0, "0 s"), (59, "59 s"), (60, "1 min 0 s"), (3_599, "59 min 59 s"), (3_600, "1 h 0 min"), (86_400, "1 d 0 h")]
+        {
+            assert_eq!(duration_in_words(seconds), text);
+        }
+    }
 }

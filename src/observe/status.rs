@@ -103,7 +103,9 @@ pub struct Peer {
     pub state: PeerState,
     /// With `one-way`: the direction that is dead, seen from here.
     pub dead_direction: Option<PeerDirection>,
-    /// Where it is: the address and port seen last, or the configured one before anything was seen.
+    /// The address, or address and port, that the configuration gives; none if we wait for the peer.
+    pub configured_address: Option<String>,
+    /// Where it is: the address and port seen last.
     pub remote: Option<SocketAddr>,
     /// Whether a NAT hides us from it.
     pub local_behind_nat: Tristate,
@@ -115,8 +117,12 @@ pub struct Peer {
     pub children: Vec<Child>,
     /// Seconds since the last authenticated proof that both directions work.
     pub last_proof_seconds: Option<u64>,
-    /// What went wrong last.
+    /// What went wrong last, until the peer is up again.
     pub last_error: Option<String>,
+    /// Until the next attempt, if one is scheduled.
+    pub next_attempt_seconds: Option<u64>,
+    /// The last changes, oldest first.
+    pub history: Vec<Change>,
 }
 
 impl Peer {
@@ -127,6 +133,7 @@ impl Peer {
             name: name.to_owned(),
             state,
             dead_direction: None,
+            configured_address: None,
             remote: None,
             local_behind_nat: Tristate::Unknown,
             remote_behind_nat: Tristate::Unknown,
@@ -134,8 +141,19 @@ impl Peer {
             children: Vec::new(),
             last_proof_seconds: None,
             last_error: None,
+            next_attempt_seconds: None,
+            history: Vec::new(),
         }
     }
+}
+
+/// Something that happened to a peer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Change {
+    /// How long ago.
+    pub seconds_ago: u64,
+    /// One sentence.
+    pub text: String,
 }
 
 /// Whether traffic flows to and from a peer.
@@ -236,6 +254,10 @@ pub struct Child {
     pub outbound_spi: String,
     /// AEAD, key exchange if there was one of its own, `esn` or `noesn`.
     pub suite: String,
+    /// Whether we send with it; others are about to take over, or only receive what is still under way.
+    pub active: bool,
+    /// Since it came up.
+    pub age_seconds: u64,
     /// Inner packets that came in.
     pub inbound_packets: u64,
     /// Their octets.
@@ -306,6 +328,8 @@ mod tests {
             inbound_spi: "c0000100".into(),
             outbound_spi: "c0000201".into(),
             suite: "aes256gcm16-esn".into(),
+            active: true,
+            age_seconds: 60,
             inbound_packets: 1,
             inbound_octets: 84,
             outbound_packets: 2,
@@ -315,6 +339,9 @@ mod tests {
         });
         peer.last_proof_seconds = Some(16);
         peer.last_error = Some("no answer".into());
+        peer.configured_address = Some("192.0.2.2".into());
+        peer.next_attempt_seconds = Some(7);
+        peer.history.push(Change { seconds_ago: 9, text: "up".into() });
         status.peers.push(peer);
         status.peers.push(Peer::new("gamma", PeerState::Idle));
         status.drops.add_one(DropReason::Replay, 3);
@@ -326,7 +353,7 @@ mod tests {
             "tun": {"name": "underpass0", "mtu": 1400, "queues": 2, "backend": "offload"},
             "peers": [
                 {
-                    "name": "beta", "state": "one-way", "dead_direction": "inbound", "remote": "192.0.2.2:4500",
+                    "name": "beta", "state": "one-way", "dead_direction": "inbound", "configured_address": "192.0.2.2", "remote": "192.0.2.2:4500",
                     "local_behind_nat": "yes", "remote_behind_nat": "unknown",
                     "ike": {
                         "suite": "aes256gcm16-prfsha256-x25519", "local_spi": "0123456789abcdef",
@@ -334,15 +361,17 @@ mod tests {
                     },
                     "children": [{
                         "inbound_spi": "c0000100", "outbound_spi": "c0000201", "suite": "aes256gcm16-esn",
+                        "active": true, "age_seconds": 60,
                         "inbound_packets": 1, "inbound_octets": 84, "outbound_packets": 2, "outbound_octets": 168,
                         "local": ["10.42.1.0/24"], "remote": ["10.42.2.0/24"]
                     }],
-                    "last_proof_seconds": 16, "last_error": "no answer"
+                    "last_proof_seconds": 16, "last_error": "no answer", "next_attempt_seconds": 7,
+                    "history": [{"seconds_ago": 9, "text": "up"}]
                 },
                 {
-                    "name": "gamma", "state": "idle", "dead_direction": null, "remote": null,
+                    "name": "gamma", "state": "idle", "dead_direction": null, "configured_address": null, "remote": null,
                     "local_behind_nat": "unknown", "remote_behind_nat": "unknown", "ike": null, "children": [],
-                    "last_proof_seconds": null, "last_error": null
+                    "last_proof_seconds": null, "last_error": null, "next_attempt_seconds": null, "history": []
                 }
             ],
             "drops": {"replay": 3},

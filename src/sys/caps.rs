@@ -27,6 +27,13 @@ pub fn may_administer_network() -> Result<bool, NetlinkError> {
     }
 }
 
+/// Whether we may make network namespaces: `CAP_SYS_ADMIN`, which root has unless it was taken away.
+#[must_use]
+pub fn may_make_namespaces() -> bool {
+    let sets = rustix::thread::capabilities(None);
+    sets.is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN))
+}
+
 /// What stands in the way of a TUN device.
 #[derive(Debug, thiserror::Error)]
 pub enum TunDeviceError {

@@ -7,6 +7,7 @@ pub mod caps;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod packet;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tun;

@@ -5,8 +5,6 @@
 //! namespace where it was made, whoever uses it later; `run(|| Socket::new(…))` is all that is needed to hold one elsewhere.
 //! When the last descriptor, thread and process of a namespace are gone, the kernel removes it with all its interfaces.
 
-#![allow(unsafe_code)]
-
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

@@ -229,7 +229,7 @@ fn we_die_and_come_back_to_strongswan() {
 #[test]
 fn we_are_behind_a_nat() {
     let lab = Lab::with_nat();
-    let beta = Swan::start(&lab.beta, &SwanConfig::new(&lab.beta, &lab.alpha).to_anywhere());
+    let beta = Swan::start(&lab.beta, &SwanConfig::new(&lab.beta, &lab.alpha).with_anyone());
     let alpha = Agent::running(&lab.alpha, &AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)]).queues(2));
     alpha.wait_for_state("beta", "up", FIRST_CONTACT);
     both_ping(&lab);
@@ -259,6 +259,23 @@ fn strongswan_is_behind_a_nat() {
     alpha.rekey("child");
     beta.rekey("alpha", "ike");
     assert_eq!(pings.map(|pings| pings.wait().lost()), [0, 0]);
+}
+
+/// strongSwan and we call at the same moment: whatever came up, one tunnel remains.
+#[test]
+fn starts_that_meet_leave_one_tunnel() {
+    let lab = Lab::direct();
+    let mut alpha = Agent::new(&lab.alpha);
+    alpha.configure(&AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)]));
+    alpha.spawn();
+    let beta = Swan::start(&lab.beta, &SwanConfig::new(&lab.beta, &lab.alpha).initiating());
+    alpha.wait_for_state("beta", "up", FIRST_CONTACT);
+    let agree = || {
+        let (inbound, outbound) = beta.only_child()?;
+        (alpha.peer("beta").child_spis() == [(outbound, inbound)]).then_some(())
+    };
+    wait_for("one CHILD_SA that both ends know", Duration::from_secs(30), agree);
+    both_ping(&lab);
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn raw_keys_authenticate() {
 #[test]
 fn a_nat_is_crossed_and_seen() {
     let lab = Lab::with_nat();
-    let beta = Swan::start(&lab.beta, &SwanConfig::new(&lab.beta, &lab.alpha).to_anywhere());
+    let beta = Swan::start(&lab.beta, &SwanConfig::new(&lab.beta, &lab.alpha).with_anyone());
     let alpha = Swan::start(&lab.alpha, &SwanConfig::new(&lab.alpha, &lab.beta));
     alpha.initiate();
     both_ping(&lab);
@@ -112,7 +112,7 @@ fn clear_text_reaches_a_host_that_nobody_guards() {
 #[test]
 fn a_nat_that_forgets_maps_elsewhere() {
     let lab = Lab::with_nat();
-    let beta = Swan::start(&lab.beta, &SwanConfig::new(&lab.beta, &lab.alpha).to_anywhere());
+    let beta = Swan::start(&lab.beta, &SwanConfig::new(&lab.beta, &lab.alpha).with_anyone());
     let alpha = Swan::start(&lab.alpha, &SwanConfig::new(&lab.alpha, &lab.beta));
     lab.remap_nat();
     alpha.initiate();

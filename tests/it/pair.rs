@@ -117,13 +117,13 @@ fn host_keys_authenticate() {
 #[test]
 fn another_hosts_key_is_refused() {
     let lab = Lab::direct();
-    let (mut alpha, mut beta) = (Agent::new(&lab.alpha), Agent::new(&lab.beta));
-    let (alpha_key, _) = (alpha.generate_key(), beta.generate_key());
+    let [mut alpha, mut beta] = [&lab.alpha, &lab.beta].map(Agent::new);
+    let [alpha_key, beta_key, stranger] = [&alpha, &beta, &Agent::new(&lab.alpha)].map(Agent::generate_key);
     let peer = |host, key: &str| PeerConfig::at(host).proof(Proof::PublicKey(key.to_owned()));
-    // alpha expects beta to have alpha's key: whoever it is, it is not the one that was pinned.
-    alpha.configure(&AgentConfig::new(&lab.alpha, &[peer(&lab.beta, &alpha.public_key())]));
-    let stranger = Agent::new(&lab.alpha).generate_key();
-    beta.configure(&AgentConfig::new(&lab.beta, &[peer(&lab.alpha, &stranger)]));
+    // alpha has pinned another key than beta's; beta would take alpha.
+    assert_ne!(stranger, beta_key);
+    alpha.configure(&AgentConfig::new(&lab.alpha, &[peer(&lab.beta, &stranger)]));
+    beta.configure(&AgentConfig::new(&lab.beta, &[peer(&lab.alpha, &alpha_key)]));
     alpha.start();
     beta.start();
     alpha.wait_for_state("beta", "retrying", FIRST_CONTACT);
@@ -131,7 +131,6 @@ fn another_hosts_key_is_refused() {
     assert_ne!(alpha.peer("beta").state(), "up");
     assert_ne!(beta.peer("alpha").state(), "up");
     assert!(!answers(&lab.alpha, &lab.beta));
-    drop(alpha_key);
 }
 
 #[test]
@@ -284,7 +283,9 @@ fn heavy_loss_is_survived() {
         Agent::running(&lab.alpha, &AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)])),
         Agent::running(&lab.beta, &AgentConfig::new(&lab.beta, &[PeerConfig::at(&lab.alpha)])),
     );
+    // Both: one end is up as soon as the other has proved itself, although its own last message may still be lost.
     alpha.wait_for_state("beta", "up", Duration::from_secs(40));
+    beta.wait_for_state("alpha", "up", Duration::from_secs(40));
     for (agent, peer, what) in [(&alpha, "beta", "child"), (&beta, "alpha", "ike")] {
         let pings = ping(&lab.alpha, &lab.beta, 60);
         assert!(pings.received > 10, "{pings:?}");

@@ -1,6 +1,6 @@
 //! Hosts of tests: namespaces that a cable joins, an engine in each.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use super::*;
 
@@ -16,11 +16,7 @@ impl Host {
     pub(super) fn start(namespace: Namespace, number: u8, config: &Config) -> Self {
         let handle = inside(&namespace, || {
             let handle = Engine::start(config, Script::default()).expect("the engine starts");
-            ip(&format!("addr add 10.42.{number}.1/32 dev overlay0"));
-            ip(&format!("addr add fd00:42:{number}::1/128 dev overlay0 nodad"));
-            ip("link set overlay0 mtu 1400 up");
-            ip("route add 10.42.0.0/16 dev overlay0");
-            ip("route add fd00:42::/32 dev overlay0");
+            plumb(number);
             handle
         });
         Self { namespace, handle, number }
@@ -35,6 +31,15 @@ impl Host {
     pub(super) fn stop(self) {
         assert_eq!(self.handle.stop(PATIENCE), Ok(()));
     }
+}
+
+/// Addresses and routes of overlay host `number` in the calling thread's namespace: what the agent does.
+pub(super) fn plumb(number: u8) {
+    ip(&format!("addr add 10.42.{number}.1/32 dev overlay0"));
+    ip(&format!("addr add fd00:42:{number}::1/128 dev overlay0 nodad"));
+    ip("link set overlay0 mtu 1400 up");
+    ip("route add 10.42.0.0/16 dev overlay0");
+    ip("route add fd00:42::/32 dev overlay0");
 }
 
 /// Two namespaces with a cable: 192.0.2.1 and 2001:db8::1 at one end, .2 and ::2 at the other.
@@ -68,7 +73,7 @@ pub(super) fn tunnel(configs: &[Config; 2], outer: [&str; 2]) -> [Host; 2] {
     let [first, second] = joined_namespaces();
     let hosts = [Host::start(first, 1, &configs[0]), Host::start(second, 2, &configs[1])];
     let owners = [0, 1].map(|end: usize| WorkerIndex(configs[end].workers - 1));
-    let spis = [0, 1].map(|end: usize| spi(0x1111_1100 * (end as u32 + 1) | u32::from(owners[end].0)));
+    let spis = [0, 1].map(|end: usize| spi((0x1111_1100 * (end as u32 + 1)) | u32::from(owners[end].0)));
     for (end, host) in hosts.iter().enumerate() {
         let other = 1 - end;
         let child = child(natt_path(outer[end], outer[other]), spis[end], spis[other]);

@@ -1,7 +1,7 @@
 //! Two engines with a tunnel between them carry real traffic of the kernel's, both ways.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream};
 
 use super::hosts::{Host, tunnel};
 use super::*;
@@ -28,10 +28,10 @@ fn echo(from: &Host, to: &Host) {
         for (number, client) in clients.iter().enumerate() {
             let payload = vec![round ^ number as u8; 1 + number * 25];
             client.send_to(&payload, server.local_addr().unwrap()).unwrap();
-            let (len, source) = server.recv_from(&mut buffer).unwrap();
+            let (len, source) = receive(&server, &mut buffer);
             assert_eq!((&buffer[..len], source), (payload.as_slice(), client.local_addr().unwrap()));
             server.send_to(&buffer[..len], source).unwrap();
-            let (len, source) = client.recv_from(&mut buffer).unwrap();
+            let (len, source) = receive(client, &mut buffer);
             assert_eq!((&buffer[..len], source), (payload.as_slice(), server.local_addr().unwrap()));
         }
     }
@@ -127,6 +127,6 @@ fn fragments_of_the_kernels_pass() {
     let payload = vec![7; 3000];
     client.send_to(&payload, server.local_addr().unwrap()).unwrap();
     let mut buffer = [0; 4000];
-    assert_eq!(server.recv_from(&mut buffer).unwrap().0, 3000);
+    assert_eq!(receive(&server, &mut buffer).0, 3000);
     hosts.into_iter().for_each(Host::stop);
 }

@@ -259,9 +259,7 @@ impl Lane {
             self.outbox.clear();
             self.backlog = None;
         }
-        for _ in 0..failed {
-            self.drops.count(DropReason::SendFailed);
-        }
+        self.drops.add(DropReason::SendFailed, failed as u64);
     }
 
     // --- inbound ---
@@ -328,3 +326,6 @@ fn write_to_tun(tun: &dyn TunQueue, drops: &Drops, packet: &[u8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -160,6 +160,7 @@ impl Worker {
                     _ => return Err(WorkerError::Udp(error)),
                 },
             }
+            self.lane.drops.add(DropReason::SocketFull, self.receive.lost().into());
             let (arena, messages) = self.receive.parts();
             for message in messages {
                 for (start, len) in message.datagrams() {

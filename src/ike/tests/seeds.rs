@@ -79,12 +79,12 @@ fn everything_is_rekeyed_in_a_storm() {
         sim.run_for(Duration::from_secs(5));
         sim.faults = FAULTS;
         for _ in 0..40 {
-            let (host, other) = if chance.u32() % 2 == 0 { (0, 1) } else { (1, 0) };
+            let (host, other) = if chance.u32().is_multiple_of(2) { (0, 1) } else { (1, 0) };
             let peer = PeerIndex(other);
             let child = sim.hosts[host].plane.active.get(&peer).copied();
             let command = match (chance.u32() % 8, child) {
                 (0..=2, _) => Command::RekeyIke(peer),
-                (3, Some(spi)) if chance.u32() % 4 == 0 => Command::ChildExpired(spi),
+                (3, Some(spi)) if chance.u32().is_multiple_of(4) => Command::ChildExpired(spi),
                 (_, Some(spi)) => Command::RekeyChild(spi),
                 (_, None) => Command::CreateChild(peer),
             };

@@ -8,8 +8,8 @@
 //! - its source lies in one of the peers' prefixes: counted as `forged_overlay`.
 //!
 //! [`install`] replaces the whole table in one transaction and carries the counts over, so it can be called at every change
-//! of the prefixes, and no packet finds the door open in between. The table outlives its agent on purpose: while none runs,
-//! overlay packets are still not accepted in clear. `nft list table inet underpass` shows it:
+//! of the prefixes, and no packet finds the door open in between. It belongs to nobody's process: after a crash of the agent it
+//! is still there, and [`remove`] is for a stop on purpose. `nft list table inet underpass` shows it:
 //!
 //! ```text
 //! chain clear {

@@ -13,7 +13,7 @@ const HEADER_LEN: usize = size_of::<libc::cmsghdr>();
 const ALIGNMENT: usize = size_of::<usize>();
 
 /// Room for every message that a socket of ours gets or sends: IPV6_PKTINFO (40 octets with its header), IPV6_TCLASS, IP_TOS,
-/// UDP_GRO or UDP_SEGMENT (24 each), and some to spare.
+/// UDP_GRO or UDP_SEGMENT, SO_RXQ_OVFL (24 each), and some to spare.
 pub(super) const CONTROL_LEN: usize = 192;
 
 /// A buffer of control messages, aligned as the kernel wants it.
@@ -97,6 +97,8 @@ pub(super) struct Received {
     pub(super) traffic_class: u8,
     /// Size of the datagrams that were joined into this one, if any were.
     pub(super) segment_size: Option<u16>,
+    /// How many datagrams the socket has lost in its life; told once there are any.
+    pub(super) lost: Option<u32>,
 }
 
 impl Received {
@@ -126,6 +128,7 @@ impl Received {
                     received.segment_size =
                         read_int(data).and_then(|size| u16::try_from(size).ok()).filter(|&size| size > 0);
                 }
+                (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => received.lost = read_int(data).map(libc::c_int::cast_unsigned),
                 _ => {}
             }
             octets = octets.get(len.next_multiple_of(ALIGNMENT)..).unwrap_or_default();

@@ -21,7 +21,7 @@ mod send;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -70,6 +70,8 @@ pub struct UdpSocket {
     local: SocketAddr,
     /// Whether UDP_SEGMENT works on this socket; off for good once the kernel said that it does not.
     segmentation: AtomicBool,
+    /// Datagrams that the kernel threw away because nobody read them in time, as far as it told.
+    lost: AtomicU32,
 }
 
 impl AsRawFd for UdpSocket {
@@ -121,13 +123,25 @@ impl UdpSocket {
         self.segmentation.store(on, Ordering::Relaxed);
     }
 
+    /// Makes the socket lose datagrams after a few that nobody reads.
+    #[cfg(test)]
+    pub(crate) fn shrink_receive_buffer(&self, octets: usize) {
+        self.socket.set_recv_buffer_size(octets).expect("a smaller buffer is always granted");
+    }
+
+    /// Makes the socket full after a few datagrams.
+    #[cfg(test)]
+    pub(crate) fn shrink_send_buffer(&self, octets: usize) {
+        self.socket.set_send_buffer_size(octets).expect("a smaller buffer is always granted");
+    }
+
     fn finish(socket: Socket, address: SocketAddr) -> Result<Self, UdpError> {
         let refused = |step, source| UdpError::Refused { step, address, source };
         let local = socket.local_addr().map_err(|error| refused("getsockname", error))?;
         let local = local.as_socket().ok_or_else(|| refused("getsockname", ErrorKind::InvalidData.into()))?;
         // A kernel that knows the option (4.18) answers 0.
         let segmentation = read_option(&socket, libc::SOL_UDP, libc::UDP_SEGMENT).is_ok();
-        Ok(Self { socket, local, segmentation: AtomicBool::new(segmentation) })
+        Ok(Self { socket, local, segmentation: AtomicBool::new(segmentation), lost: AtomicU32::new(0) })
     }
 }
 
@@ -181,6 +195,8 @@ fn prepare(address: SocketAddr) -> Result<Socket, UdpError> {
     }
     let mut options = vec![
         ("UDP_GRO", libc::SOL_UDP, libc::UDP_GRO, 1),
+        // Says how many datagrams did not fit the receive buffer.
+        ("SO_RXQ_OVFL", libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1),
         // On a dual-stack socket the IPv4 options hold for IPv4 datagrams.
         ("IP_RECVTOS", libc::IPPROTO_IP, libc::IP_RECVTOS, 1),
         ("IP_MTU_DISCOVER", libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT),

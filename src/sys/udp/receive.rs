@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr;
+use std::sync::atomic::Ordering;
 
 use super::UdpSocket;
 use super::address::RawAddress;
@@ -20,6 +21,7 @@ pub struct ReceiveBatch {
     iovecs: Box<[libc::iovec]>,
     headers: Box<[libc::mmsghdr]>,
     messages: Vec<Message>,
+    lost: u32,
 }
 
 // SAFETY: the pointers in `iovecs` and `headers` are written before every call and not used after it; everything that they
@@ -66,12 +68,20 @@ impl ReceiveBatch {
             iovecs: vec![iovec; messages].into_boxed_slice(),
             headers: vec![header; messages].into_boxed_slice(),
             messages: Vec::with_capacity(messages),
+            lost: 0,
         }
     }
 
     /// The arena and what the last receive left in it.
     pub fn parts(&mut self) -> (&mut [u8], &[Message]) {
         (&mut self.arena, &self.messages)
+    }
+
+    /// How many datagrams the kernel is known to have thrown away before those that the last receive left, because the socket's
+    /// buffer was full.
+    #[must_use]
+    pub const fn lost(&self) -> u32 {
+        self.lost
     }
 
     /// Points every header at its slot, its name and its control buffer.
@@ -99,6 +109,7 @@ impl UdpSocket {
     /// `WouldBlock` if there is nothing.
     pub fn receive(&self, batch: &mut ReceiveBatch) -> io::Result<usize> {
         batch.messages.clear();
+        batch.lost = 0;
         batch.prepare();
         // SAFETY: `prepare` pointed every header at live memory of the batch, which nobody else touches during the call.
         let count = unsafe {
@@ -118,6 +129,10 @@ impl UdpSocket {
             let Some(remote) = batch.names[number].parse().filter(|_| !truncated) else { continue };
             let control_len = header.msg_hdr.msg_controllen.min(batch.controls[number].0.len());
             let received = Received::parse(&batch.controls[number].0[..control_len]);
+            if let Some(lost) = received.lost {
+                // A running total, which wraps.
+                batch.lost += lost.wrapping_sub(self.lost.swap(lost, Ordering::Relaxed));
+            }
             let mut local = self.local();
             if let Some(address) = received.local {
                 local.set_ip(address);

@@ -217,7 +217,7 @@ fn a_full_socket_says_where_to_go_on() {
         ip("link set far up");
         let sender = UdpSocket::bind(SocketAddr::new(ANY, 0)).unwrap();
         sender.set_segmentation(false);
-        sender.socket.set_send_buffer_size(30_000).unwrap();
+        sender.shrink_send_buffer(30_000);
         let buffer = vec![7; 100 * 1000];
         let batch = pieces(buffer.len(), 1000, "0.0.0.0:0", "10.9.0.2:9".parse().unwrap(), 0);
         let mut scratch = SendBatch::default();
@@ -226,6 +226,29 @@ fn a_full_socket_says_where_to_go_on() {
         ip("neigh replace 10.9.0.2 lladdr 02:00:00:00:00:01 dev near");
         let again = sender.send(&mut scratch, &buffer, &batch[report.done..]);
         assert!(again.done > 0, "{again:?}");
+    });
+}
+
+#[test]
+fn what_the_kernel_throws_away_is_told() {
+    in_new_netns(|| {
+        let receiver = UdpSocket::bind(SocketAddr::new(LOCALHOST, 0)).unwrap();
+        receiver.shrink_receive_buffer(10_000);
+        let sender = StdSocket::bind((LOCALHOST, 0)).unwrap();
+        let mut batch = ReceiveBatch::new(128);
+        let (mut sent, mut received, mut lost) = (0, 0, 0);
+        for _ in 0..3 {
+            for _ in 0..50 {
+                sent += sender.send_to(&[7; 1000], receiver.local()).unwrap() / 1000;
+            }
+            received += receiver.receive(&mut batch).unwrap();
+            // It is told with the next that fits.
+            sent += sender.send_to(&[7; 1000], receiver.local()).unwrap() / 1000;
+            received += receiver.receive(&mut batch).unwrap();
+            lost += batch.lost();
+        }
+        assert!(lost > 0);
+        assert_eq!((sent, received + lost as usize), (153, 153));
     });
 }
 

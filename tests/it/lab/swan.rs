@@ -80,7 +80,7 @@ impl SwanConfig {
     }
 
     /// Accepts the peer from wherever it calls.
-    pub fn to_anywhere(mut self) -> Self {
+    pub fn with_anyone(mut self) -> Self {
         self.remote_address = "%any".to_owned();
         self
     }

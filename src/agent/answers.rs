@@ -1,0 +1,209 @@
+//! The answers on the control socket: what the node and the workers know, as the status model.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::plumbing;
+use crate::config::{Config, PeerRemote};
+use crate::control::{Counters, Fault, FaultKind, Handler, RekeyWhat, Rekeyed, Request, Version};
+use crate::engine::{Caller, Unreachable};
+use crate::model::{DropReason, Drops};
+use crate::node::{self, ChildView, Node, PeerView, Rekey};
+use crate::observe::{Change, Child, Ike, Peer, PeerDirection, PeerState, Peers, Status, Tun};
+
+/// What the status says of the agent itself.
+#[derive(Debug)]
+pub(super) struct Facts {
+    /// `host.name`.
+    pub host: String,
+    /// Where each peer is configured to be.
+    pub addresses: HashMap<String, String>,
+    /// The device.
+    pub tun: Tun,
+    /// The guard's table.
+    pub table: String,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}
+
+impl Facts {
+    /// Takes from a configuration what the status shows.
+    pub(super) fn describe(&mut self, config: &Config) {
+        self.host.clone_from(&config.host.name);
+        let shown = |remote: PeerRemote| match remote {
+            PeerRemote::Standard(address) => address.to_string(),
+            PeerRemote::Natt(endpoint) => endpoint.to_string(),
+        };
+        let address = |peer: &crate::config::Peer| Some((peer.name.value.clone(), shown(peer.remote?)));
+        self.addresses = config.peers.iter().filter_map(address).collect();
+    }
+}
+
+/// Answers requests.
+pub(super) struct Answers {
+    pub caller: Caller<Node>,
+    pub facts: Arc<Mutex<Facts>>,
+    pub started: Instant,
+    /// Of the workers and the control thread.
+    pub drops: Vec<Arc<Drops>>,
+    pub counters: Arc<Counters>,
+}
+
+impl Handler for Answers {
+    fn handle(&self, request: Request) -> Result<Value, Fault> {
+        match request {
+            Request::Status {} => value(&self.status()?),
+            Request::Peers { name } => value(&self.peers(name)?),
+            Request::Rekey { peer, what } => value(&self.rekey(peer, what)?),
+            Request::Version {} => value(&Version::own()),
+        }
+    }
+}
+
+impl Answers {
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        // Whoever panicked left facts that are no less true.
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn status(&self) -> Result<Status, Fault> {
+        let question = |node: &mut Node, now| {
+            let drops: Vec<(DropReason, u64)> = node.drops().nonzero().collect();
+            (node.peers(now), drops)
+        };
+        let (views, ike_drops) = self.caller.ask(question).map_err(unreachable)?;
+        let facts = self.facts();
+        let mut status = Status::new(&facts.host);
+        status.uptime_seconds = self.started.elapsed().as_secs();
+        status.tun = Some(facts.tun.clone());
+        status.peers = views.into_iter().map(|view| peer(view, &facts.addresses)).collect();
+        for drops in &self.drops {
+            status.drops.add(drops);
+        }
+        for (reason, count) in ike_drops {
+            status.drops.add_one(reason, count);
+        }
+        status.control = self.counters.snapshot();
+        status.warnings.clone_from(&facts.warnings);
+        let table = facts.table.clone();
+        drop(facts);
+        let guard = plumbing::guard_counters(&table);
+        for (reason, count) in [
+            (DropReason::ClearOverlay, guard.clear_overlay.packets),
+            (DropReason::ForgedOverlay, guard.forged_overlay.packets),
+        ] {
+            if count > 0 {
+                status.drops.add_one(reason, count);
+            }
+        }
+        Ok(status)
+    }
+
+    fn peers(&self, name: Option<String>) -> Result<Peers, Fault> {
+        let views = self.caller.ask(|node: &mut Node, now| node.peers(now)).map_err(unreachable)?;
+        let facts = self.facts();
+        let wanted = views.into_iter().filter(|view| name.as_ref().is_none_or(|name| *name == view.name));
+        let peers: Vec<Peer> = wanted.map(|view| peer(view, &facts.addresses)).collect();
+        match name {
+            Some(name) if peers.is_empty() => Err(no_such_peer(&name)),
+            _ => Ok(Peers::new(peers)),
+        }
+    }
+
+    fn rekey(&self, name: String, what: RekeyWhat) -> Result<Rekeyed, Fault> {
+        let kind = match what {
+            RekeyWhat::Child => Rekey::Child,
+            RekeyWhat::Ike => Rekey::Ike,
+        };
+        let peer = name.clone();
+        let question = move |node: &mut Node, now| {
+            let known = node.peers(now).iter().any(|view| view.name == peer);
+            known.then(|| node.rekey(now, &peer, kind))
+        };
+        match self.caller.ask(question).map_err(unreachable)? {
+            Some(true) => Ok(Rekeyed::new(&name, what)),
+            Some(false) => {
+                let sa = if what == RekeyWhat::Ike { "IKE SA" } else { "CHILD_SA" };
+                Err(Fault::new(FaultKind::Failed, format!("{name} has no {sa} that could be replaced")))
+            }
+            None => Err(no_such_peer(&name)),
+        }
+    }
+}
+
+fn no_such_peer(name: &str) -> Fault {
+    Fault::new(FaultKind::NotFound, format!("no peer is called {name:?}"))
+}
+
+fn unreachable(error: Unreachable) -> Fault {
+    let kind = match error {
+        Unreachable::Busy => FaultKind::Timeout,
+        Unreachable::Ended => FaultKind::Failed,
+    };
+    Fault::new(kind, error.to_string())
+}
+
+fn value(answer: &impl Serialize) -> Result<Value, Fault> {
+    serde_json::to_value(answer).map_err(|error| Fault::new(FaultKind::Failed, error.to_string()))
+}
+
+/// A peer of the node in the words of the status.
+fn peer(view: PeerView, addresses: &HashMap<String, String>) -> Peer {
+    let mut peer = Peer::new(&view.name, state(view.state));
+    peer.dead_direction = match view.dead_direction {
+        Some("outbound") => Some(PeerDirection::Outbound),
+        Some(_) => Some(PeerDirection::Inbound),
+        None => None,
+    };
+    peer.configured_address = addresses.get(&view.name).cloned();
+    peer.remote = view.remote;
+    peer.local_behind_nat = view.local_behind_nat.into();
+    peer.remote_behind_nat = view.remote_behind_nat.into();
+    peer.ike = view.ike.map(|ike| Ike {
+        suite: ike.suite.to_string(),
+        local_spi: ike.local_spi.to_string(),
+        remote_spi: ike.remote_spi.to_string(),
+        age_seconds: ike.age.as_secs(),
+        rekey_in_seconds: Some(ike.rekey_in.as_secs()),
+        initiator: ike.initiator,
+    });
+    peer.children = view.children.into_iter().map(child).collect();
+    peer.last_proof_seconds = view.last_proof.as_ref().map(Duration::as_secs);
+    peer.last_error = view.last_error;
+    peer.next_attempt_seconds = view.next_attempt.as_ref().map(Duration::as_secs);
+    let change = |(age, text): (Duration, String)| Change { seconds_ago: age.as_secs(), text };
+    peer.history = view.history.into_iter().map(change).collect();
+    peer
+}
+
+const fn state(state: node::PeerState) -> PeerState {
+    match state {
+        node::PeerState::Up => PeerState::Up,
+        node::PeerState::OneWay => PeerState::OneWay,
+        node::PeerState::Idle => PeerState::Idle,
+        node::PeerState::Connecting => PeerState::Connecting,
+        node::PeerState::Retrying => PeerState::Retrying,
+        node::PeerState::Down => PeerState::Down,
+    }
+}
+
+fn child(view: ChildView) -> Child {
+    let texts = |selectors: &[crate::model::TrafficSelector]| selectors.iter().map(ToString::to_string).collect();
+    Child {
+        inbound_spi: view.inbound_spi.to_string(),
+        outbound_spi: view.outbound_spi.to_string(),
+        suite: view.suite.to_string(),
+        active: view.active,
+        age_seconds: view.age.as_secs(),
+        inbound_packets: view.inbound.0,
+        inbound_octets: view.inbound.1,
+        outbound_packets: view.outbound.0,
+        outbound_octets: view.outbound.1,
+        local: texts(&view.local_selectors),
+        remote: texts(&view.remote_selectors),
+    }
+}

@@ -1,0 +1,131 @@
+//! The configuration in the words of the engine and the node.
+
+use std::thread::available_parallelism;
+
+use crate::config::{Backend, Config, Peer, PeerAuth, PeerRemote, Queues, Report};
+use crate::crypto::{Provider, SigningKey};
+use crate::engine;
+use crate::ike::{self, EndpointConfig, LocalAuth, RemoteEndpoint};
+use crate::model::{PeerIndex, TrafficSelector, WorkerIndex};
+use crate::node::NodeConfig;
+use crate::sys::tun::TunBackend;
+
+/// More workers than this do not make one TUN device faster, however many cores there are.
+const MAX_AUTO_WORKERS: usize = 64;
+
+/// Whether some peer is to know us by our host key.
+pub(super) fn wants_host_key(config: &Config) -> bool {
+    config.peers.iter().any(|peer| matches!(peer.auth, PeerAuth::PublicKey(_)))
+}
+
+/// How many workers there are.
+pub(super) fn workers(config: &Config) -> u8 {
+    match (config.tun.backend, config.tun.queues) {
+        (Backend::Plain, _) => 1,
+        (Backend::Offload, Queues::Fixed(queues)) => queues,
+        (Backend::Offload, Queues::Auto) => {
+            available_parallelism().map_or(1, |cores| cores.get().min(MAX_AUTO_WORKERS)) as u8
+        }
+    }
+}
+
+/// What the engine is to be.
+pub(super) fn engine(config: &Config) -> engine::Config {
+    let listen = config.host.listen;
+    engine::Config {
+        listen: listen.address,
+        ike_port: listen.ike_port,
+        natt_port: listen.natt_port,
+        tun_name: config.tun.name.clone(),
+        tun_backend: match config.tun.backend {
+            Backend::Offload => TunBackend::Offload,
+            Backend::Plain => TunBackend::Plain,
+        },
+        tun_mtu: config.tun.mtu.initial(),
+        workers: workers(config),
+        pin: config.tun.pin,
+        provider: Provider::default(),
+    }
+}
+
+/// What the node is to be.
+pub(super) fn node(config: &Config, host_key: Option<&SigningKey>) -> NodeConfig {
+    NodeConfig {
+        ike: EndpointConfig {
+            ike_rekey: config.ipsec.ike_rekey,
+            child_rekey: config.ipsec.child_rekey,
+            replay_window: config.ipsec.replay_window,
+            ike_port: config.host.listen.ike_port,
+            natt_port: config.host.listen.natt_port,
+        },
+        workers: workers(config),
+        local_prefixes: config.overlay.blocks.clone(),
+        probe_interval: config.ipsec.dpd,
+        peers: peers(config, host_key),
+    }
+}
+
+/// The peers. One that pins a key is left out if there is no host key to answer with; [`wants_host_key`] said so before.
+pub(super) fn peers(config: &Config, host_key: Option<&SigningKey>) -> Vec<ike::PeerConfig> {
+    config.peers.iter().filter_map(|peer| one_peer(peer, host_key)).collect()
+}
+
+fn one_peer(peer: &Peer, host_key: Option<&SigningKey>) -> Option<ike::PeerConfig> {
+    let (local_auth, remote_auth) = match &peer.auth {
+        PeerAuth::Psk(secret) => (LocalAuth::Psk(secret.clone()), ike::PeerAuth::Psk(secret.clone())),
+        PeerAuth::PublicKey(key) => (LocalAuth::HostKey(host_key?.clone()), ike::PeerAuth::HostKey(*key)),
+        // Key files were read with the configuration.
+        PeerAuth::PskFile(_) => return None,
+    };
+    let selectors = |blocks: &[ipnet::IpNet]| blocks.iter().copied().map(TrafficSelector::from_prefix).collect();
+    Some(ike::PeerConfig {
+        // The node gives the real ones.
+        index: PeerIndex(0),
+        owner: WorkerIndex(0),
+        name: peer.name.value.clone(),
+        local_id: peer.local_id.clone(),
+        remote_id: peer.remote_id.clone(),
+        local_auth,
+        remote_auth,
+        remote: peer.remote.map(|remote| match remote {
+            PeerRemote::Standard(address) => RemoteEndpoint::Standard(address),
+            PeerRemote::Natt(endpoint) => RemoteEndpoint::Natt(endpoint),
+        }),
+        suites: peer.suites.clone(),
+        local_selectors: selectors(&peer.local_blocks),
+        remote_selectors: selectors(&peer.remote_blocks),
+    })
+}
+
+/// A peer that pins our own key is a copy of somebody's mistake: whoever has that key is us.
+pub(super) fn check_host_key(config: &Config, host_key: &SigningKey, report: &mut Report) {
+    for peer in &config.peers {
+        if peer.auth == PeerAuth::PublicKey(host_key.verifying_key()) {
+            let key = peer.name.key.replace(".name", ".public_key");
+            report.error(peer.name.line, key, "this is this host's own public key; the peer's is what it prints there");
+        }
+    }
+}
+
+/// Takes over from a new configuration what can be changed while packets flow. The rest stays as it is running; its keys are
+/// returned.
+pub(super) fn keep_running_parts(running: &Config, new: &mut Config) -> Vec<&'static str> {
+    let mut kept = Vec::new();
+    let mut keep = |changed: bool, key: &'static str| {
+        if changed {
+            kept.push(key);
+        }
+    };
+    keep(running.host.listen != new.host.listen, "host.listen");
+    keep(running.tun != new.tun, "tun");
+    let (old, now) = (&running.ipsec, &new.ipsec);
+    keep(old.ike_rekey != now.ike_rekey, "ipsec.ike_rekey");
+    keep(old.child_rekey != now.child_rekey, "ipsec.child_rekey");
+    keep(old.replay_window != now.replay_window, "ipsec.replay_window");
+    keep(old.dpd != now.dpd, "ipsec.dpd");
+    new.host.listen = running.host.listen;
+    new.tun = running.tun.clone();
+    let suites = std::mem::take(&mut new.ipsec.suites);
+    new.ipsec = crate::config::Ipsec { suites, ..running.ipsec.clone() };
+    kept
+}

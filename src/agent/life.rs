@@ -1,0 +1,277 @@
+//! An agent from its start to its end.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, select, unbounded};
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::{Handle as SignalsHandle, Signals};
+
+use super::answers::{Answers, Facts};
+use super::plumbing::Plumbing;
+use super::{AgentError, Options, OsRng, desired, files, preflight};
+use crate::config::{Config, Report, Severity};
+use crate::control::{Counters, Server};
+use crate::crypto::SigningKey;
+use crate::engine::{Engine, Handle};
+use crate::model;
+use crate::node::Node;
+use crate::observe::Tun;
+
+/// How long the engine's threads may take to end: they only finish what they have in hand.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Runs an agent until a signal ends it.
+///
+/// # Errors
+/// Why it did not start, or what failed. Nothing that it set up is left behind.
+pub fn run(options: &Options) -> Result<(), AgentError> {
+    // A signal that comes while we start is kept.
+    let signals = SignalThread::start()?;
+    let (mut config, report) = load(&options.config)?;
+    preflight::check_rights()?;
+    let _lock = preflight::lock(&options.run_dir)?;
+    let (host_key, mut warnings) = check(&config, report, &options.state_dir)?;
+    let mut agent = Agent::start(&config, host_key.as_ref(), options, &mut warnings)?;
+    tracing::info!(
+        "{} runs with {} on {} as {}",
+        config.host.name,
+        counted(config.peers.len(), "peer"),
+        agent.engine.tun_name(),
+        counted(desired::workers(&config).into(), "worker")
+    );
+    notify(&[NotifyState::Ready, NotifyState::Status("running")]);
+    let outcome = agent.live(&signals.receiver, options, &mut config);
+    notify(&[NotifyState::Stopping]);
+    let stopped = agent.stop();
+    outcome.and(stopped)
+}
+
+/// Reads the configuration; errors in it are one error with many lines.
+fn load(path: &Path) -> Result<(Config, Report), AgentError> {
+    let (config, report) = files::load_config(path).map_err(preflight::unreadable(path))?;
+    match config {
+        Some(config) => Ok((config, report)),
+        None => Err(AgentError::Config(report)),
+    }
+}
+
+/// Holds the configuration against this host, and finds the key that it needs. The warnings are for the status.
+fn check(config: &Config, mut report: Report, state_dir: &Path) -> Result<(Option<SigningKey>, Vec<String>), AgentError> {
+    preflight::check_interfaces(config, &mut report)?;
+    let host_key = if desired::wants_host_key(config) { Some(host_key(state_dir)?) } else { None };
+    if let Some(key) = &host_key {
+        desired::check_host_key(config, key, &mut report);
+    }
+    if report.has_errors() {
+        return Err(AgentError::Config(report));
+    }
+    let warnings = report.messages.iter().filter(|message| message.severity == Severity::Warning);
+    let warnings: Vec<String> = warnings.map(|message| format!("{}: {}", message.key, message.text)).collect();
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok((host_key, warnings))
+}
+
+/// The host's key; made if there is none yet.
+fn host_key(state_dir: &Path) -> Result<SigningKey, AgentError> {
+    match files::load_host_key(state_dir) {
+        Err(files::HostKeyError::Missing(path)) => {
+            let key = files::generate_host_key(state_dir, false)?;
+            let public = key.verifying_key().to_base64();
+            tracing::info!("made a host key in {}; its public half, for the peers: {public}", path.display());
+            Ok(key)
+        }
+        other => Ok(other?),
+    }
+}
+
+/// A running agent. Dropped in this order: nobody asks any more, nothing runs any more, nothing is left.
+struct Agent {
+    control: Server,
+    engine: Handle<Node>,
+    plumbing: Plumbing,
+    facts: Arc<Mutex<Facts>>,
+}
+
+impl Agent {
+    fn start(
+        config: &Config,
+        host_key: Option<&SigningKey>,
+        options: &Options,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, AgentError> {
+        let started = Instant::now();
+        let (mut plumbing, unguarded) = Plumbing::guarded(config)?;
+        warnings.extend(unguarded);
+        let node = Node::new(model::Instant::ORIGIN, desired::node(config, host_key), Box::new(OsRng), Box::new(OsRng));
+        let engine = Engine::start(&desired::engine(config), node)?;
+        if let Err(error) = plumbing.configure(config) {
+            // Its own failures would only hide this one.
+            let _ = engine.stop(STOP_PATIENCE);
+            return Err(error.into());
+        }
+        let tun = Tun {
+            name: engine.tun_name().to_owned(),
+            mtu: config.tun.mtu.initial(),
+            queues: desired::workers(config).into(),
+            backend: config.tun.backend.name().to_owned(),
+        };
+        let mut facts = Facts {
+            host: String::new(),
+            addresses: Default::default(),
+            tun,
+            table: plumbing.table().to_owned(),
+            warnings: std::mem::take(warnings),
+        };
+        facts.describe(config);
+        let facts = Arc::new(Mutex::new(facts));
+        let counters = Arc::new(Counters::default());
+        let answers = Answers {
+            caller: engine.caller(),
+            facts: Arc::clone(&facts),
+            started,
+            drops: engine.drops().to_vec(),
+            counters: Arc::clone(&counters),
+        };
+        let control = match Server::start(&options.run_dir, Arc::new(answers), counters) {
+            Ok(control) => control,
+            Err(error) => {
+                let _ = engine.stop(STOP_PATIENCE);
+                return Err(error.into());
+            }
+        };
+        Ok(Self { control, engine, plumbing, facts })
+    }
+
+    /// Waits for signals and for threads that end.
+    fn live(&mut self, signals: &Receiver<i32>, options: &Options, config: &mut Config) -> Result<(), AgentError> {
+        loop {
+            select! {
+                recv(signals) -> signal => match signal {
+                    Ok(SIGHUP) => self.reload(options, config),
+                    Ok(signal) => {
+                        tracing::info!("stopping on {}", signal_name(signal));
+                        return Ok(());
+                    }
+                    Err(_) => return Err(AgentError::Failed("the thread that receives signals ended".to_owned())),
+                },
+                recv(self.engine.ended()) -> ended => {
+                    let text = match ended {
+                        Ok(ended) => {
+                            let why = ended.failure.unwrap_or_else(|| "it was told to".to_owned());
+                            format!("the thread {} ended: {why}", ended.thread)
+                        }
+                        Err(_) => "the engine's threads ended".to_owned(),
+                    };
+                    return Err(AgentError::Failed(text));
+                }
+            }
+        }
+    }
+
+    /// Reads the configuration again. One that cannot be used changes nothing.
+    fn reload(&mut self, options: &Options, config: &mut Config) {
+        let clock = NotifyState::monotonic_usec_now();
+        let reloading: Vec<NotifyState<'_>> = [NotifyState::Reloading].into_iter().chain(clock).collect();
+        notify(&reloading);
+        if let Err(error) = self.try_reload(options, config) {
+            tracing::error!("the configuration stays as it was: {error}");
+        }
+        notify(&[NotifyState::Ready]);
+    }
+
+    fn try_reload(&mut self, options: &Options, config: &mut Config) -> Result<(), AgentError> {
+        let (mut new, report) = load(&options.config)?;
+        let kept = desired::keep_running_parts(config, &mut new);
+        let (host_key, mut warnings) = check(&new, report, &options.state_dir)?;
+        for key in kept {
+            let warning = format!("{key} changed in the configuration: that takes effect when the agent starts next");
+            tracing::warn!("{warning}");
+            warnings.push(warning);
+        }
+        // The node before the routes: a packet that is routed to us early would be a drop.
+        let peers = desired::peers(&new, host_key.as_ref());
+        let blocks = new.overlay.blocks.clone();
+        self.engine.ask(move |node, now| node.reconfigure(now, blocks, peers))?;
+        for complaint in self.plumbing.change(&new) {
+            tracing::warn!("{complaint}");
+            warnings.push(complaint);
+        }
+        let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        facts.describe(&new);
+        facts.warnings = warnings;
+        tracing::info!("read the configuration again: {}", counted(new.peers.len(), "peer"));
+        *config = new;
+        Ok(())
+    }
+
+    /// Tells the peers, ends the threads, and takes everything back.
+    fn stop(self) -> Result<(), AgentError> {
+        let Self { control, engine, plumbing, .. } = self;
+        drop(control);
+        // Without a control thread there is nobody who could tell them.
+        let told = engine.ask(|node, now| node.close_all(now));
+        if let Err(error) = told {
+            tracing::warn!("the peers were not told: {error}");
+        }
+        let stopped = engine.stop(STOP_PATIENCE);
+        drop(plumbing);
+        stopped.map_err(|failed| {
+            let text = |ended: crate::engine::Ended| format!("{}: {}", ended.thread, ended.failure.unwrap_or_default());
+            AgentError::Failed(failed.into_iter().map(text).collect::<Vec<_>>().join("; "))
+        })
+    }
+}
+
+/// Tells the service manager, if there is one.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!("telling the service manager: {error}");
+    }
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    signal_hook::low_level::signal_name(signal).unwrap_or("a signal")
+}
+
+/// Signals as messages on a channel; dropping it ends the thread.
+struct SignalThread {
+    receiver: Receiver<i32>,
+    handle: SignalsHandle,
+}
+
+impl SignalThread {
+    fn start() -> Result<Self, AgentError> {
+        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(AgentError::Signals)?;
+        let handle = signals.handle();
+        let (sender, receiver) = unbounded();
+        thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || forward(signals, &sender))
+            .map_err(AgentError::Signals)?;
+        Ok(Self { receiver, handle })
+    }
+}
+
+impl Drop for SignalThread {
+    fn drop(&mut self) {
+        self.handle.close();
+    }
+}
+
+fn forward(mut signals: Signals, sender: &Sender<i32>) {
+    for signal in signals.forever() {
+        if sender.send(signal).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The kernel's side: the TUN device's addresses and MTU, the routes that lead into it, and the guard.
+//!
+//! Addresses and routes hang on the device and go with it, also when the agent is killed. The guard outlives a killed agent,
+//! so that overlay packets stay out while nobody opens them, and goes when the agent is stopped in order.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::AgentError;
+use super::preflight::outer_addresses;
+use crate::config::Config;
+use crate::sys::netlink::{Netlink, NetlinkError, RouteSpec};
+use crate::sys::nft::{self, Guard, GuardCounters};
+
+/// Packets that may wait for the device: a worker that was away for a scheduler's slice finds them, instead of losses.
+const TX_QUEUE: u32 = 2000;
+
+/// What was set up, so that it can be changed and taken back.
+#[derive(Debug)]
+pub(super) struct Plumbing {
+    tun: String,
+    table: String,
+    addresses: BTreeSet<IpAddr>,
+    routes: BTreeSet<(IpNet, Option<IpAddr>)>,
+}
+
+impl Plumbing {
+    /// Puts the guard up; the device need not be there yet. What was set up goes when this is dropped.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub(super) fn guarded(config: &Config) -> Result<(Self, Vec<String>), AgentError> {
+        let tun = config.tun.name.clone();
+        // Agents that share a network namespace have different devices.
+        let table = if tun == "underpass0" { "underpass".to_owned() } else { format!("underpass-{tun}") };
+        let plumbing = Self { tun, table, addresses: BTreeSet::new(), routes: BTreeSet::new() };
+        let warnings = plumbing.guard(config)?;
+        Ok((plumbing, warnings))
+    }
+
+    /// The guard's nftables table.
+    pub(super) fn table(&self) -> &str {
+        &self.table
+    }
+
+    fn guard(&self, config: &Config) -> Result<Vec<String>, AgentError> {
+        let remote: Vec<IpNet> = config.peers.iter().flat_map(|peer| peer.remote_blocks.iter().copied()).collect();
+        let guard = Guard {
+            table: &self.table,
+            tun: &self.tun,
+            allowed: &[],
+            local: &config.overlay.blocks,
+            remote: &remote,
+            outer: &outer_addresses(config, &self.tun)?,
+        };
+        let unguarded = nft::install(&guard)?;
+        Ok(unguarded.iter().map(|prefix| format!("packets in clear from {prefix} cannot be told from others")).collect())
+    }
+
+    /// Makes the device ready: MTU, queue, addresses, up, routes.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub(super) fn configure(&mut self, config: &Config) -> Result<(), NetlinkError> {
+        let mut netlink = Netlink::open()?;
+        netlink.set_mtu(&self.tun, config.tun.mtu.initial().into())?;
+        netlink.set_txqueuelen(&self.tun, TX_QUEUE)?;
+        self.without_link_local_address();
+        for &address in &config.overlay.addresses {
+            netlink.replace_address(&self.tun, address.into())?;
+            self.addresses.insert(address);
+        }
+        netlink.set_up(&self.tun)?;
+        for route in wanted_routes(config) {
+            netlink.add_route(self.route(route))?;
+            self.routes.insert(route);
+        }
+        Ok(())
+    }
+
+    /// Keeps the kernel from giving the device a link-local address, and from asking for routers through the tunnel: no peer
+    /// owns those addresses, and each packet would be a drop. Where there is no IPv6 there is nothing to do.
+    fn without_link_local_address(&self) {
+        const NONE: &str = "1";
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/addr_gen_mode", self.tun), NONE);
+    }
+
+    fn route(&self, (destination, source): (IpNet, Option<IpAddr>)) -> RouteSpec<'_> {
+        RouteSpec { source, ..RouteSpec::new(destination, &self.tun) }
+    }
+
+    /// Takes another configuration over: the guard first, then addresses and routes by difference. Goes as far as it can;
+    /// what the kernel refused is returned in words.
+    pub(super) fn change(&mut self, config: &Config) -> Vec<String> {
+        let mut complaints = self.guard(config).unwrap_or_else(|error| vec![error.to_string()]);
+        let mut netlink = match Netlink::open() {
+            Ok(netlink) => netlink,
+            Err(error) => {
+                complaints.push(error.to_string());
+                return complaints;
+            }
+        };
+        let mut done = |result: Result<(), NetlinkError>| {
+            let fine = result.is_ok();
+            complaints.extend(result.err().map(|error| error.to_string()));
+            fine
+        };
+        let addresses: BTreeSet<IpAddr> = config.overlay.addresses.iter().copied().collect();
+        let routes: BTreeSet<_> = wanted_routes(config).collect();
+        // New addresses first: a route's source must be there. Old routes go before their source does.
+        for &address in addresses.difference(&self.addresses.clone()) {
+            if done(netlink.replace_address(&self.tun, address.into())) {
+                self.addresses.insert(address);
+            }
+        }
+        for &route in self.routes.clone().difference(&routes) {
+            if done(absent_is_fine(netlink.delete_route(route.0, &self.tun))) {
+                self.routes.remove(&route);
+            }
+        }
+        for &route in routes.difference(&self.routes.clone()) {
+            if done(netlink.add_route(self.route(route))) {
+                self.routes.insert(route);
+            }
+        }
+        for &address in self.addresses.clone().difference(&addresses) {
+            if done(absent_is_fine(netlink.delete_address(&self.tun, address.into()))) {
+                self.addresses.remove(&address);
+            }
+        }
+        complaints
+    }
+}
+
+impl Drop for Plumbing {
+    fn drop(&mut self) {
+        if let Err(error) = nft::remove(&self.table) {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
+/// What the guard of this table kept out.
+pub(super) fn guard_counters(table: &str) -> GuardCounters {
+    // A status without these two is better than none.
+    nft::counters(table).ok().flatten().unwrap_or_default()
+}
+
+/// Every peer's blocks, and the address that this host's own packets to them come from.
+fn wanted_routes(config: &Config) -> impl Iterator<Item = (IpNet, Option<IpAddr>)> {
+    let source =
+        |block: IpNet| config.overlay.addresses.iter().copied().find(|address| address.is_ipv4() == block.addr().is_ipv4());
+    config.peers.iter().flat_map(|peer| peer.remote_blocks.iter()).map(move |&block| (block, source(block)))
+}
+
+fn absent_is_fine(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
+    result.or_else(|error| if error.is_absent() { Ok(()) } else { Err(error) })
+}

@@ -1,0 +1,122 @@
+//! What could stand in the way, asked before anything is changed: one clear sentence instead of a failure half-way.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::AgentError;
+use crate::config::{Advertise, Config, PeerRemote, Report};
+use crate::control::{ServerError, prepare_run_dir};
+use crate::sys::caps::{check_tun_device, may_administer_network};
+use crate::sys::netlink::{Netlink, NetlinkError};
+
+/// The lock's file name in the run directory.
+const LOCK: &str = "agent.lock";
+
+/// Takes the run directory for this process, for as long as the file is held. A killed agent's lock is free.
+///
+/// # Errors
+/// [`AgentError::AlreadyRunning`], or what the file system said.
+pub(super) fn lock(run_dir: &Path) -> Result<File, AgentError> {
+    prepare_run_dir(run_dir)?;
+    let path = run_dir.join(LOCK);
+    let failed = |error| AgentError::Control(ServerError::Io(path.clone(), error));
+    let mut options = OpenOptions::new();
+    let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            // Who it is only makes the message better.
+            let _ = file.take(16).read_to_string(&mut holder);
+            let holder = holder.trim();
+            let who = if holder.is_empty() { String::new() } else { format!(" (process {holder})") };
+            return Err(AgentError::AlreadyRunning(run_dir.to_owned(), who));
+        }
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    let note = format!("{}\n", std::process::id());
+    file.set_len(0).and_then(|()| file.write_all(note.as_bytes())).map_err(failed)?;
+    Ok(file)
+}
+
+/// Whether this process may and can have a TUN device here.
+///
+/// # Errors
+/// [`AgentError::NotAdmin`] or [`AgentError::TunDevice`].
+pub(super) fn check_rights() -> Result<(), AgentError> {
+    if !may_administer_network()? {
+        return Err(AgentError::NotAdmin);
+    }
+    Ok(check_tun_device()?)
+}
+
+/// Holds the configuration against this host's interfaces: what the file alone could not tell.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub(super) fn check_interfaces(config: &Config, report: &mut Report) -> Result<(), NetlinkError> {
+    let mut netlink = Netlink::open()?;
+    let links = netlink.links()?;
+    let addresses: Vec<IpAddr> = netlink.addresses()?.iter().map(|address| address.address.addr()).collect();
+    for advertise in &config.host.advertise {
+        if let Advertise::Interface(name) = advertise
+            && !links.iter().any(|link| link.name == *name)
+        {
+            report.warning(None, "host.advertise", format!("there is no interface {name}"));
+        }
+    }
+    for peer in &config.peers {
+        let own = match peer.remote {
+            Some(PeerRemote::Standard(address)) => addresses.contains(&address),
+            Some(PeerRemote::Natt(endpoint)) => {
+                addresses.contains(&endpoint.ip()) && endpoint.port() == config.host.listen.natt_port
+            }
+            None => false,
+        };
+        if let (true, Some(remote)) = (own, peer.remote) {
+            let key = peer.name.key.replace(".name", ".address");
+            report.error(peer.name.line, key, format!("{} is this host's own address", remote.address()));
+        }
+    }
+    Ok(())
+}
+
+/// The addresses of this host and its peers on the underlay: what the TUN device has does not count.
+pub(super) fn outer_addresses(config: &Config, tun: &str) -> Result<Vec<IpAddr>, NetlinkError> {
+    let mut netlink = Netlink::open()?;
+    let tun = netlink.links()?.into_iter().find(|link| link.name == tun).map(|link| link.index);
+    let own = netlink.addresses()?.into_iter().filter(|address| Some(address.link_index) != tun);
+    let peers = config.peers.iter().filter_map(|peer| peer.remote).map(|remote| remote.address());
+    let mut outer: Vec<IpAddr> = own.map(|address| address.address.addr()).chain(peers).collect();
+    // Addresses of our blocks on other interfaces are containers' gateways, not underlay.
+    outer.retain(|address| !address.is_loopback() && !config.overlay.blocks.iter().any(|block| block.contains(address)));
+    outer.sort();
+    outer.dedup();
+    Ok(outer)
+}
+
+/// Says why a file could not be read.
+pub(super) fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> AgentError + '_ {
+    |error| AgentError::Unreadable(path.to_owned(), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_directory_belongs_to_one_agent() {
+        let folder = tempfile::tempdir().unwrap();
+        let run_dir = folder.path().join("run");
+        let first = lock(&run_dir).unwrap();
+        let error = lock(&run_dir).unwrap_err();
+        let who =
+            format!("an agent is already running with run directory {} (process {})", run_dir.display(), std::process::id());
+        assert_eq!(error.to_string(), who);
+        drop(first);
+        lock(&run_dir).expect("the lock goes with its holder");
+    }
+}

@@ -1,0 +1,266 @@
+//! Replays the committed corpora on every build, and keeps their seeds: small inputs from which a fuzzer starts.
+
+use std::fs;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::ike::proposals::{offer_esp, offer_ike};
+use crate::model::{IkeSpi, KeGroup, Spi};
+use crate::wire::ike::{
+    Auth, AuthMethod, Certificate, Delete, ExchangeType, Flags, Header, Identification, KeyExchangePayload, Notify,
+    NotifyType, Protocol,
+};
+
+/// A small corpus is replayed in no time and read in a review.
+const MAX_CORPUS_OCTETS: u64 = 256 * 1024;
+
+fn corpus(target: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
+}
+
+/// Runs a target on everything in its folder.
+fn replay(target: &str, body: fn(&[u8])) {
+    let folder = corpus(target);
+    let mut paths: Vec<PathBuf> = fs::read_dir(&folder)
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        .map(|entry| entry.expect("a readable folder").path())
+        .collect();
+    paths.sort();
+    assert!(!paths.is_empty(), "{} holds no inputs", folder.display());
+    let mut octets = 0;
+    for path in paths {
+        eprintln!("{}", path.display());
+        let data = fs::read(&path).expect("a readable file");
+        octets += data.len() as u64;
+        body(&data);
+    }
+    assert!(octets <= MAX_CORPUS_OCTETS, "the corpus of {target} has {octets} octets");
+}
+
+#[test]
+fn corpus_natt() {
+    replay("natt", natt);
+}
+
+#[test]
+fn corpus_ip() {
+    replay("ip", ip);
+}
+
+#[test]
+fn corpus_esp_open() {
+    replay("esp_open", esp_open);
+}
+
+#[test]
+fn corpus_ike_message() {
+    replay("ike_message", ike_message);
+}
+
+/// Every seed stands in its corpus as it is made here.
+#[test]
+fn seeds_are_committed() {
+    for (target, name, data) in seeds() {
+        let path = corpus(target).join(name);
+        let committed = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; see write_seeds", path.display()));
+        assert_eq!(committed, data, "{}: see write_seeds", path.display());
+    }
+}
+
+/// `cargo test --lib fuzzing::tests::write_seeds -- --ignored` after a change of [`seeds`].
+#[test]
+#[ignore = "writes into fuzz/corpus"]
+fn write_seeds() {
+    for (target, name, data) in seeds() {
+        fs::create_dir_all(corpus(target)).expect("a writable tree");
+        fs::write(corpus(target).join(name), data).expect("a writable tree");
+    }
+}
+
+/// Target, file name, octets.
+fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let mut seeds = Vec::new();
+    seeds.extend(natt_seeds().into_iter().map(|(name, data)| ("natt", name, data)));
+    seeds.extend(ip_seeds().into_iter().map(|(name, data)| ("ip", name, data)));
+    seeds.extend(esp_open_seeds().into_iter().map(|(name, data)| ("esp_open", name, data)));
+    seeds.extend(ike_seeds().into_iter().map(|(name, data)| ("ike_message", name, data)));
+    seeds
+}
+
+fn natt_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let spi = Spi::new(0xc0ff_ee00).expect("not reserved");
+    let mut packet = esp::Header { spi, sequence: 1 }.emit().to_vec();
+    packet.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 1, 0x45, 1, 1, 4]);
+    packet.extend_from_slice(&[0xcc; esp::ICV_LEN]);
+    vec![
+        ("keepalive", natt::KEEPALIVE.to_vec()),
+        ("marker", natt::NON_ESP_MARKER.to_vec()),
+        ("ike", [&natt::NON_ESP_MARKER[..], &Message::emit_clear(&header(ExchangeType::Informational), &[])].concat()),
+        ("esp-reserved-spi", [&[0, 0, 0, 255], &packet[4..]].concat()),
+        ("esp-runt", packet[..esp::MIN_LEN - 1].to_vec()),
+        ("esp-not-aligned", [&packet[..], &[0]].concat()),
+        ("esp", packet),
+    ]
+}
+
+/// An MTU, and a packet with these fields.
+fn ipv4(mtu: u16, header: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut packet = header.to_vec();
+    let length = u16::try_from(header.len() + payload.len()).expect("short");
+    packet[2..4].copy_from_slice(&length.to_be_bytes());
+    let sum = checksum::checksum(&packet).to_be_bytes();
+    packet[10..12].copy_from_slice(&sum);
+    [&mtu.to_be_bytes()[..], &packet, payload].concat()
+}
+
+fn ipv6(mtu: u16, next_header: u8, payload: &[u8]) -> Vec<u8> {
+    let [high, low] = u16::try_from(payload.len()).expect("short").to_be_bytes();
+    let first = [0x60, 0, 0, 0, high, low, next_header, 64];
+    let address = |last| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last).octets();
+    [&mtu.to_be_bytes()[..], &first, &address(7), &address(9), payload].concat()
+}
+
+fn ip_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let udp = [0x12, 0x34, 0x56, 0x78, 0, 72, 0, 0];
+    let long = [&udp[..], &[5; 64]].concat();
+    let plain = [0x45, 0, 0, 0, 0, 7, 0, 0, 64, 17, 0, 0, 10, 42, 1, 7, 10, 42, 2, 9];
+    let with = |offset: usize, value: u8| {
+        let mut header = plain;
+        header[offset] = value;
+        header
+    };
+    let options = [&with(0, 0x48)[..], &[7, 7, 4, 0, 0, 0, 0, 1, 0x94, 4, 0, 0]].concat();
+    let icmp = with(9, 1);
+    let fragment = |low: u8| [&[17, 0, 0, low, 0, 0, 0, 9][..], &udp].concat();
+    let chain = [&[43, 0, 1, 4, 0, 0, 0, 0, 60, 0, 0, 0, 0, 0, 0, 0, 58, 0, 1, 4, 0, 0, 0, 0][..], &[128, 0, 0, 0]].concat();
+    vec![
+        ("ipv4-udp", ipv4(1400, &plain, &long)),
+        ("ipv4-to-be-cut", ipv4(52, &plain, &long)),
+        ("ipv4-df", ipv4(52, &with(6, 0x40), &long)),
+        ("ipv4-options", ipv4(60, &options, &long)),
+        ("ipv4-fragment", ipv4(44, &with(6, 0x21), &long)),
+        ("ipv4-last-fragment", ipv4(44, &with(7, 0xff), &long)),
+        ("ipv4-icmp-echo", ipv4(1400, &icmp, &[8, 0, 0, 0])),
+        ("ipv4-icmp-error", ipv4(1400, &icmp, &[3, 4, 0, 0])),
+        ("ipv4-padded", [ipv4(1400, &plain, &udp), vec![0; 7]].concat()),
+        ("ipv6-udp", ipv6(1280, 17, &long)),
+        ("ipv6-extensions", ipv6(1280, 0, &chain)),
+        ("ipv6-first-fragment", ipv6(1280, 44, &fragment(1))),
+        ("ipv6-later-fragment", ipv6(1280, 44, &fragment(8))),
+        ("ipv6-icmp-error", ipv6(1280, 58, &[2, 0, 0, 0])),
+    ]
+}
+
+/// A mode, a first sequence number, and datagrams with the distances of theirs.
+fn esp_open_input(mode: u8, first: u32, datagrams: &[(i8, Vec<u8>)]) -> Vec<u8> {
+    let mut data = [&[mode][..], &first.to_be_bytes()].concat();
+    for (distance, octets) in datagrams {
+        data.extend_from_slice(&[u8::try_from(octets.len()).expect("short"), *distance as u8]);
+        data.extend_from_slice(octets);
+    }
+    data
+}
+
+fn esp_open_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    // From the peer's 10.42.2.9 to our 10.42.1.7, ECT(0), then the trailer with two octets of padding.
+    let inner = ipv4(0, &[0x45, 2, 0, 0, 0, 7, 0, 0, 64, 17, 0, 0, 10, 42, 2, 9, 10, 42, 1, 7], &[0, 53, 0, 53, 0, 8, 0, 0]);
+    let text = |next_header| [&inner[2..], &[1, 2, 2, next_header]].concat();
+    let foreign = ipv4(0, &[0x45, 0, 0, 0, 0, 7, 0, 0, 64, 17, 0, 0, 10, 42, 3, 9, 10, 42, 1, 7], &[]);
+    let padded = [&inner[2..], &[0xff; 20], &[0, 4]].concat();
+    vec![
+        ("sealed", esp_open_input(0x01, 1, &[(0, text(4)), (1, text(4)), (0, text(4))])),
+        ("sealed-congested", esp_open_input(0x31, 1, &[(0, text(4))])),
+        ("sealed-window", esp_open_input(0x01, 100, &[(0, text(4)), (-63, text(4)), (-64, text(4)), (-63, text(4))])),
+        ("sealed-wrap", esp_open_input(0x05, 0xffff_fffe, &[(0, text(4)), (3, text(4)), (1, text(4)), (-70, text(4))])),
+        ("sealed-next-headers", esp_open_input(0x01, 1, &[(0, text(41)), (1, text(59)), (2, text(0)), (3, text(97))])),
+        ("sealed-foreign", esp_open_input(0x01, 1, &[(0, [&foreign[2..], &[1, 2, 2, 4]].concat())])),
+        ("sealed-tfc", esp_open_input(0x01, 1, &[(0, padded)])),
+        ("sealed-bad-padding", esp_open_input(0x01, 1, &[(0, vec![0, 0, 9, 4])])),
+        ("aimed", esp_open_input(0x02, 0, &[(0, vec![0; 44]), (0, vec![0; 30]), (0, vec![])])),
+        ("stranger", esp_open_input(0x00, 0, &[(0, vec![0xc0; 48]), (0, vec![0; 48]), (0, vec![])])),
+    ]
+}
+
+fn header(exchange: ExchangeType) -> Header {
+    let flags = Flags { initiator: true, ..Flags::default() };
+    Header { initiator_spi: 0x0011_2233_4455_6677, responder_spi: 0, exchange, flags, message_id: 0 }
+}
+
+/// A message in clear, and one in which the same payloads stand inside SK as they are.
+fn both(exchange: ExchangeType, payloads: &[Payload]) -> [Vec<u8>; 2] {
+    let header = header(exchange);
+    [Message::emit_clear(&header, payloads), Message::emit_protected(&header, payloads, |_, _| ([1; 8], [2; 16]))]
+}
+
+fn ike_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let spi = Spi::new(0xc0ff_ee00).expect("not reserved");
+    let notify = |kind, data: &'static [u8]| Payload::Notify(Notify::new(kind, data));
+    let suites = AeadAlgorithm::ALL;
+    let nonce = || Payload::Nonce((0..32).collect());
+    let ke = || Payload::KeyExchange(KeyExchangePayload { group: 31, value: Bytes::from_static(&[9; 32]) });
+    let init = [
+        Payload::SecurityAssociation(offer_ike(&suites, KeGroup::X25519, None)),
+        ke(),
+        nonce(),
+        notify(NotifyType::NatDetectionSourceIp, &[7; 20]),
+        notify(NotifyType::NatDetectionDestinationIp, &[8; 20]),
+        notify(NotifyType::SignatureHashAlgorithms, &[0, 5]),
+        Payload::VendorId(Bytes::from_static(b"vendor")),
+    ];
+    let selector = |text: &str| vec![TrafficSelector::from_prefix(text.parse().expect("a prefix"))];
+    let auth = [
+        Payload::IdInitiator(Identification { body: Bytes::from_static(b"\x02\0\0\0alpha") }),
+        Payload::Certificate(Certificate { encoding: 15, data: Bytes::from_static(&[0x30; 44]) }),
+        Payload::CertificateRequest(Bytes::from_static(&[15])),
+        Payload::IdResponder(Identification { body: Bytes::from_static(b"\x02\0\0\0beta") }),
+        Payload::Auth(Auth { method: AuthMethod::SharedKey, data: Bytes::from_static(&[3; 32]) }),
+        Payload::SecurityAssociation(offer_esp(&suites, &[], spi)),
+        Payload::TsInitiator(selector("10.42.1.0/24")),
+        Payload::TsResponder([selector("10.0.0.0/8"), selector("2001:db8::/48")].concat()),
+        notify(NotifyType::InitialContact, &[]),
+    ];
+    let rekey_sa = Notify {
+        protocol: Protocol::Esp,
+        spi: Bytes::from_static(&[0xc0, 0xff, 0xee, 1]),
+        kind: NotifyType::RekeySa,
+        data: Bytes::new(),
+    };
+    let rekey_child = [
+        Payload::Notify(rekey_sa),
+        Payload::SecurityAssociation(offer_esp(&suites, &KeGroup::ALL, spi)),
+        nonce(),
+        ke(),
+        Payload::TsInitiator(selector("10.42.1.0/24")),
+        Payload::TsResponder(selector("10.42.2.0/24")),
+    ];
+    let new_spi = IkeSpi::new(0x8899_aabb_ccdd_eeff).expect("not zero");
+    let rekey_ike = [Payload::SecurityAssociation(offer_ike(&suites, KeGroup::EcP256, Some(new_spi))), nonce(), ke()];
+    let rest = [
+        Payload::Delete(Delete::Esp(vec![spi])),
+        Payload::Delete(Delete::Ike),
+        notify(NotifyType::Cookie, &[1; 64]),
+        notify(NotifyType::InvalidKePayload, &[0, 19]),
+        Payload::Unknown { kind: 200, critical: true },
+    ];
+    let [sa_init, sealed_init] = both(ExchangeType::IkeSaInit, &init);
+    let [clear_auth, sealed_auth] = both(ExchangeType::IkeAuth, &auth);
+    let [clear_child, sealed_child] = both(ExchangeType::CreateChildSa, &rekey_child);
+    let [clear_ike, _] = both(ExchangeType::CreateChildSa, &rekey_ike);
+    let [clear_rest, sealed_rest] = both(ExchangeType::Informational, &rest);
+    let [empty, sealed_empty] = both(ExchangeType::Informational, &[]);
+    vec![
+        ("sa-init", sa_init),
+        ("sa-init-sealed", sealed_init),
+        ("auth", clear_auth),
+        ("auth-sealed", sealed_auth),
+        ("rekey-child", clear_child),
+        ("rekey-child-sealed", sealed_child),
+        ("rekey-ike", clear_ike),
+        ("informational", clear_rest),
+        ("informational-sealed", sealed_rest),
+        ("empty", empty),
+        ("empty-sealed", sealed_empty),
+    ]
+}

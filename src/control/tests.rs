@@ -202,3 +202,20 @@ fn a_server_stops_although_its_socket_file_is_gone() {
     drop(server);
     assert!(begun.elapsed() < Duration::from_secs(1));
 }
+
+#[test]
+fn a_request_that_trickles_in_is_cut_off() {
+    let (_folder, server, counters) = start();
+    let mut stream = UnixStream::connect(&server.path).unwrap();
+    let begun = Instant::now();
+    // Each octet comes well within any timeout of a single read.
+    while stream.write_all(b"{").is_ok() {
+        assert!(begun.elapsed() < CONNECTION_TIMEOUT + Duration::from_secs(3), "it is still read");
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(begun.elapsed() >= CONNECTION_TIMEOUT);
+    let mut answer = String::new();
+    io::BufReader::new(stream).read_line(&mut answer).unwrap();
+    assert!(answer.contains("it did not come in time"), "{answer}");
+    assert_eq!(counters.snapshot().malformed, 1);
+}

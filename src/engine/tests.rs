@@ -2,6 +2,7 @@
 
 mod hosts;
 mod life;
+mod nodes;
 mod strays;
 mod tunnel;
 

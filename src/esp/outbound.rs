@@ -379,9 +379,9 @@ impl DataPlane {
     /// Tells the sender of a packet what size would have passed (RFC 1191 §4, RFC 4443 §3.2), if it has not been told a lot
     /// already.
     ///
-    /// The answer comes from the packet's own destination. An address of ours would say better who speaks, but the kernel
-    /// drops what comes in from a TUN under an address of its own (a martian source), and one that routes elsewhere falls to
-    /// its reverse path filter; the destination passes both, and senders heed the packet quoted inside only.
+    /// The answer comes from the packet's own destination. An address of ours would say better who speaks, but Linux drops
+    /// what comes in from a TUN under an address of its own (a martian source), and one that routes elsewhere falls to its
+    /// reverse path filter; the destination passes both, and senders heed the packet quoted inside only.
     fn answer_too_big(&mut self, now: Instant, packet: &Packet<'_>, mtu: usize, outbox: &mut Outbox) {
         if self.answers.take(now) {
             outbox.reply(|space| icmp::too_big(packet, mtu as u16, packet.destination(), space));

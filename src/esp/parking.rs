@@ -11,6 +11,9 @@ use crate::model::Instant;
 /// What may wait per SPI and per peer: a first flight of TCP and a ping or two, not a file.
 pub const PER_KEY: usize = 64;
 
+/// What may wait per SPI and per peer, in octets: so that one of them cannot fill the room with jumbo packets.
+pub const PER_KEY_OCTETS: usize = 128 << 10;
+
 /// What may wait in one room in all, in octets: bounds memory when many peers are away at once.
 pub const ROOM_OCTETS: usize = 4 << 20;
 
@@ -23,7 +26,13 @@ pub const PATIENCE: Duration = Duration::from_secs(4);
 /// A room in which things wait in order, by key.
 #[derive(Debug)]
 pub struct WaitingRoom<K, T> {
-    queues: HashMap<K, VecDeque<Waiting<T>>>,
+    queues: HashMap<K, Queue<T>>,
+    octets: usize,
+}
+
+#[derive(Debug)]
+struct Queue<T> {
+    waiting: VecDeque<Waiting<T>>,
     octets: usize,
 }
 
@@ -44,6 +53,21 @@ impl<K, T> Default for WaitingRoom<K, T> {
     }
 }
 
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self { waiting: VecDeque::new(), octets: 0 }
+    }
+}
+
+impl<T> Queue<T> {
+    /// Takes the first.
+    fn next(&mut self) -> Option<Waiting<T>> {
+        let first = self.waiting.pop_front()?;
+        self.octets -= first.octets;
+        Some(first)
+    }
+}
+
 impl<K: Eq + Hash + Copy, T> WaitingRoom<K, T> {
     /// Opens a queue, so that [`is_open`](Self::is_open) holds.
     pub fn open(&mut self, key: K) {
@@ -57,41 +81,44 @@ impl<K: Eq + Hash + Copy, T> WaitingRoom<K, T> {
 
     /// Whether anything waits under this key.
     pub fn waits(&self, key: K) -> bool {
-        self.queues.get(&key).is_some_and(|queue| !queue.is_empty())
+        self.queues.get(&key).is_some_and(|queue| !queue.waiting.is_empty())
     }
 
     /// Puts something of so many octets to the end of its queue, which is opened if need be; `make` runs if there is room.
     pub fn park(&mut self, now: Instant, key: K, octets: usize, make: impl FnOnce() -> T) -> Result<(), Full> {
         let octets = octets + OVERHEAD;
         let queue = self.queues.entry(key).or_default();
-        if queue.len() >= PER_KEY || self.octets + octets > ROOM_OCTETS {
+        let fits =
+            queue.waiting.len() < PER_KEY && queue.octets + octets <= PER_KEY_OCTETS && self.octets + octets <= ROOM_OCTETS;
+        if !fits {
             return Err(Full);
         }
-        queue.push_back(Waiting { until: now + PATIENCE, octets, what: make() });
+        queue.waiting.push_back(Waiting { until: now + PATIENCE, octets, what: make() });
+        queue.octets += octets;
         self.octets += octets;
         Ok(())
     }
 
     /// Takes the first in the queue; an empty queue stays open.
     pub fn next(&mut self, key: K) -> Option<T> {
-        let waiting = self.queues.get_mut(&key)?.pop_front()?;
-        self.octets -= waiting.octets;
-        Some(waiting.what)
+        let first = self.queues.get_mut(&key)?.next()?;
+        self.octets -= first.octets;
+        Some(first.what)
     }
 
     /// Closes the queue; says how many still waited.
     pub fn close(&mut self, key: K) -> usize {
         let queue = self.queues.remove(&key).unwrap_or_default();
-        self.octets -= queue.iter().map(|waiting| waiting.octets).sum::<usize>();
-        queue.len()
+        self.octets -= queue.octets;
+        queue.waiting.len()
     }
 
     /// Sends away who waited too long; says how many.
     pub fn expire(&mut self, now: Instant) -> usize {
         let mut expired = 0;
         for queue in self.queues.values_mut() {
-            while queue.front().is_some_and(|first| first.until <= now) {
-                self.octets -= queue.pop_front().map_or(0, |first| first.octets);
+            while queue.waiting.front().is_some_and(|first| first.until <= now) {
+                self.octets -= queue.next().map_or(0, |first| first.octets);
                 expired += 1;
             }
         }
@@ -100,7 +127,7 @@ impl<K: Eq + Hash + Copy, T> WaitingRoom<K, T> {
 
     /// When [`expire`](Self::expire) will find the next.
     pub fn deadline(&self) -> Option<Instant> {
-        self.queues.values().filter_map(|queue| Some(queue.front()?.until)).min()
+        self.queues.values().filter_map(|queue| Some(queue.waiting.front()?.until)).min()
     }
 }
 
@@ -123,6 +150,15 @@ mod tests {
         assert_eq!((room.next('a'), room.next('a'), room.next('b'), room.next('c')), (Some(0), Some(1), Some(7), None));
         assert_eq!(room.close('a'), PER_KEY - 2);
         assert!(room.octets == 0 && !room.is_open('a') && room.is_open('b') && !room.waits('b'));
+    }
+
+    #[test]
+    fn jumbo_packets_fill_their_own_queue_only() {
+        let mut room = WaitingRoom::default();
+        let parked = (0..PER_KEY).take_while(|_| room.park(at(0), 'a', 60_000, || ()).is_ok()).count();
+        assert_eq!(parked, 2);
+        assert_eq!((room.park(at(0), 'a', 1, || ()), room.park(at(0), 'b', 60_000, || ())), (Ok(()), Ok(())));
+        assert_eq!((room.close('a'), room.close('b'), room.octets), (3, 1, 0));
     }
 
     #[test]

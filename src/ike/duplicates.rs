@@ -30,7 +30,7 @@ struct Verdict {
 }
 
 fn judge(older: &Lineage, newer: &Lineage) -> Verdict {
-    if older.proved <= newer.began {
+    if older.proved < newer.began {
         return Verdict { older_loses: true, ours_to_delete: newer.initiator };
     }
     let older_loses = older.low_nonce < newer.low_nonce;
@@ -84,7 +84,7 @@ impl Endpoint {
     fn forget_older(&mut self, now: Instant, peer: PeerIndex, proof: &Authenticated<PeerId>, began: Instant) {
         for other in self.table.of_peer(peer) {
             let older = self.table.established(other).map(|state| &state.birth);
-            if older.is_some_and(|older| older.proof == *proof && older.lineage.proved <= began) {
+            if older.is_some_and(|older| older.proof == *proof && older.lineage.proved < began) {
                 self.with(now, other, |sa, shared| match sa {
                     IkeSa::Established(state) => state.die(shared, now, CloseReason::Replaced),
                     sa => Some(sa),
@@ -118,7 +118,7 @@ impl Endpoint {
             .established(loser)
             .and_then(|state| state.replacement)
             .and_then(|replacement| self.table.established(replacement.by));
-        let active = winner.and_then(|state| active_child(state));
+        let active = winner.and_then(active_child);
         if let Some(spi) = active {
             self.shared.event(Event::Activate { spi });
         }

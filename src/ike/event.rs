@@ -95,6 +95,15 @@ pub enum Event {
         /// What.
         summary: Box<IkeSummary>,
     },
+    /// Authentic, fresh messages of an IKE SA come from elsewhere now, and ours go there (RFC 7296 §2.23).
+    IkeMoved {
+        /// Who.
+        peer: PeerIndex,
+        /// Which, by our SPI.
+        spi: IkeSpi,
+        /// Where to.
+        path: Path,
+    },
     /// An IKE SA is gone. The peer may have others.
     IkeDown {
         /// Who.

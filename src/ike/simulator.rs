@@ -544,6 +544,21 @@ impl Simulator {
         }
         Ok(())
     }
+
+    /// What must hold a while after that: nothing is left of all that went wrong.
+    ///
+    /// # Errors
+    /// A sentence that says what is left over.
+    pub fn tidy(&self) -> Result<(), String> {
+        for (index, host) in self.hosts.iter().enumerate() {
+            let (peers, sas) = (self.hosts.len() - 1, host.endpoint.ike_sa_count());
+            let spis = host.endpoint.shared.spi_owners.len();
+            if sas != peers || spis != peers {
+                return Err(format!("host {index} has {peers} peers, {sas} IKE SAs in some state and {spis} inbound SPIs"));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Host {

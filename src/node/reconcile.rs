@@ -110,6 +110,7 @@ impl Node {
     pub(super) fn handle_ike_event(&mut self, now: Instant, event: ike::Event) {
         match event {
             ike::Event::IkeUp { peer, summary } => self.ike_up(now, peer, *summary),
+            ike::Event::IkeMoved { peer, spi, path } => self.ike_moved(now, peer, spi, path),
             ike::Event::IkeDown { peer, spi, reason } => self.ike_down(now, peer, spi, &reason),
             ike::Event::InitiateFailed { peer, reason } => self.initiate_failed(now, peer, &reason),
             ike::Event::ChildFailed { peer, reason } => {
@@ -159,6 +160,15 @@ impl Node {
         self.note_state(now, index);
     }
 
+    fn ike_moved(&mut self, now: Instant, index: PeerIndex, spi: crate::model::IkeSpi, path: Path) {
+        let Some(peer) = self.peers.get_mut(&index) else { return };
+        let Some(summary) = peer.ike.get_mut(&spi) else { return };
+        let from = std::mem::replace(&mut summary.path, path).remote;
+        if from != path.remote {
+            self.remember(now, index, format!("IKE SA {spi} moved from {from} to {}", path.remote), false);
+        }
+    }
+
     fn ike_down(&mut self, now: Instant, index: PeerIndex, spi: crate::model::IkeSpi, reason: &CloseReason) {
         let Some(peer) = self.peers.get_mut(&index) else { return };
         peer.ike.remove(&spi);
@@ -169,10 +179,8 @@ impl Node {
             self.remember(now, index, text, *reason != CloseReason::Closed);
         }
         let Some(peer) = self.peers.get_mut(&index) else { return };
-        if !peer.is_linked() {
-            if peer.config().remote.is_some() && peer.attempt == Attempt::None {
-                peer.attempt = Attempt::At(now + AFTER_DELETE + self.rng.jitter(AFTER_DELETE / 2));
-            }
+        if !peer.is_linked() && peer.config().remote.is_some() && peer.attempt == Attempt::None {
+            peer.attempt = Attempt::At(now + AFTER_DELETE + self.rng.jitter(AFTER_DELETE / 2));
         }
         self.note_state(now, index);
     }

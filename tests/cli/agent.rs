@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::net::UdpSocket;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
@@ -16,7 +17,7 @@ use ipnet::IpNet;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
-use underpass::sys::netlink::Netlink;
+use underpass::sys::netlink::{Netlink, VethEnd};
 use underpass::sys::netns::Namespace;
 use underpass::sys::nft;
 
@@ -34,6 +35,9 @@ peers:
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The user who has no rights.
+const NOBODY: u32 = 65_534;
 
 /// A host with a configuration, and perhaps a running agent.
 struct Host {
@@ -230,8 +234,6 @@ fn a_port_in_use_is_5() {
 
 #[test]
 fn without_rights_it_is_6() {
-    /// Nobody in particular.
-    const NOBODY: u32 = 65_534;
     let host = Host::new(CONFIG);
     // Its program must be where anybody can run it, and its files where anybody can read them.
     let program = host.path("underpass");
@@ -247,6 +249,29 @@ fn without_rights_it_is_6() {
         (seen.code, seen.err.as_str()),
         (6, "underpass: this needs root: no CAP_NET_ADMIN in this network namespace\n")
     );
+}
+
+/// Other users do not reach the socket; and where somebody opened the way, they are not heard.
+#[test]
+fn other_users_may_not_ask() {
+    let host = Host::new(CONFIG);
+    let _agent = host.start();
+    let program = host.path("underpass");
+    fs::copy(env!("CARGO_BIN_EXE_underpass"), &program).unwrap();
+    fs::set_permissions(host.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let ask = || {
+        let mut command = Command::new(&program);
+        command.args(["status", "--run-dir", "run"]).current_dir(host.folder.path()).uid(NOBODY).gid(NOBODY);
+        super::seen(command.output().unwrap())
+    };
+    let seen = ask();
+    assert_eq!(seen.code, 6);
+    assert!(seen.err.contains("no permission to talk to the agent at run/control.sock"), "{}", seen.err);
+    fs::set_permissions(host.path("run"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(host.path("run/control.sock"), fs::Permissions::from_mode(0o666)).unwrap();
+    let seen = ask();
+    assert_eq!((seen.code, seen.err.as_str()), (6, "underpass: the control socket is for root and the agent's own user\n"));
+    assert_eq!(host.status()["control"]["refused"], 1);
 }
 
 #[test]
@@ -358,6 +383,58 @@ fn a_reload_changes_peers_and_blocks_and_says_what_has_to_wait() {
     wait_for("no warnings", || (host.status()["warnings"] == serde_json::json!([])).then_some(()));
     agent.signal(Signal::TERM);
     assert_eq!(agent.end().0, Some(0));
+}
+
+/// Two hosts on one wire.
+fn joined() -> (Host, Host) {
+    let host = |own: &str, n: u8, peer: &str, m: u8| {
+        let host = Host::new(&format!(
+            "host: {{name: {own}}}\noverlay: {{blocks: [10.42.{n}.0/24]}}\npeers:\n\
+             \x20 - {{name: {peer}, address: 192.0.2.{m}, psk_file: psk, remote_blocks: [10.42.{m}.0/24]}}\n"
+        ));
+        (host, format!("192.0.2.{n}/24"))
+    };
+    let (alpha, beta) = (host("alpha", 1, "beta", 2), host("beta", 2, "alpha", 1));
+    let near = VethEnd { name: "wire", namespace: None };
+    let far = VethEnd { namespace: Some(beta.0.namespace.as_fd()), ..near };
+    alpha.0.namespace.run(|| Netlink::open().unwrap().create_veth(near, far).unwrap()).unwrap();
+    for (host, address) in [&alpha, &beta] {
+        let set_up = || {
+            let mut netlink = Netlink::open().unwrap();
+            netlink.add_address("wire", address.parse().unwrap()).unwrap();
+            netlink.set_up("wire").unwrap();
+        };
+        host.namespace.run(set_up).unwrap();
+    }
+    (alpha.0, beta.0)
+}
+
+#[test]
+fn a_reload_leaves_the_tunnels_of_unchanged_peers_alone() {
+    let (alpha, beta) = joined();
+    let (agent, _other) = (alpha.start(), beta.start());
+    wait_for("the tunnel", || (alpha.peers() == ["beta up"] && beta.peers() == ["alpha up"]).then_some(()));
+    let spis = |host: &Host| {
+        let peer = &host.status()["peers"][0];
+        let children: Vec<Value> =
+            peer["children"].as_array().unwrap().iter().map(|child| child["inbound_spi"].clone()).collect();
+        (peer["ike"]["local_spi"].clone(), children)
+    };
+    let before = spis(&alpha);
+    let gamma = "  - {name: gamma, psk_file: psk, remote_blocks: [10.42.3.0/24]}\n";
+    let config = fs::read_to_string(alpha.path("u.yaml")).unwrap();
+    alpha.configure(&format!("{config}{gamma}"));
+    agent.signal(Signal::HUP);
+    wait_for("the new peer", || (alpha.peers() == ["beta up", "gamma idle"]).then_some(()));
+    assert_eq!(spis(&alpha), before);
+    alpha.configure(&config.replace("name: beta,", "name: beta, suites: [aes128gcm16],"));
+    agent.signal(Signal::HUP);
+    wait_for("a tunnel of the changed peer", || {
+        let changed = alpha.peers() == ["beta up"] && spis(&alpha).0 != before.0;
+        changed.then_some(())
+    });
+    let suite = alpha.status()["peers"][0]["children"][0]["suite"].clone();
+    assert!(suite.as_str().unwrap().starts_with("aes128gcm16"), "{suite}");
 }
 
 #[test]

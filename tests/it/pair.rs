@@ -283,7 +283,9 @@ fn heavy_loss_is_survived() {
         Agent::running(&lab.alpha, &AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)])),
         Agent::running(&lab.beta, &AgentConfig::new(&lab.beta, &[PeerConfig::at(&lab.alpha)])),
     );
+    // Both: one end is up as soon as the other has proved itself, although its own last message may still be lost.
     alpha.wait_for_state("beta", "up", Duration::from_secs(40));
+    beta.wait_for_state("alpha", "up", Duration::from_secs(40));
     for (agent, peer, what) in [(&alpha, "beta", "child"), (&beta, "alpha", "ike")] {
         let pings = ping(&lab.alpha, &lab.beta, 60);
         assert!(pings.received > 10, "{pings:?}");

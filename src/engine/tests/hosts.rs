@@ -16,11 +16,7 @@ impl Host {
     pub(super) fn start(namespace: Namespace, number: u8, config: &Config) -> Self {
         let handle = inside(&namespace, || {
             let handle = Engine::start(config, Script::default()).expect("the engine starts");
-            ip(&format!("addr add 10.42.{number}.1/32 dev overlay0"));
-            ip(&format!("addr add fd00:42:{number}::1/128 dev overlay0 nodad"));
-            ip("link set overlay0 mtu 1400 up");
-            ip("route add 10.42.0.0/16 dev overlay0");
-            ip("route add fd00:42::/32 dev overlay0");
+            plumb(number);
             handle
         });
         Self { namespace, handle, number }
@@ -35,6 +31,15 @@ impl Host {
     pub(super) fn stop(self) {
         assert_eq!(self.handle.stop(PATIENCE), Ok(()));
     }
+}
+
+/// Addresses and routes of overlay host `number` in the calling thread's namespace: what the agent does.
+pub(super) fn plumb(number: u8) {
+    ip(&format!("addr add 10.42.{number}.1/32 dev overlay0"));
+    ip(&format!("addr add fd00:42:{number}::1/128 dev overlay0 nodad"));
+    ip("link set overlay0 mtu 1400 up");
+    ip("route add 10.42.0.0/16 dev overlay0");
+    ip("route add fd00:42::/32 dev overlay0");
 }
 
 /// Two namespaces with a cable: 192.0.2.1 and 2001:db8::1 at one end, .2 and ::2 at the other.

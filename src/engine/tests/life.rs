@@ -191,3 +191,19 @@ fn an_idle_engine_sleeps() {
     assert!(woken < 20, "three idle threads woke {woken} times in half a second");
     host.stop();
 }
+
+#[test]
+fn a_device_that_was_down_goes_on() {
+    let host = loopback_host(2);
+    update(&host.handle, [routes(1, 2, WorkerIndex(1))]);
+    inside(&host.namespace, || {
+        ip("link set overlay0 down");
+        ip("link set overlay0 up");
+        ip("route add 10.42.0.0/16 dev overlay0");
+        UdpSocket::bind((host.inner(), 0)).unwrap().send_to(b"hello", "10.42.2.1:7").unwrap();
+    });
+    let wanted = Heard::Event(WorkerIndex(1), Event::WantSa(PEER));
+    await_that("the packet arrives", || heard(&host.handle).contains(&wanted));
+    assert!(host.handle.ended().is_empty());
+    host.stop();
+}

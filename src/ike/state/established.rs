@@ -209,6 +209,8 @@ impl Established {
     /// An authentic message came from elsewhere: the CHILD_SAs' packets go there too (RFC 7296 §2.23).
     fn follow_path(&mut self, shared: &mut Shared) {
         if std::mem::take(&mut self.session.moved) {
+            let (spi, path) = (self.session.local_spi, self.session.path);
+            shared.event(Event::IkeMoved { peer: self.peer(), spi, path });
             let path = self.session.esp_path(shared.config.natt_port);
             for child in self.children.values().filter(|child| child.suite.is_some()) {
                 shared.event(Event::PathChanged { spi: child.inbound_spi, path });

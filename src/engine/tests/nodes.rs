@@ -1,0 +1,141 @@
+//! Engines with real brains: IKE keys the tunnel, and rekeys it under traffic.
+
+use std::net::IpAddr;
+use std::sync::atomic::AtomicU64;
+
+use super::hosts::{joined_namespaces, plumb};
+use super::*;
+use crate::ike::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, RemoteEndpoint};
+use crate::model::{PeerId, SeededRng};
+use crate::node::{Node, NodeConfig, PeerState, Rekey};
+
+/// Overlay host `own`, connected with host `other` by a shared key.
+fn node(own: u8, other: u8, workers: u8) -> Node {
+    let prefix = |number: u8| format!("10.42.{number}.0/24").parse().unwrap();
+    let psk = || Secret::copy_of(b"0123456789abcdef0123456789abcdef");
+    let config = NodeConfig {
+        ike: EndpointConfig {
+            ike_rekey: Duration::from_secs(4 * 3600),
+            child_rekey: Duration::from_secs(3600),
+            replay_window: 4096,
+            ike_port: 500,
+            natt_port: 4500,
+        },
+        workers,
+        local_prefixes: vec![prefix(own)],
+        probe_interval: Duration::from_secs(10),
+        peers: vec![PeerConfig {
+            index: PEER,
+            name: format!("host{other}"),
+            local_id: PeerId::Fqdn(format!("host{own}")),
+            remote_id: PeerId::Fqdn(format!("host{other}")),
+            local_auth: LocalAuth::Psk(psk()),
+            remote_auth: PeerAuth::Psk(psk()),
+            remote: Some(RemoteEndpoint::Standard(IpAddr::from([192, 0, 2, other]))),
+            suites: AeadAlgorithm::ALL.to_vec(),
+            local_selectors: vec![TrafficSelector::from_prefix(prefix(own))],
+            remote_selectors: vec![TrafficSelector::from_prefix(prefix(other))],
+            owner: WorkerIndex(0),
+        }],
+    };
+    // No two the same, or a host that starts again would seem to repeat itself.
+    static SEED: AtomicU64 = AtomicU64::new(0);
+    let rng = || Box::new(SeededRng::new(SEED.fetch_add(1, Ordering::Relaxed)));
+    Node::new(Instant::ORIGIN, config, rng(), rng())
+}
+
+fn is_up(handle: &Handle<Node>) -> bool {
+    handle.ask(|node, now| node.peers(now)[0].state == PeerState::Up).unwrap()
+}
+
+/// The SPI that the peer's packets carry to us.
+fn child_spi(handle: &Handle<Node>) -> Option<Spi> {
+    handle.ask(|node, now| node.peers(now)[0].children.iter().map(|child| child.inbound_spi).max()).unwrap()
+}
+
+/// Several rekeys of both kinds, from both sides, while datagrams go to and fro: each arrives.
+fn rekeys_lose_nothing(workers: u8) {
+    let namespaces = joined_namespaces();
+    let handles: Vec<Handle<Node>> = [(1, 2), (2, 1)]
+        .iter()
+        .zip(&namespaces)
+        .map(|(&(own, other), namespace)| {
+            inside(namespace, || {
+                let handle = Engine::start(&config(workers, TunBackend::Offload), node(own, other, workers)).unwrap();
+                plumb(own);
+                handle
+            })
+        })
+        .collect();
+    await_that("both are up", || handles.iter().all(is_up));
+    let sockets = [(0, 1), (1, 2)].map(|(place, number): (usize, u8)| {
+        let socket = inside(&namespaces[place], || UdpSocket::bind((IpAddr::from([10, 42, number, 1]), 0)).unwrap());
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    });
+    let mut spis = vec![child_spi(&handles[0])];
+    for round in 0..120_u8 {
+        if round % 20 == 10 {
+            let side = usize::from(round / 20) % 2;
+            let what = if round % 60 < 40 { Rekey::Child } else { Rekey::Ike };
+            let name = format!("host{}", 2 - side);
+            assert!(handles[side].ask(move |node, now| node.rekey(now, &name, what)).unwrap());
+        }
+        for (from, to) in [(0, 1), (1, 0)] {
+            sockets[from].send_to(&[round], sockets[to].local_addr().unwrap()).unwrap();
+            let mut buffer = [0; 10];
+            assert_eq!((receive(&sockets[to], &mut buffer), buffer[0]), ((1, sockets[from].local_addr().unwrap()), round));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+        spis.push(child_spi(&handles[0]));
+    }
+    spis.dedup();
+    assert!(spis.len() > 3, "the SA was replaced: {spis:?}");
+    assert!(handles.iter().all(is_up));
+    for handle in handles {
+        let lost: Vec<_> = handle.drops().iter().flat_map(|drops| drops.nonzero()).collect();
+        assert!(lost.iter().all(|(reason, _)| *reason == DropReason::NoRoute), "{lost:?}");
+        assert_eq!(handle.stop(PATIENCE), Ok(()));
+    }
+}
+
+#[test]
+fn rekeys_lose_nothing_with_one_worker() {
+    rekeys_lose_nothing(1);
+}
+
+#[test]
+fn rekeys_lose_nothing_with_two_workers() {
+    rekeys_lose_nothing(2);
+}
+
+#[test]
+fn a_host_that_was_killed_is_noticed() {
+    let namespaces = joined_namespaces();
+    let start = |place: usize, own, other| {
+        inside(&namespaces[place], || {
+            let handle = Engine::start(&config(2, TunBackend::Offload), node(own, other, 2)).unwrap();
+            plumb(own);
+            handle
+        })
+    };
+    let (first, second) = (start(0, 1, 2), start(1, 2, 1));
+    await_that("both are up", || is_up(&first) && is_up(&second));
+    // Without a word to the peer: nobody called `close_all`.
+    assert_eq!(second.stop(PATIENCE), Ok(()));
+    let second = start(1, 2, 1);
+    await_that("both are up again", || is_up(&first) && is_up(&second));
+    let sockets = [(0, 1), (1, 2)].map(|(place, number): (usize, u8)| {
+        inside(&namespaces[place], || UdpSocket::bind((IpAddr::from([10, 42, number, 1]), 0)).unwrap())
+    });
+    await_that("packets pass both ways", || {
+        [(0, 1), (1, 0)].iter().all(|&(from, to): &(usize, usize)| {
+            sockets[to].set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            let sent = sockets[from].send_to(&[1], sockets[to].local_addr().unwrap());
+            sent.is_ok() && sockets[to].recv_from(&mut [0; 10]).is_ok()
+        })
+    });
+    for handle in [first, second] {
+        assert_eq!(handle.stop(PATIENCE), Ok(()));
+    }
+}

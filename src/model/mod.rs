@@ -5,6 +5,7 @@
 
 mod child;
 mod drop;
+mod gso;
 mod identity;
 mod path;
 mod rng;
@@ -16,6 +17,7 @@ mod time;
 
 pub use child::{ChildSaParams, Lifetime, SaKey, Ticket};
 pub use drop::{DropReason, Drops};
+pub use gso::Gso;
 pub use identity::{PeerId, PeerIndex};
 pub use path::{Path, Transport};
 pub use rng::{Rng, SeededRng};

@@ -1,6 +1,9 @@
 //! The Internet checksum (RFC 1071), whole and incremental (RFC 1624).
 
 /// A sum of 16-bit words in one's complement arithmetic, not folded yet. 2^32 words fit.
+///
+/// Words are taken as the machine reads them: which octet of a word counts more only decides where the folded sum has its two
+/// octets (RFC 1071 §2B), and the compiler makes vector code of loads that swap nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum(u64);
 
@@ -10,26 +13,39 @@ impl Sum {
     pub fn with(self, octets: &[u8]) -> Self {
         // 2^16 is 1 modulo 2^16 - 1: words of 32 bits add up to the same folded sum (RFC 1071 §2C).
         let (words, tail) = octets.as_chunks::<4>();
-        let sum = words.iter().fold(self.0, |sum, &word| sum + u64::from(u32::from_be_bytes(word)));
+        let sum = words.iter().fold(self.0, |sum, &word| sum + u64::from(u32::from_ne_bytes(word)));
         let mut last = [0; 4];
         last[..tail.len()].copy_from_slice(tail);
-        Self(sum + u64::from(u32::from_be_bytes(last)))
+        Self(sum + u64::from(u32::from_ne_bytes(last)))
     }
 
-    /// Adds the pseudo-header of IPv6 (RFC 8200 §8.1), whose addresses are `addresses`.
+    /// Adds a word that stands for itself.
+    #[must_use]
+    pub const fn with_word(self, word: u16) -> Self {
+        Self(self.0 + word.to_be() as u64)
+    }
+
+    /// Adds a pseudo-header (RFC 793 §3.1, RFC 8200 §8.1), whose addresses are `addresses`.
     #[must_use]
     pub fn with_pseudo_header(self, addresses: &[u8], protocol: u8, length: u32) -> Self {
-        Self(self.with(addresses).0 + u64::from(protocol) + u64::from(length))
+        let sum = self.with(addresses).with_word(protocol.into());
+        Self(sum.0 + u64::from(length.to_be()))
+    }
+
+    /// The folded sum itself: what the kernel wants in the field of a checksum that it is to compute.
+    #[must_use]
+    pub const fn fold(self) -> u16 {
+        let mut sum = self.0;
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        u16::from_be(sum as u16)
     }
 
     /// What stands in a checksum field: the complement of the folded sum.
     #[must_use]
     pub const fn finish(self) -> u16 {
-        let mut sum = self.0;
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        !(sum as u16)
+        !self.fold()
     }
 }
 
@@ -42,7 +58,7 @@ pub fn checksum(octets: &[u8]) -> u16 {
 /// The checksum once a 16-bit word that it covers changed: HC' = ~(~HC + ~m + m') (RFC 1624 §3, equation 3).
 #[must_use]
 pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
-    Sum(!checksum as u64 + !old as u64 + new as u64).finish()
+    Sum(0).with_word(!checksum).with_word(!old).with_word(new).finish()
 }
 
 #[cfg(test)]

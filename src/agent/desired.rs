@@ -37,6 +37,7 @@ pub(super) fn engine(config: &Config) -> engine::Config {
         ike_port: listen.ike_port,
         natt_port: listen.natt_port,
         tun_name: config.tun.name.clone(),
+        tun_offload: config.tun.offload,
         tun_backend: match config.tun.backend {
             Backend::Offload => TunBackend::Offload,
             Backend::Plain => TunBackend::Plain,

@@ -325,6 +325,7 @@ fn build(draft: Draft) -> Option<Config> {
             queues: draft.queues.value,
             pin: draft.pin,
             backend: draft.backend,
+            offload: draft.offload,
         },
         overlay: Overlay { addresses, blocks },
         ipsec: draft.ipsec,

@@ -57,6 +57,7 @@ pub(super) struct Draft {
     pub queues: Placed<Queues>,
     pub pin: bool,
     pub backend: Backend,
+    pub offload: bool,
     pub addresses: Vec<Placed<IpAddr>>,
     pub blocks: Vec<Placed<IpNet>>,
     pub ipsec: Ipsec,
@@ -86,7 +87,7 @@ pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, repo
     let absent = |key: &str| Field { line: 1, key: key.to_owned(), node: &empty };
     let (name, advertise, listen) =
         host(&top.take("host").unwrap_or_else(|| absent("host")), surroundings, report).unwrap_or_default();
-    let (tun_name, mtu, queues, pin, backend) = tun(&top.take("tun").unwrap_or_else(|| absent("tun")), report)?;
+    let (tun_name, mtu, queues, pin, backend, offload) = tun(&top.take("tun").unwrap_or_else(|| absent("tun")), report)?;
     let (addresses, blocks) = match top.take("overlay") {
         Some(field) => overlay(&field, report),
         None => {
@@ -101,7 +102,8 @@ pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, repo
     later_steps(&mut top, report);
     top.finish(report);
     let listen = listen.unwrap_or_else(|| absent("host.listen").placed(Listen::default()));
-    let draft = Draft { name, advertise, listen, tun_name, mtu, queues, pin, backend, addresses, blocks, ipsec, peers };
+    let draft =
+        Draft { name, advertise, listen, tun_name, mtu, queues, pin, backend, offload, addresses, blocks, ipsec, peers };
     check::finish(draft, report)
 }
 
@@ -191,7 +193,7 @@ fn listen(field: &Field<'_>, report: &mut Report) -> Option<Placed<Listen>> {
     Some(field.placed(listen))
 }
 
-type TunDraft = (String, Placed<Mtu>, Placed<Queues>, bool, Backend);
+type TunDraft = (String, Placed<Mtu>, Placed<Queues>, bool, Backend, bool);
 
 fn tun(field: &Field<'_>, report: &mut Report) -> Option<TunDraft> {
     let mut section = Section::of(field, report)?;
@@ -217,6 +219,8 @@ fn tun(field: &Field<'_>, report: &mut Report) -> Option<TunDraft> {
     let pin = |text: &str| scalar::word(text, &[("off", false), ("on", true)]);
     let pin = section.take("pin").and_then(|field| field.read(report, pin)).is_some_and(|pin| pin.value);
     let backend = section.take("backend").and_then(|field| field.read(report, backend)).map(|backend| backend.value);
+    let offload = |text: &str| scalar::word(text, &[("off", false), ("on", true)]);
+    let offload = section.take("offload").and_then(|field| field.read(report, offload)).is_none_or(|offload| offload.value);
     section.finish(report);
     Some((
         name.unwrap_or_else(|| "underpass0".to_owned()),
@@ -224,6 +228,7 @@ fn tun(field: &Field<'_>, report: &mut Report) -> Option<TunDraft> {
         queues.unwrap_or_else(|| field.placed(Queues::Auto)),
         pin,
         backend.unwrap_or(Backend::Offload),
+        offload,
     ))
 }
 

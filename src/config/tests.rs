@@ -59,7 +59,14 @@ fn defaults_are_those_of_the_manual() {
     assert_eq!(config.host.listen, Listen { address: "0.0.0.0".parse().unwrap(), ike_port: 500, natt_port: 4500 });
     assert_eq!(
         config.tun,
-        Tun { name: "underpass0".into(), mtu: Mtu::Auto, queues: Queues::Auto, pin: false, backend: Backend::Offload }
+        Tun {
+            name: "underpass0".into(),
+            mtu: Mtu::Auto,
+            queues: Queues::Auto,
+            pin: false,
+            backend: Backend::Offload,
+            offload: true
+        }
     );
     assert_eq!(config.tun.mtu.initial(), 1400);
     assert_eq!(
@@ -89,7 +96,7 @@ host:
   name: alpha
   advertise: [192.0.2.1, '192.0.2.1:4501', '[2001:db8::1]:4500', iface:eth0]
   listen: {{address: '::', ike_port: 5000, natt_port: 5001}}
-tun: {{name: up-0, mtu: 1380, queues: 2, pin: on, backend: offload}}
+tun: {{name: up-0, mtu: 1380, queues: 2, pin: on, backend: offload, offload: off}}
 overlay: {{address: 10.42.1.9/32, blocks: [10.42.1.0/24]}}
 ipsec: {{ike_rekey: 1h30m, child_rekey: 90s, replay_window: 128, dpd: 5s, suites: [aes128gcm16], allow_short_psk: true}}
 peers:
@@ -121,7 +128,14 @@ peers:
     assert_eq!(config.host.listen, Listen { address: "::".parse().unwrap(), ike_port: 5000, natt_port: 5001 });
     assert_eq!(
         config.tun,
-        Tun { name: "up-0".into(), mtu: Mtu::Fixed(1380), queues: Queues::Fixed(2), pin: true, backend: Backend::Offload }
+        Tun {
+            name: "up-0".into(),
+            mtu: Mtu::Fixed(1380),
+            queues: Queues::Fixed(2),
+            pin: true,
+            backend: Backend::Offload,
+            offload: false
+        }
     );
     assert_eq!(config.overlay.addresses, ["10.42.1.9".parse::<std::net::IpAddr>().unwrap()]);
     assert_eq!(config.ipsec.ike_rekey, Duration::from_secs(5400));

@@ -69,6 +69,8 @@ pub struct Tun {
     pub pin: bool,
     /// `backend`.
     pub backend: Backend,
+    /// `offload`: whether packets travel as super-packets between the host's stack and us, as far as the backend can.
+    pub offload: bool,
 }
 
 /// `tun.mtu`.

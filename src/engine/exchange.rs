@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use crossbeam_queue::ArrayQueue;
 use mio::Waker;
 
-use crate::model::{Path, Transport, WorkerIndex};
+use crate::model::{Gso, Path, Transport, WorkerIndex};
 use crate::sys::tun::MAX_PACKET;
 
 /// Parcels that wait for one receiver: as many as two senders' pools hold.
@@ -34,8 +34,8 @@ pub(super) struct Parcel {
 /// What a parcel carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Content {
-    /// An inner packet from the TUN.
-    Inner,
+    /// An inner packet from the TUN, or many.
+    Inner(Gso),
     /// ESP datagrams.
     Outer {
         /// Where they came from.
@@ -185,7 +185,7 @@ impl Pool {
         let parcel = |_| {
             Box::new(Parcel {
                 home: member,
-                content: Content::Inner,
+                content: Content::Inner(Gso::None),
                 len: 0,
                 octets: vec![0; MAX_PACKET].into_boxed_slice(),
             })

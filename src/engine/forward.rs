@@ -43,13 +43,12 @@ impl Forwarder {
         self.pool.take(&self.shared.exchange).expect("a new pool is full")
     }
 
-    /// Hands over the inner packet that `buffer` holds, and leaves an empty one in its place.
+    /// Hands over the inner packet or super-packet that `buffer` holds, and leaves an empty one in its place.
     pub(super) fn inner(&mut self, to: Member, buffer: &mut Box<Parcel>) {
         let Some(empty) = self.pool.take(&self.shared.exchange) else {
             return self.drops.count(DropReason::QueueFull);
         };
-        let mut parcel = mem::replace(buffer, empty);
-        parcel.content = Content::Inner;
+        let parcel = mem::replace(buffer, empty);
         self.send(to, parcel);
     }
 

@@ -1,6 +1,7 @@
 //! The threads of the agent: one control thread, and one worker per core, around machines that know none of them.
 //!
 //! - [`worker`](self) (`worker/`): packets between its TUN queue and its UDP socket, both directions, by its own data plane;
+//!   what came in is joined into super-packets where that changes nothing (`coalesce.rs`);
 //! - control (`control.rs`): IKE's sockets, timers and everything that decides, by the [`Brain`];
 //! - between them: orders and news (`mailbox.rs`), and packets that reached the wrong thread (`exchange.rs`, `forward.rs`).
 //!
@@ -9,6 +10,7 @@
 //! ([`Handle::call`], [`Handle::ask`]) and hears of a thread that ended ([`Handle::ended`]).
 
 mod brain;
+mod coalesce;
 mod control;
 mod exchange;
 mod forward;

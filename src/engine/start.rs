@@ -39,6 +39,8 @@ pub struct Config {
     pub tun_name: String,
     /// Who opens it. The plain backend has one queue, so one worker.
     pub tun_backend: TunBackend,
+    /// Whether packets travel as super-packets between the host's stack and us, as far as the kernel and the backend can.
+    pub tun_offload: bool,
     /// Its MTU, in octets. The agent sets it on the device.
     pub tun_mtu: u16,
     /// How many workers: at least one.
@@ -91,7 +93,7 @@ impl Engine {
         // Sockets first: a port in use is what goes wrong most often, and the device would flash up.
         let ike = Arc::new(UdpSocket::bind(SocketAddr::new(config.listen, config.ike_port))?);
         let group = UdpGroup::bind(config.listen, config.natt_port, workers)?;
-        let tun = TunDevice::open(&config.tun_name, workers.into(), config.tun_backend)?;
+        let tun = TunDevice::open(&config.tun_name, workers.into(), config.tun_backend, config.tun_offload)?;
 
         let polls = (0..=workers).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
         let mut ends = Vec::with_capacity(polls.len());
@@ -159,6 +161,7 @@ impl Parts<'_> {
             let setup = worker::Setup {
                 config,
                 tun,
+                offloads: self.tun.offloads,
                 udp: Arc::clone(&handle.sockets[number + 2]),
                 poll,
                 mailbox,

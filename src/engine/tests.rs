@@ -94,6 +94,7 @@ fn config(workers: u8, tun_backend: TunBackend) -> Config {
         natt_port: 4500,
         tun_name: "overlay0".to_owned(),
         tun_backend,
+        tun_offload: true,
         tun_mtu: 1400,
         workers,
         pin: false,

@@ -1,7 +1,8 @@
 //! The data plane: ESP in tunnel mode (RFC 4303) inside UDP (RFC 3948), as a machine without sockets or clock.
 //!
 //! One [`DataPlane`] belongs to one worker and to nobody else: it holds that worker's SAs, the shared routes and the peers'
-//! path MTUs. Outbound packets go route -> SA -> selectors -> size -> ECN -> seal, straight into the caller's [`Outbox`].
+//! path MTUs. Outbound packets go route -> SA -> selectors -> size -> ECN -> seal, straight into the caller's [`Outbox`];
+//! super-packets are cut on that way.
 //! Inbound datagrams go SPI -> replay check -> open in place -> replay accept -> selectors and routes -> ECN, and leave ranges of
 //! the caller's receive buffer in the caller's [`Inbox`]. Nothing here allocates per packet.
 
@@ -18,6 +19,7 @@ mod replay;
 mod routes;
 mod sas;
 mod selectors;
+mod super_packet;
 mod update;
 
 #[cfg(test)]
@@ -41,6 +43,9 @@ use outbox::Room;
 use parking::WaitingRoom;
 use path::InnerMtu;
 use sas::{FastMap, Peer, SaTable};
+
+/// The longest packet that a length field of 16 bits can tell.
+const MAX_PACKET: usize = 65_535;
 
 /// Settings of one worker's data plane.
 #[derive(Clone, Debug)]
@@ -87,6 +92,8 @@ pub struct DataPlane {
     answers: Allowance,
     /// One fragment while it is built.
     fragment: Box<[u8]>,
+    /// One packet of a super-packet, if that takes the long way.
+    single: Box<[u8]>,
     /// Nothing ends before this.
     deadline: Option<Instant>,
     train: Train,
@@ -115,6 +122,7 @@ impl DataPlane {
             events: Events::default(),
             answers: Allowance::default(),
             fragment: vec![0; full_mtu.v4.into()].into(),
+            single: vec![0; MAX_PACKET].into(),
             deadline: None,
             train: Train::new(),
         }

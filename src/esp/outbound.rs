@@ -97,7 +97,7 @@ impl OutboundSa {
     }
 
     /// Whether a soft limit is reached.
-    fn is_soft_expired(&self) -> bool {
+    pub fn is_soft_expired(&self) -> bool {
         self.next > self.soft_sequence || self.counters.outbound_octets.load(Ordering::Relaxed) >= self.soft_octets
     }
 
@@ -115,9 +115,32 @@ impl OutboundSa {
         }
     }
 
+    /// The same, if the reason does not matter yet.
+    pub fn is_ready(&self, outbox: &Outbox, room: Room) -> bool {
+        self.ready(outbox, room).is_ok()
+    }
+
+    /// Whether its selectors let the packet out.
+    pub fn allows(&self, packet: &Packet<'_>) -> bool {
+        self.selectors.allow_outbound(packet)
+    }
+
+    /// Counts a packet that was dropped.
+    pub fn count_drop(&self, reason: DropReason) {
+        self.counters.drops.count(reason);
+    }
+
     /// Starts a datagram of this SA whose payload of `len` octets `write` fills in. The caller saw to it that the outbox has
     /// room and the SA a sequence number.
-    fn put(&mut self, sa: SaRef, outbox: &mut Outbox, next_header: u8, len: usize, ecn: u8, write: impl FnOnce(&mut [u8])) {
+    pub fn put(
+        &mut self,
+        sa: SaRef,
+        outbox: &mut Outbox,
+        next_header: u8,
+        len: usize,
+        ecn: u8,
+        write: impl FnOnce(&mut [u8]),
+    ) {
         let sequence = self.next;
         self.next += 1;
         let datagram = outbox.push(esp::sealed_len(len), self.path, ecn);
@@ -139,7 +162,7 @@ impl OutboundSa {
         self.ready(outbox, Room { octets: esp::sealed_len(octets.len()), datagrams: 1 })?;
         let write = |space: &mut [u8]| space.copy_from_slice(octets);
         self.put(sa, outbox, next_header(packet), octets.len(), packet.ecn(), write);
-        self.count(now, octets.len());
+        self.count(now, 1, octets.len());
         Ok(())
     }
 
@@ -157,15 +180,15 @@ impl OutboundSa {
         let cut = ip::fragment(packet, mtu, fragment, |fragment| {
             let write = |space: &mut [u8]| space.copy_from_slice(fragment);
             self.put(sa, outbox, esp::NEXT_IPV4, fragment.len(), packet.ecn(), write);
-            self.count(now, fragment.len());
+            self.count(now, 1, fragment.len());
         });
         // The MTU has room for any header, so what is left is a fragment that ends beyond the longest packet.
         cut.map_err(|_| DropReason::InnerMalformed)
     }
 
-    /// Counts one inner packet.
-    fn count(&self, now: Instant, octets: usize) {
-        bump(&self.counters.outbound_packets, 1);
+    /// Counts inner packets.
+    pub fn count(&self, now: Instant, packets: usize, octets: usize) {
+        bump(&self.counters.outbound_packets, packets as u64);
         bump(&self.counters.outbound_octets, octets as u64);
         self.counters.last_outbound.store(nanoseconds(now), Ordering::Relaxed);
     }
@@ -362,7 +385,7 @@ impl DataPlane {
     ) -> Result<(), DropReason> {
         let reference = self.sas.reference(slot);
         let sa = self.sas.parts(slot).1.ok_or(DropReason::NoOutboundSa)?;
-        if !sa.selectors.allow_outbound(packet) {
+        if !sa.allows(packet) {
             return Err(DropReason::OutboundSelector);
         }
         let mtu = mtu.of(packet);

@@ -1,23 +1,26 @@
 //! The TUN device: where inner packets enter and leave the agent.
 //!
-//! The native backend opens one device with a queue per worker. Its queues carry a virtio-net header in front of every packet,
-//! so that segmentation offloads can be switched on without opening the device anew; they are off until then
-//! (`TUNSETOFFLOAD 0`), and the kernel cuts segments and computes checksums before we read. The plain backend is the
-//! `tun-tap` crate: one queue, bare packets; it is the fallback and the yardstick.
+//! The native backend opens one device with a queue per worker. Its queues carry a virtio-net header in front of every packet.
+//! With offloads on, the kernel leaves segmentation and checksums to us: one read brings up to 64 KiB of a flow's packets
+//! under one header, and one write takes as much. Which offloads the kernel knows is found by asking: TCP first, then UDP
+//! (6.2 and later). The plain backend is the `tun-tap` crate: one queue, bare packets; it is the fallback and the yardstick.
 //!
 //! A device lives as long as its queues are open. It must be new: attaching to another agent's device by accident would steal
 //! a share of its packets.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use std::num::NonZeroU16;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
+
+use crate::model::Gso;
 
 /// Where the kernel offers TUN devices.
 const CLONE_DEVICE: &str = "/dev/net/tun";
 
 /// Octets of `struct virtio_net_hdr` (linux/virtio_net.h) without the mergeable-buffers field.
-const VNET_HEADER_LEN: usize = 10;
+pub const VNET_HEADER_LEN: usize = 10;
 
 /// The largest IP packet, and so the smallest buffer that a read can never truncate.
 pub const MAX_PACKET: usize = 65_535;
@@ -80,40 +83,70 @@ impl TunError {
     }
 }
 
+/// Whose packets travel as super-packets between the host's stack and us.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Offloads {
+    /// TCP's, both families.
+    pub tcp: bool,
+    /// UDP's, both families.
+    pub udp: bool,
+}
+
 /// An open device: its real name and one queue per worker.
 pub struct TunDevice {
     /// Its name.
     pub name: String,
+    /// What the kernel granted.
+    pub offloads: Offloads,
     /// Its queues, in order.
     pub queues: Vec<Box<dyn TunQueue>>,
 }
 
+/// What was read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TunRead {
+    /// Octets of the packet.
+    pub len: usize,
+    /// Whether it is one packet or many.
+    pub gso: Gso,
+    /// Where a single packet's checksum is still to be computed: where it starts, and where its field stands from there, which
+    /// holds the pseudo-header's sum. Those of a super-packet's packets always are.
+    pub checksum: Option<(u16, u16)>,
+}
+
 /// One queue of a TUN device; non-blocking.
 pub trait TunQueue: AsRawFd + Send {
-    /// Reads one whole inner packet, its checksums computed, into `buffer`, which must hold [`MAX_PACKET`] octets. Returns its
-    /// length.
+    /// Reads one whole inner packet or super-packet into `buffer`, which must hold [`MAX_PACKET`] octets.
     ///
     /// # Errors
     /// `WouldBlock` if there is none; `InvalidData` if the kernel handed over something that we did not ask for (the packet
     /// is gone); anything else means that the device is.
-    fn read_packet(&self, buffer: &mut [u8]) -> io::Result<usize>;
+    fn read_packet(&self, buffer: &mut [u8]) -> io::Result<TunRead>;
 
     /// Gives one inner packet to the host's stack.
     ///
     /// # Errors
     /// What the kernel says; EIO while the device is down.
     fn write_packet(&self, packet: &[u8]) -> io::Result<()>;
+
+    /// Gives a super-packet to the host's stack. The first part is a [`VnetHeader`], the others are the packet. Only for what
+    /// the device's [`Offloads`] name.
+    ///
+    /// # Errors
+    /// What the kernel says; EIO while the device is down, EINVAL if it does not take such a packet.
+    fn write_super_packet(&self, parts: &[IoSlice<'_>]) -> io::Result<()>;
 }
 
 impl TunDevice {
-    /// Opens a new device with so many queues in the calling thread's network namespace.
+    /// Opens a new device with so many queues in the calling thread's network namespace. Offloads are those that the kernel
+    /// and the backend know, if they are wanted.
     ///
     /// # Errors
     /// What is missing, in words.
-    pub fn open(name: &str, queues: usize, backend: TunBackend) -> Result<Self, TunError> {
+    pub fn open(name: &str, queues: usize, backend: TunBackend, offload: bool) -> Result<Self, TunError> {
         check_name(name)?;
         match backend {
-            TunBackend::Offload => open_offload(name, queues),
+            TunBackend::Offload => open_offload(name, queues, offload),
             TunBackend::Plain => open_plain(name, queues),
         }
     }
@@ -144,20 +177,40 @@ fn open_clone_device() -> Result<File, TunError> {
 // --- the native backend ---
 
 /// Opens the queues one by one: the first makes the device, exclusively, the others join it.
-fn open_offload(name: &str, queues: usize) -> Result<TunDevice, TunError> {
+fn open_offload(name: &str, queues: usize, offload: bool) -> Result<TunDevice, TunError> {
     if queues == 0 || queues > MAX_QUEUES {
         return Err(TunError::TooManyQueues(queues));
     }
-    let mut device = TunDevice { name: name.to_owned(), queues: Vec::with_capacity(queues) };
+    let offloads = Offloads::default();
+    let mut device = TunDevice { name: name.to_owned(), offloads, queues: Vec::with_capacity(queues) };
     for number in 0..queues {
         let file = open_clone_device()?;
         let exclusive = if number == 0 { libc::IFF_TUN_EXCL } else { 0 };
         set_interface(&file, name, QUEUE_FLAGS | exclusive)?;
         ioctl_value(&file, libc::TUNSETVNETHDRSZ, "TUNSETVNETHDRSZ", &(VNET_HEADER_LEN as libc::c_int))?;
-        ioctl_plain(&file, libc::TUNSETOFFLOAD, "TUNSETOFFLOAD", 0)?;
+        // They are the device's, not the queue's: each queue asks for the same and gets the same.
+        device.offloads = set_offloads(&file, offload)?;
         device.queues.push(Box::new(OffloadQueue { file }));
     }
     Ok(device)
+}
+
+/// What TCP needs: nobody cuts what carries no checksum, and congestion marks must not make the kernel cut.
+const TCP_OFFLOADS: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+
+/// What UDP needs besides; the kernel takes both or none.
+const UDP_OFFLOADS: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+
+/// Switches on as much as the kernel knows: it refuses flags that it does not.
+fn set_offloads(file: &File, wanted: bool) -> Result<Offloads, TunError> {
+    let set = |flags: libc::c_uint| ioctl_plain(file, libc::TUNSETOFFLOAD, "TUNSETOFFLOAD", flags.into());
+    if wanted && set(TCP_OFFLOADS | UDP_OFFLOADS).is_ok() {
+        return Ok(Offloads { tcp: true, udp: true });
+    }
+    if wanted && set(TCP_OFFLOADS).is_ok() {
+        return Ok(Offloads { tcp: true, udp: false });
+    }
+    set(0).map(|()| Offloads::default())
 }
 
 /// What every queue is opened with. All queues of a device must agree.
@@ -227,27 +280,33 @@ impl AsRawFd for OffloadQueue {
 }
 
 impl TunQueue for OffloadQueue {
-    fn read_packet(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    fn read_packet(&self, buffer: &mut [u8]) -> io::Result<TunRead> {
         let mut header = [0; VNET_HEADER_LEN];
         let read = (&self.file).read_vectored(&mut [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)])?;
         let len = read.checked_sub(VNET_HEADER_LEN).ok_or(ErrorKind::InvalidData)?;
-        VnetHeader::parse(header).complete(&mut buffer[..len])?;
-        Ok(len)
+        VnetHeader::parse(header).describe(len)
     }
 
     fn write_packet(&self, packet: &[u8]) -> io::Result<()> {
         // All zeroes: no segmentation, and no checksum is left to be computed.
         let header = [0; VNET_HEADER_LEN];
-        let written = (&self.file).write_vectored(&[IoSlice::new(&header), IoSlice::new(packet)])?;
-        if written == VNET_HEADER_LEN + packet.len() { Ok(()) } else { Err(ErrorKind::WriteZero.into()) }
+        self.write_super_packet(&[IoSlice::new(&header), IoSlice::new(packet)])
+    }
+
+    fn write_super_packet(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let written = (&self.file).write_vectored(parts)?;
+        if written == parts.iter().map(|part| part.len()).sum::<usize>() { Ok(()) } else { Err(ErrorKind::WriteZero.into()) }
     }
 }
 
-/// `struct virtio_net_hdr`, as far as it matters with offloads off; numbers in the host's byte order.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct VnetHeader {
+/// `struct virtio_net_hdr`; numbers in the host's byte order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct VnetHeader {
     flags: u8,
     gso_type: u8,
+    /// A hint, and no more: what was read may claim a header as long as the kernel's first buffer.
+    header_len: u16,
+    gso_size: u16,
     csum_start: u16,
     csum_offset: u16,
 }
@@ -257,44 +316,63 @@ impl VnetHeader {
     const NEEDS_CSUM: u8 = 1;
     /// One packet, not several in a row.
     const GSO_NONE: u8 = 0;
+    /// TCP over IPv4.
+    const GSO_TCPV4: u8 = 1;
+    /// TCP over IPv6.
+    const GSO_TCPV6: u8 = 4;
+    /// UDP, either family.
+    const GSO_UDP_L4: u8 = 5;
+    /// Besides the type: the first segment answers a congestion mark.
+    const GSO_ECN: u8 = 0x80;
+
+    /// Describes a super-packet whose upper layer starts at `upper` and whose payload starts at `payload`. The field of its
+    /// checksum, at `field` from the upper layer on, holds the pseudo-header's sum.
+    #[must_use]
+    pub const fn super_packet(gso: Gso, ipv4: bool, upper: u16, payload: u16, field: u16) -> Self {
+        let (gso_type, gso_size) = match gso {
+            Gso::None => (Self::GSO_NONE, 0),
+            Gso::Tcp(size) if ipv4 => (Self::GSO_TCPV4, size.get()),
+            Gso::Tcp(size) => (Self::GSO_TCPV6, size.get()),
+            Gso::Udp(size) => (Self::GSO_UDP_L4, size.get()),
+        };
+        Self { flags: Self::NEEDS_CSUM, gso_type, header_len: payload, gso_size, csum_start: upper, csum_offset: field }
+    }
+
+    /// Its octets.
+    #[must_use]
+    pub const fn emit(self) -> [u8; VNET_HEADER_LEN] {
+        let [l0, l1] = self.header_len.to_ne_bytes();
+        let [g0, g1] = self.gso_size.to_ne_bytes();
+        let [s0, s1] = self.csum_start.to_ne_bytes();
+        let [o0, o1] = self.csum_offset.to_ne_bytes();
+        [self.flags, self.gso_type, l0, l1, g0, g1, s0, s1, o0, o1]
+    }
 
     const fn parse(octets: [u8; VNET_HEADER_LEN]) -> Self {
-        let [flags, gso_type, _, _, _, _, start_0, start_1, offset_0, offset_1] = octets;
-        let csum_start = u16::from_ne_bytes([start_0, start_1]);
-        let csum_offset = u16::from_ne_bytes([offset_0, offset_1]);
-        Self { flags, gso_type, csum_start, csum_offset }
+        let [flags, gso_type, l0, l1, g0, g1, s0, s1, o0, o1] = octets;
+        Self {
+            flags,
+            gso_type,
+            header_len: u16::from_ne_bytes([l0, l1]),
+            gso_size: u16::from_ne_bytes([g0, g1]),
+            csum_start: u16::from_ne_bytes([s0, s1]),
+            csum_offset: u16::from_ne_bytes([o0, o1]),
+        }
     }
 
-    /// Finishes what the kernel left to us. With offloads off it leaves nothing; another opener of a shared device may have
-    /// switched them on, though.
-    fn complete(self, packet: &mut [u8]) -> io::Result<()> {
-        if self.gso_type != Self::GSO_NONE {
-            return Err(ErrorKind::InvalidData.into());
-        }
-        if self.flags & Self::NEEDS_CSUM == 0 {
-            return Ok(());
-        }
-        let text = packet.get_mut(usize::from(self.csum_start)..).ok_or(ErrorKind::InvalidData)?;
-        let sum = internet_checksum(text);
-        let offset = usize::from(self.csum_offset);
-        let field = text.get_mut(offset..offset + 2).ok_or(ErrorKind::InvalidData)?;
-        // RFC 768: a computed zero travels as all ones. In TCP both mean the same.
-        let sum = if sum == 0 { 0xffff } else { sum };
-        field.copy_from_slice(&sum.to_be_bytes());
-        Ok(())
+    /// What it says about a packet of `len` octets.
+    fn describe(self, len: usize) -> io::Result<TunRead> {
+        let size = || NonZeroU16::new(self.gso_size).ok_or(ErrorKind::InvalidData);
+        let gso = match self.gso_type & !Self::GSO_ECN {
+            Self::GSO_NONE => Gso::None,
+            Self::GSO_TCPV4 | Self::GSO_TCPV6 => Gso::Tcp(size()?),
+            Self::GSO_UDP_L4 => Gso::Udp(size()?),
+            // UFO and what comes after us: nobody asked for it.
+            _ => return Err(ErrorKind::InvalidData.into()),
+        };
+        let unfinished = self.flags & Self::NEEDS_CSUM != 0 && gso == Gso::None;
+        Ok(TunRead { len, gso, checksum: unfinished.then_some((self.csum_start, self.csum_offset)) })
     }
-}
-
-/// RFC 1071: the complement of the ones' complement sum of 16-bit words. A pseudo-header's sum that stands in the checksum
-/// field takes part.
-fn internet_checksum(octets: &[u8]) -> u16 {
-    let (words, rest) = octets.as_chunks::<2>();
-    let tail = rest.first().map_or(0, |&octet| u64::from(octet) << 8);
-    let mut sum: u64 = words.iter().map(|&word| u64::from(u16::from_be_bytes(word))).sum::<u64>() + tail;
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
 }
 
 // --- the plain backend ---
@@ -314,7 +392,9 @@ fn open_plain(name: &str, queues: usize) -> Result<TunDevice, TunError> {
             _ => TunError::Refused { step: "TUNSETIFF", source: error },
         })?;
     iface.set_non_blocking().map_err(|source| TunError::Refused { step: "FIONBIO", source })?;
-    Ok(TunDevice { name: iface.name().to_owned(), queues: vec![Box::new(PlainQueue { iface })] })
+    let name = iface.name().to_owned();
+    let queues: Vec<Box<dyn TunQueue>> = vec![Box::new(PlainQueue { iface })];
+    Ok(TunDevice { name, offloads: Offloads::default(), queues })
 }
 
 #[cfg(not(feature = "tun-tap"))]
@@ -337,12 +417,16 @@ impl AsRawFd for PlainQueue {
 
 #[cfg(feature = "tun-tap")]
 impl TunQueue for PlainQueue {
-    fn read_packet(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.iface.recv(buffer)
+    fn read_packet(&self, buffer: &mut [u8]) -> io::Result<TunRead> {
+        self.iface.recv(buffer).map(|len| TunRead { len, gso: Gso::None, checksum: None })
     }
 
     fn write_packet(&self, packet: &[u8]) -> io::Result<()> {
         if self.iface.send(packet)? == packet.len() { Ok(()) } else { Err(ErrorKind::WriteZero.into()) }
+    }
+
+    fn write_super_packet(&self, _parts: &[IoSlice<'_>]) -> io::Result<()> {
+        Err(ErrorKind::Unsupported.into())
     }
 }
 

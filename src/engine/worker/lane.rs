@@ -2,14 +2,14 @@
 //!
 //! Outbound: an inner packet goes to the data plane, which writes it into the outbox; a batch of them is sealed and leaves
 //! in one call. If the socket's buffer is full, what is left waits (the backlog), and nothing new is taken that would need the
-//! outbox: the TUN keeps its packets. Inbound: a batch of datagrams is opened in the buffer that it was received into, and what
-//! comes out is written to the TUN from there.
+//! outbox: the TUN keeps its packets. A super-packet may need the outbox more than once; then its rest goes first. Inbound: a batch of datagrams is opened in the buffer that it was received into, and what
+//! comes out is written to the TUN from there, joined where it can be.
 //!
 //! The tunnel's own datagrams never come back by the TUN as long as the routes to the peers' outer addresses lead elsewhere;
 //! the agent sees to that when it sets routes. Here such a packet is one like any other: its destination has no route in
 //! the overlay, so it is dropped and counted.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSlice};
 use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,13 +18,15 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 use crate::engine::Shared;
+use crate::engine::coalesce::{self, Coalescer, Joined, Sink};
 use crate::engine::exchange::{Content, Member, Parcel};
 use crate::engine::forward::Forwarder;
 use crate::engine::stranger::Stranger;
 use crate::esp::{Config, DataPlane, Event, Inbox, Incoming, Outbox, Outcome, Outgoing, Update};
-use crate::model::{DropReason, Drops, Instant, Path, Spi, Transport, WorkerIndex};
-use crate::sys::tun::TunQueue;
+use crate::model::{DropReason, Drops, Gso, Instant, Path, Spi, Transport, WorkerIndex};
+use crate::sys::tun::{Offloads, TunQueue, VnetHeader};
 use crate::sys::udp::{Datagram, SendBatch, UdpSocket};
+use crate::wire::segment::{self, Split};
 
 /// Octets of the outbox: a batch from the TUN at an MTU of 1500, or three super-packets of 64 KiB.
 const OUTBOX_OCTETS: usize = 256 << 10;
@@ -61,6 +63,14 @@ struct Backlog {
     since: Instant,
 }
 
+/// A super-packet of which not all packets found room in the outbox.
+struct Rest {
+    /// Where it lies; if not here, then in the lane's own buffer.
+    parcel: Option<Box<Parcel>>,
+    /// How many of its packets are done.
+    next: usize,
+}
+
 /// A worker's packets, in both directions.
 pub(super) struct Lane {
     index: WorkerIndex,
@@ -77,9 +87,11 @@ pub(super) struct Lane {
     outbox: Outbox,
     send: SendBatch,
     backlog: Option<Backlog>,
+    rest: Option<Rest>,
     // Inbound.
     incoming: Vec<Incoming>,
     inbox: Inbox,
+    coalescer: Coalescer,
     released: Vec<(Path, u8, Vec<u8>)>,
     stranger: Stranger,
 }
@@ -87,7 +99,7 @@ pub(super) struct Lane {
 impl Lane {
     pub(super) fn new(
         config: Config,
-        tun: Box<dyn TunQueue>,
+        (tun, offloads): (Box<dyn TunQueue>, Offloads),
         udp: Arc<UdpSocket>,
         mailbox: Receiver<Update>,
         drops: Arc<Drops>,
@@ -106,8 +118,10 @@ impl Lane {
             outbox: Outbox::new(OUTBOX_OCTETS, OUTBOX_DATAGRAMS),
             send: SendBatch::default(),
             backlog: None,
+            rest: None,
             incoming: Vec::with_capacity(OUTBOX_DATAGRAMS),
             inbox: Inbox::default(),
+            coalescer: Coalescer::new(offloads),
             released: Vec::new(),
             stranger: Stranger::default(),
             shared,
@@ -121,7 +135,7 @@ impl Lane {
 
     /// Whether nothing waits for the socket.
     pub(super) const fn is_clear(&self) -> bool {
-        self.backlog.is_none()
+        self.backlog.is_none() && self.rest.is_none()
     }
 
     /// Whether orders or parcels wait.
@@ -185,12 +199,7 @@ impl Lane {
 
     fn take_parcel(&mut self, now: Instant, mut parcel: Box<Parcel>) {
         match parcel.content {
-            Content::Inner => {
-                if let Outcome::Stray(_) = self.plane.handle_inner(now, parcel.text(), &mut self.outbox) {
-                    // Its sender had other routes than we have: a moment of a change. It is not sent round and round.
-                    self.drops.count(DropReason::NoRoute);
-                }
-            }
+            Content::Inner(_) => return self.take_inner(now, parcel),
             Content::Outer { path, ecn, stride } => {
                 let (len, stride) = (parcel.len, stride.max(1));
                 for start in (0..len).step_by(stride) {
@@ -207,16 +216,57 @@ impl Lane {
 
     // --- outbound ---
 
-    /// Reads one inner packet.
-    pub(super) fn read_inner(&mut self, now: Instant) -> io::Result<()> {
-        self.buffer.len = self.tun.read_packet(&mut self.buffer.octets)?;
-        if let Outcome::Stray(owner) = self.plane.handle_inner(now, self.buffer.text(), &mut self.outbox) {
-            match self.shared.exchange.worker(owner) {
+    /// Reads one inner packet or super-packet and says how many octets it had.
+    pub(super) fn read_inner(&mut self, now: Instant) -> io::Result<usize> {
+        let read = self.tun.read_packet(&mut self.buffer.octets)?;
+        self.buffer.len = read.len;
+        self.buffer.content = Content::Inner(read.gso);
+        if let Some((start, offset)) = read.checksum {
+            let packet = &mut self.buffer.octets[..read.len];
+            segment::complete_checksum(packet, start, offset).map_err(|_| ErrorKind::InvalidData)?;
+        }
+        let mut next = 0;
+        match admit(&mut self.plane, &mut self.outbox, &self.drops, now, &self.buffer, &mut next) {
+            Progress::Done => {}
+            Progress::Full => self.go_on(now, Rest { parcel: None, next }),
+            Progress::Stray(owner) => match self.shared.exchange.worker(owner) {
                 Some(to) => self.forward.inner(to, &mut self.buffer),
                 None => self.drops.count(DropReason::NoRoute),
+            },
+        }
+        Ok(read.len)
+    }
+
+    /// Takes what another worker read from its queue.
+    fn take_inner(&mut self, now: Instant, parcel: Box<Parcel>) {
+        let mut next = 0;
+        match admit(&mut self.plane, &mut self.outbox, &self.drops, now, &parcel, &mut next) {
+            Progress::Full => return self.go_on(now, Rest { parcel: Some(parcel), next }),
+            // Its sender had other routes than we have: a moment of a change. It is not sent round and round.
+            Progress::Stray(_) => self.drops.count(DropReason::NoRoute),
+            Progress::Done => {}
+        }
+        self.shared.exchange.give_back(parcel);
+    }
+
+    /// Sends the rest of a super-packet, as far as the socket takes it.
+    fn go_on(&mut self, now: Instant, mut rest: Rest) {
+        loop {
+            self.flush(now);
+            if self.backlog.is_some() {
+                self.rest = Some(rest);
+                return;
+            }
+            let parcel = rest.parcel.as_deref().unwrap_or(&self.buffer);
+            match admit(&mut self.plane, &mut self.outbox, &self.drops, now, parcel, &mut rest.next) {
+                Progress::Full => {}
+                Progress::Stray(_) => break self.drops.count(DropReason::NoRoute),
+                Progress::Done => break,
             }
         }
-        Ok(())
+        if let Some(parcel) = rest.parcel {
+            self.shared.exchange.give_back(parcel);
+        }
     }
 
     /// Sees to it that one more packet fits into the outbox; false if the socket is full.
@@ -229,12 +279,12 @@ impl Lane {
 
     /// Seals and sends what is in the outbox.
     pub(super) fn flush(&mut self, now: Instant) {
-        if !self.is_clear() {
+        if self.backlog.is_some() {
             return;
         }
         self.plane.seal_pending(&mut self.outbox);
         for reply in self.outbox.replies() {
-            write_to_tun(self.tun.as_ref(), &self.drops, reply);
+            write_to_tun(&self.drops, 1, || self.tun.write_packet(reply));
         }
         self.transmit(now, Backlog { done: 0, since: now });
     }
@@ -243,6 +293,11 @@ impl Lane {
     pub(super) fn retry(&mut self, now: Instant) -> bool {
         if let Some(backlog) = self.backlog {
             self.transmit(now, backlog);
+        }
+        if self.backlog.is_none()
+            && let Some(rest) = self.rest.take()
+        {
+            self.go_on(now, rest);
         }
         self.is_clear()
     }
@@ -303,11 +358,30 @@ impl Lane {
     }
 
     /// Writes the inner packets of the inbox, which lie in `buffer`, to the TUN.
-    fn deliver(&self, buffer: &[u8]) {
+    fn deliver(&mut self, buffer: &[u8]) {
+        let mut sink = TunSink { tun: self.tun.as_ref(), drops: &self.drops, buffer, refused: None };
         for &(start, len) in &self.inbox.packets {
-            let packet = &buffer[start as usize..(start + len) as usize];
-            write_to_tun(self.tun.as_ref(), &self.drops, packet);
+            self.coalescer.push(buffer, start, len, &mut sink);
         }
+        self.coalescer.flush(buffer, &mut sink);
+        if let Some(gso) = sink.refused {
+            self.stop_joining(gso);
+        }
+    }
+
+    /// The kernel does not take such super-packets: packets of that protocol go one by one from now on.
+    fn stop_joining(&mut self, gso: Gso) {
+        let mut offloads = self.coalescer.offloads();
+        let (joined, name) = match gso {
+            Gso::Udp(_) => (&mut offloads.udp, "UDP"),
+            _ => (&mut offloads.tcp, "TCP"),
+        };
+        if std::mem::take(joined) {
+            tracing::warn!(
+                "the kernel refuses joined {name} packets on the TUN device: they are written one by one from now on"
+            );
+        }
+        self.coalescer.set_offloads(offloads);
     }
 
     /// Hands an IKE message to the control thread.
@@ -316,13 +390,96 @@ impl Lane {
     }
 }
 
-/// Gives an inner packet to the host. A device that is down (EIO) or gone refuses it; reading tells which.
-fn write_to_tun(tun: &dyn TunQueue, drops: &Drops, packet: &[u8]) {
+/// What became of an inner packet or super-packet.
+enum Progress {
+    /// Nothing is left to do.
+    Done,
+    /// There is no room for the rest of it.
+    Full,
+    /// It is another worker's.
+    Stray(WorkerIndex),
+}
+
+/// Hands a packet to the data plane, or a super-packet from its packet number `next` on.
+fn admit(
+    plane: &mut DataPlane,
+    outbox: &mut Outbox,
+    drops: &Drops,
+    now: Instant,
+    parcel: &Parcel,
+    next: &mut usize,
+) -> Progress {
+    let gso = if let Content::Inner(gso) = parcel.content { gso } else { Gso::None };
+    let (outcome, left) = match Split::parse(parcel.text(), gso) {
+        Ok(None) => (plane.handle_inner(now, parcel.text(), outbox), 0),
+        Ok(Some(split)) => (plane.handle_split(now, &split, next, outbox), split.count() - *next),
+        Err(_) => {
+            drops.count(DropReason::InnerMalformed);
+            return Progress::Done;
+        }
+    };
+    match outcome {
+        Outcome::Stray(owner) if *next == 0 => Progress::Stray(owner),
+        // Its route changed while its first packets were sent.
+        Outcome::Stray(_) => {
+            drops.add(DropReason::NoRoute, left as u64);
+            Progress::Done
+        }
+        _ if left > 0 => Progress::Full,
+        _ => Progress::Done,
+    }
+}
+
+/// Writes what the coalescer hands over.
+struct TunSink<'a> {
+    tun: &'a dyn TunQueue,
+    drops: &'a Drops,
+    buffer: &'a [u8],
+    /// A super-packet of a kind that the kernel does not take.
+    refused: Option<Gso>,
+}
+
+impl Sink for TunSink<'_> {
+    fn packet(&mut self, packet: &[u8]) {
+        write_to_tun(self.drops, 1, || self.tun.write_packet(packet));
+    }
+
+    fn super_packet(&mut self, joined: &Joined<'_>) {
+        let Joined { gso, ipv4, upper, field, header, payloads } = *joined;
+        let vnet = VnetHeader::super_packet(gso, ipv4, upper, header.len() as u16, field).emit();
+        let mut parts = [IoSlice::new(&[]); 2 + coalesce::MAX_PACKETS];
+        parts[0] = IoSlice::new(&vnet);
+        parts[1] = IoSlice::new(header);
+        let payload = |&(start, len): &(u32, u32)| &self.buffer[start as usize..(start + len) as usize];
+        for (part, range) in parts[2..].iter_mut().zip(payloads) {
+            *part = IoSlice::new(payload(range));
+        }
+        let parts = &parts[..2 + payloads.len()];
+        if self.refused != Some(gso) {
+            let mut is_refused = false;
+            write_to_tun(self.drops, payloads.len() as u64, || {
+                let written = self.tun.write_super_packet(parts);
+                is_refused = written.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL));
+                if is_refused { Ok(()) } else { written }
+            });
+            if !is_refused {
+                return;
+            }
+            self.refused = Some(gso);
+        }
+        for &(start, len) in payloads {
+            self.packet(&self.buffer[start as usize - header.len()..(start + len) as usize]);
+        }
+    }
+}
+
+/// Gives so many inner packets to the host. A device that is down (EIO) or gone refuses them; reading tells which.
+fn write_to_tun(drops: &Drops, packets: u64, mut write: impl FnMut() -> io::Result<()>) {
     loop {
-        match tun.write_packet(packet) {
+        match write() {
             Ok(()) => return,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => return drops.count(DropReason::TunWriteFailed),
+            Err(_) => return drops.add(DropReason::TunWriteFailed, packets),
         }
     }
 }

@@ -23,7 +23,7 @@ use super::Shared;
 use super::mailbox::News;
 use crate::esp::{self, Incoming, Update};
 use crate::model::{DropReason, Drops, Instant};
-use crate::sys::tun::TunQueue;
+use crate::sys::tun::{Offloads, TunQueue};
 use crate::sys::udp::{ReceiveBatch, UdpSocket};
 use crate::wire::natt::{self, Natt};
 
@@ -31,6 +31,9 @@ use lane::Lane;
 
 /// Inner packets per turn.
 const TUN_BATCH: usize = 64;
+
+/// Octets of inner packets per turn, but for the last: four super-packets. What came in meanwhile must not wait for more.
+const TUN_OCTETS: usize = 256 << 10;
 
 /// Messages per `recvmmsg`; each may be an aggregate of 64 KiB.
 const RECEIVE_BATCH: usize = 16;
@@ -64,6 +67,7 @@ pub(super) enum WorkerError {
 pub(super) struct Setup {
     pub(super) config: esp::Config,
     pub(super) tun: Box<dyn TunQueue>,
+    pub(super) offloads: Offloads,
     pub(super) udp: Arc<UdpSocket>,
     pub(super) poll: Poll,
     pub(super) mailbox: Receiver<Update>,
@@ -86,7 +90,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(setup: Setup) -> io::Result<Self> {
-        let Setup { config, tun, udp, poll, mailbox, news, drops, shared } = setup;
+        let Setup { config, tun, offloads, udp, poll, mailbox, news, drops, shared } = setup;
         poll.registry().register(&mut SourceFd(&tun.as_raw_fd()), TUN, Interest::READABLE)?;
         poll.registry().register(&mut SourceFd(&udp.as_raw_fd()), UDP, Interest::READABLE)?;
         Ok(Self {
@@ -98,7 +102,7 @@ impl Worker {
             udp: Arc::clone(&udp),
             receive: ReceiveBatch::new(RECEIVE_BATCH),
             news,
-            lane: Lane::new(config, tun, udp, mailbox, drops, shared),
+            lane: Lane::new(config, (tun, offloads), udp, mailbox, drops, shared),
         })
     }
 
@@ -128,13 +132,14 @@ impl Worker {
 
     /// Reads a batch of inner packets and sends what becomes of them.
     fn read_tun(&mut self, now: Instant) -> Result<(), WorkerError> {
+        let mut octets = 0;
         for _ in 0..TUN_BATCH {
             // Without room to send the device keeps its packets: that is the back-pressure.
-            if !self.tun_ready || !self.lane.make_room(now) {
+            if octets >= TUN_OCTETS || !self.tun_ready || !self.lane.make_room(now) {
                 break;
             }
             match self.lane.read_inner(now) {
-                Ok(()) => {}
+                Ok(len) => octets += len,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.tun_ready = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::InvalidData => self.lane.drops.count(DropReason::InnerMalformed),

@@ -13,7 +13,10 @@ fn next_ipv4(queues: &[Box<dyn TunQueue>]) -> (usize, Vec<u8>) {
     while Instant::now() < deadline {
         for (number, queue) in queues.iter().enumerate() {
             match queue.read_packet(&mut buffer) {
-                Ok(len) if buffer[0] >> 4 == 4 => return (number, buffer[..len].to_vec()),
+                Ok(read) if buffer[0] >> 4 == 4 => {
+                    assert_eq!((read.gso, read.checksum), (Gso::None, None), "offloads are off");
+                    return (number, buffer[..read.len].to_vec());
+                }
                 Ok(_) => {}
                 Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
             }
@@ -35,7 +38,7 @@ fn turn_round(packet: &mut [u8]) {
 
 fn round_trip(backend: TunBackend, queues: usize) {
     in_new_netns(move || {
-        let device = TunDevice::open("tun-test", queues, backend).unwrap();
+        let device = TunDevice::open("tun-test", queues, backend, false).unwrap();
         assert_eq!((device.name.as_str(), device.queues.len()), ("tun-test", queues));
         ip("addr add 10.9.0.1/24 dev tun-test");
         ip("link set tun-test up");
@@ -78,31 +81,31 @@ fn a_packet_goes_out_and_comes_back_by_the_plain_backend() {
 #[test]
 fn a_taken_name_is_refused() {
     in_new_netns(|| {
-        let _first = TunDevice::open("taken", 2, TunBackend::Offload).unwrap();
+        let _first = TunDevice::open("taken", 2, TunBackend::Offload, false).unwrap();
         for backend in [TunBackend::Offload, TunBackend::Plain] {
-            let second = TunDevice::open("taken", 1, backend).err().unwrap();
+            let second = TunDevice::open("taken", 1, backend, false).err().unwrap();
             if cfg!(feature = "tun-tap") || backend == TunBackend::Offload {
                 assert!(matches!(second, TunError::NameInUse(_)), "{second}");
             }
         }
         // Also when the interface is no TUN device at all.
-        assert!(matches!(TunDevice::open("lo", 1, TunBackend::Offload), Err(TunError::NameInUse(_))));
+        assert!(matches!(TunDevice::open("lo", 1, TunBackend::Offload, false), Err(TunError::NameInUse(_))));
     });
 }
 
 #[test]
 fn a_name_that_no_interface_can_have_is_refused() {
     for name in ["", "sixteen-octets-x", "a b", "a/b", "a:b", "tun%d", ".", ".."] {
-        assert!(matches!(TunDevice::open(name, 1, TunBackend::Offload), Err(TunError::BadName(_))), "{name:?}");
+        assert!(matches!(TunDevice::open(name, 1, TunBackend::Offload, false), Err(TunError::BadName(_))), "{name:?}");
     }
 }
 
 #[test]
 fn queue_numbers_have_limits() {
-    assert!(matches!(TunDevice::open("t", 0, TunBackend::Offload), Err(TunError::TooManyQueues(0))));
-    assert!(matches!(TunDevice::open("t", 257, TunBackend::Offload), Err(TunError::TooManyQueues(257))));
+    assert!(matches!(TunDevice::open("t", 0, TunBackend::Offload, false), Err(TunError::TooManyQueues(0))));
+    assert!(matches!(TunDevice::open("t", 257, TunBackend::Offload, false), Err(TunError::TooManyQueues(257))));
     if cfg!(feature = "tun-tap") {
-        assert!(matches!(TunDevice::open("t", 2, TunBackend::Plain), Err(TunError::TooManyQueues(2))));
+        assert!(matches!(TunDevice::open("t", 2, TunBackend::Plain, false), Err(TunError::TooManyQueues(2))));
     }
 }
 
@@ -113,7 +116,7 @@ fn without_cap_net_admin_the_error_says_so() {
         kept.effective.remove(rustix::thread::CapabilitySet::NET_ADMIN);
         rustix::thread::set_capabilities(None, kept).unwrap();
         for backend in [TunBackend::Offload, TunBackend::Plain] {
-            let error = TunDevice::open("denied", 1, backend).err().unwrap();
+            let error = TunDevice::open("denied", 1, backend, false).err().unwrap();
             if cfg!(feature = "tun-tap") || backend == TunBackend::Offload {
                 assert!(error.is_permission(), "{error}");
                 assert!(error.to_string().contains("CAP_NET_ADMIN"), "{error}");
@@ -122,24 +125,41 @@ fn without_cap_net_admin_the_error_says_so() {
     });
 }
 
+/// RFC 1071, word by word: zero if the octets hold their own right checksum.
+fn internet_checksum(octets: &[u8]) -> u16 {
+    let word = |pair: &[u8]| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
+    let add = |sum: u32, word: u32| (sum + word & 0xffff) + (sum + word >> 16);
+    !octets.chunks(2).map(word).fold(0, add) as u16
+}
+
 #[test]
-fn a_checksum_that_was_left_to_us_is_computed() {
-    // RFC 1071 §3: the words 0001 f203 f4f5 f6f7 sum up to ddf2; two octets of field in front of them.
-    let mut packet = [0xaa, 0, 0, 0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
-    let header = VnetHeader { flags: VnetHeader::NEEDS_CSUM, gso_type: 0, csum_start: 1, csum_offset: 0 };
-    header.complete(&mut packet).unwrap();
-    assert_eq!(packet[1..3], (!0xddf2_u16).to_be_bytes());
+fn a_header_that_is_written_is_read() {
+    let size = NonZeroU16::new(1300).unwrap();
+    for (gso, ipv4, gso_type) in
+        [(Gso::Tcp(size), true, 1), (Gso::Tcp(size), false, 4), (Gso::Udp(size), true, 5), (Gso::Udp(size), false, 5)]
+    {
+        let octets = VnetHeader::super_packet(gso, ipv4, 20, 52, 16).emit();
+        assert_eq!(octets[..2], [1, gso_type]);
+        assert_eq!(octets[2..], [52, 1300, 20, 16].map(u16::to_ne_bytes).concat());
+        assert_eq!(VnetHeader::parse(octets).describe(5000).unwrap(), TunRead { len: 5000, gso, checksum: None });
+        let mut marked = octets;
+        marked[1] |= 0x80;
+        assert_eq!(VnetHeader::parse(marked).describe(5000).unwrap().gso, gso, "congestion marks change no type");
+    }
+    let single = VnetHeader { flags: 1, csum_start: 20, csum_offset: 6, ..VnetHeader::default() };
+    assert_eq!(single.describe(60).unwrap(), TunRead { len: 60, gso: Gso::None, checksum: Some((20, 6)) });
 }
 
 #[test]
 fn headers_that_promise_what_was_not_asked_for_are_refused() {
-    let plain = VnetHeader { flags: VnetHeader::NEEDS_CSUM, gso_type: 0, csum_start: 0, csum_offset: 0 };
+    let plain = VnetHeader { gso_size: 100, ..VnetHeader::default() };
+    // UFO; something newer; no size.
     for header in [
-        VnetHeader { gso_type: 1, ..plain },
-        VnetHeader { csum_start: 9, ..plain },
-        VnetHeader { csum_start: 4, csum_offset: 3, ..plain },
-        VnetHeader { csum_offset: u16::MAX, ..plain },
+        VnetHeader { gso_type: 3, ..plain },
+        VnetHeader { gso_type: 6, ..plain },
+        VnetHeader { gso_type: 1, gso_size: 0, ..plain },
+        VnetHeader { gso_type: 0x85, gso_size: 0, ..plain },
     ] {
-        assert_eq!(header.complete(&mut [0; 8]).unwrap_err().kind(), ErrorKind::InvalidData, "{header:?}");
+        assert_eq!(header.describe(1000).unwrap_err().kind(), ErrorKind::InvalidData, "{header:?}");
     }
 }

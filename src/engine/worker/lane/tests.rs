@@ -17,6 +17,7 @@ use crate::engine::forward::pool_size;
 use crate::engine::tests::{PEER, child, install, routes, spi};
 use crate::esp::{Route, RouteTable};
 use crate::sys::testing::{allocations, in_new_netns, ip};
+use crate::sys::tun::TunRead;
 use crate::sys::udp::ReceiveBatch;
 use crate::wire::natt::{self, Natt};
 
@@ -29,6 +30,12 @@ struct Lists {
     /// Instead of `inner`: this packet, so many times. Written packets are then counted only.
     endless: Option<(Vec<u8>, usize)>,
     count: usize,
+    /// What every packet to be read is.
+    gso: Gso,
+    /// Whether super-packets are refused.
+    refuses: bool,
+    /// Packets that were written as parts of super-packets.
+    joined: usize,
 }
 
 #[derive(Clone, Default)]
@@ -41,16 +48,17 @@ impl AsRawFd for FakeTun {
 }
 
 impl TunQueue for FakeTun {
-    fn read_packet(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    fn read_packet(&self, buffer: &mut [u8]) -> io::Result<TunRead> {
         let mut lists = self.0.lock().unwrap();
+        let gso = lists.gso;
         if let Some((packet, times)) = &mut lists.endless {
             *times = times.checked_sub(1).ok_or(ErrorKind::WouldBlock)?;
             buffer[..packet.len()].copy_from_slice(packet);
-            return Ok(packet.len());
+            return Ok(TunRead { len: packet.len(), gso, checksum: None });
         }
         let packet = lists.inner.pop_front().ok_or(ErrorKind::WouldBlock)?;
         buffer[..packet.len()].copy_from_slice(&packet);
-        Ok(packet.len())
+        Ok(TunRead { len: packet.len(), gso, checksum: None })
     }
 
     fn write_packet(&self, packet: &[u8]) -> io::Result<()> {
@@ -64,9 +72,21 @@ impl TunQueue for FakeTun {
         }
         Ok(())
     }
+
+    fn write_super_packet(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let mut lists = self.0.lock().unwrap();
+        if lists.refuses {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        lists.joined += parts.len() - 2;
+        Ok(())
+    }
 }
 
 const NOW: Instant = Instant::ORIGIN;
+
+/// What the device would take.
+const BOTH: Offloads = Offloads { tcp: true, udp: true };
 
 /// A lane of worker 0 of 2, overlay host `number`, and what surrounds it.
 struct Bench {
@@ -89,7 +109,8 @@ impl Bench {
         let udp = Arc::new(UdpSocket::bind(SocketAddr::new(local, 4500)).unwrap());
         let (orders, mailbox) = crossbeam_channel::bounded(16);
         let config = Config { worker: WorkerIndex(0), provider: Provider::Ring, tun_mtu: 1400 };
-        let lane = Lane::new(config, Box::new(tun.clone()), Arc::clone(&udp), mailbox, Arc::clone(&drops), shared);
+        let tun_and_offloads: (Box<dyn TunQueue>, _) = (Box::new(tun.clone()), BOTH);
+        let lane = Lane::new(config, tun_and_offloads, Arc::clone(&udp), mailbox, Arc::clone(&drops), shared);
         Self { lane, tun, udp, orders, drops, _polls: polls }
     }
 

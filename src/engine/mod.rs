@@ -1,7 +1,7 @@
 //! The threads of the agent: one control thread, and one worker per core, around machines that know none of them.
 //!
 //! - [`worker`](self) (`worker/`): packets between its TUN queue and its UDP socket, both directions, by its own data plane;
-//!   what came in is joined into super-packets where that changes nothing (`coalesce.rs`);
+//!   what came in is joined into super-packets where that changes nothing (`coalesce.rs`, `sink.rs`);
 //! - control (`control.rs`): IKE's sockets, timers and everything that decides, by the [`Brain`];
 //! - between them: orders and news (`mailbox.rs`), and packets that reached the wrong thread (`exchange.rs`, `forward.rs`).
 //!
@@ -16,6 +16,7 @@ mod exchange;
 mod forward;
 mod handle;
 mod mailbox;
+mod sink;
 mod start;
 mod stranger;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod hosts;
 mod life;
 mod nodes;
+mod offload;
 mod strays;
 mod tunnel;
 

@@ -5,6 +5,7 @@ mod control;
 mod outbound;
 mod properties;
 mod roundtrip;
+mod super_packet;
 
 use std::net::IpAddr;
 use std::sync::Arc;

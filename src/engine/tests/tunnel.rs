@@ -93,6 +93,14 @@ fn four_pinned_workers_against_one() {
     carries(&[four, config(1, TunBackend::Offload)], ["192.0.2.1", "192.0.2.2"]);
 }
 
+#[test]
+fn without_offloads_at_one_end_or_both() {
+    let on = config(1, TunBackend::Offload);
+    let off = Config { tun_offload: false, ..on.clone() };
+    carries(&[on, off.clone()], ["192.0.2.1", "192.0.2.2"]);
+    carries(&[off.clone(), off], ["192.0.2.1", "192.0.2.2"]);
+}
+
 #[cfg(feature = "tun-tap")]
 #[test]
 fn the_plain_backend_against_the_native_one() {

@@ -9,7 +9,7 @@
 //! the agent sees to that when it sets routes. Here such a packet is one like any other: its destination has no route in
 //! the overlay, so it is dropped and counted.
 
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{self, ErrorKind};
 use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,13 +18,14 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 use crate::engine::Shared;
-use crate::engine::coalesce::{self, Coalescer, Joined, Sink};
+use crate::engine::coalesce::Coalescer;
 use crate::engine::exchange::{Content, Member, Parcel};
 use crate::engine::forward::Forwarder;
+use crate::engine::sink::{TunSink, write_to_tun};
 use crate::engine::stranger::Stranger;
 use crate::esp::{Config, DataPlane, Event, Inbox, Incoming, Outbox, Outcome, Outgoing, Update};
 use crate::model::{DropReason, Drops, Gso, Instant, Path, Spi, Transport, WorkerIndex};
-use crate::sys::tun::{Offloads, TunQueue, VnetHeader};
+use crate::sys::tun::{Offloads, TunQueue};
 use crate::sys::udp::{Datagram, SendBatch, UdpSocket};
 use crate::wire::segment::{self, Split};
 
@@ -359,12 +360,12 @@ impl Lane {
 
     /// Writes the inner packets of the inbox, which lie in `buffer`, to the TUN.
     fn deliver(&mut self, buffer: &[u8]) {
-        let mut sink = TunSink { tun: self.tun.as_ref(), drops: &self.drops, buffer, refused: None };
+        let mut sink = TunSink::new(self.tun.as_ref(), &self.drops, buffer);
         for &(start, len) in &self.inbox.packets {
             self.coalescer.push(buffer, start, len, &mut sink);
         }
         self.coalescer.flush(buffer, &mut sink);
-        if let Some(gso) = sink.refused {
+        if let Some(gso) = sink.refused() {
             self.stop_joining(gso);
         }
     }
@@ -427,60 +428,6 @@ fn admit(
         }
         _ if left > 0 => Progress::Full,
         _ => Progress::Done,
-    }
-}
-
-/// Writes what the coalescer hands over.
-struct TunSink<'a> {
-    tun: &'a dyn TunQueue,
-    drops: &'a Drops,
-    buffer: &'a [u8],
-    /// A super-packet of a kind that the kernel does not take.
-    refused: Option<Gso>,
-}
-
-impl Sink for TunSink<'_> {
-    fn packet(&mut self, packet: &[u8]) {
-        write_to_tun(self.drops, 1, || self.tun.write_packet(packet));
-    }
-
-    fn super_packet(&mut self, joined: &Joined<'_>) {
-        let Joined { gso, ipv4, upper, field, header, payloads } = *joined;
-        let vnet = VnetHeader::super_packet(gso, ipv4, upper, header.len() as u16, field).emit();
-        let mut parts = [IoSlice::new(&[]); 2 + coalesce::MAX_PACKETS];
-        parts[0] = IoSlice::new(&vnet);
-        parts[1] = IoSlice::new(header);
-        let payload = |&(start, len): &(u32, u32)| &self.buffer[start as usize..(start + len) as usize];
-        for (part, range) in parts[2..].iter_mut().zip(payloads) {
-            *part = IoSlice::new(payload(range));
-        }
-        let parts = &parts[..2 + payloads.len()];
-        if self.refused != Some(gso) {
-            let mut is_refused = false;
-            write_to_tun(self.drops, payloads.len() as u64, || {
-                let written = self.tun.write_super_packet(parts);
-                is_refused = written.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL));
-                if is_refused { Ok(()) } else { written }
-            });
-            if !is_refused {
-                return;
-            }
-            self.refused = Some(gso);
-        }
-        for &(start, len) in payloads {
-            self.packet(&self.buffer[start as usize - header.len()..(start + len) as usize]);
-        }
-    }
-}
-
-/// Gives so many inner packets to the host. A device that is down (EIO) or gone refuses them; reading tells which.
-fn write_to_tun(drops: &Drops, packets: u64, mut write: impl FnMut() -> io::Result<()>) {
-    loop {
-        match write() {
-            Ok(()) => return,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => return drops.add(DropReason::TunWriteFailed, packets),
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A lane by itself, without its thread: a TUN made of two lists, and a UDP socket.
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Mutex;
@@ -20,6 +21,7 @@ use crate::sys::testing::{allocations, in_new_netns, ip};
 use crate::sys::tun::TunRead;
 use crate::sys::udp::ReceiveBatch;
 use crate::wire::natt::{self, Natt};
+use crate::wire::testing::Recipe;
 
 /// What is to be read, and what was written.
 #[derive(Default)]
@@ -266,6 +268,34 @@ fn what_waits_too_long_for_a_full_socket_is_dropped_and_counted() {
 }
 
 #[test]
+fn the_rest_of_a_super_packet_goes_first_once_the_socket_takes_it() {
+    in_new_netns(|| {
+        let (mut bench, _) = stuck();
+        ip("neigh replace 192.0.2.2 lladdr 02:00:00:00:00:01 dev near");
+        assert!(bench.lane.retry(NOW));
+        bench.send_all(NOW);
+        ip("neigh del 192.0.2.2 dev near");
+        let before = datagrams_sent();
+        // Packets of 200 octets: a super-packet needs the outbox more than once.
+        let whole = Recipe::new(false, true, &[7; 60_000]).build();
+        let gso = Gso::Tcp(std::num::NonZeroU16::new(148).unwrap());
+        {
+            let mut lists = bench.tun.0.lock().unwrap();
+            lists.gso = gso;
+            lists.inner.extend([whole.clone(), whole]);
+        }
+        bench.send_all(NOW);
+        assert!(bench.lane.rest.is_some() && !bench.lane.is_clear(), "the outbox is full, and so is the socket");
+        assert_eq!(bench.tun.0.lock().unwrap().inner.len(), 1, "the next one stays in the device");
+        ip("neigh replace 192.0.2.2 lladdr 02:00:00:00:00:01 dev near");
+        while !bench.lane.retry(NOW) {}
+        bench.send_all(NOW);
+        assert_eq!(datagrams_sent() - before, 2 * 60_000_usize.div_ceil(148));
+        assert_eq!(bench.drops.nonzero().collect::<Vec<_>>(), []);
+    });
+}
+
+#[test]
 fn a_stray_for_nobody_is_counted() {
     in_new_netns(|| {
         let mut bench = Bench::new([127, 0, 0, 1].into());
@@ -323,5 +353,61 @@ fn packets_on_their_way_ask_for_no_memory() {
             [(1400, false), (100, false), (1400, true)].map(|(len, stray)| send_round(len, stray)).to_vec();
         assert_eq!(receiver.tun.0.lock().unwrap().count, 400, "they did arrive");
         assert_eq!(asked, [0, 0, 0]);
+    });
+}
+
+/// Super-packets through two lanes: how often the second asked for memory, and what its TUN got.
+fn super_packets(refuses: bool, rounds: usize) -> (u64, usize, usize, Offloads) {
+    let (here, there) = ("127.0.0.1:4500", "127.0.0.2:4500");
+    let mut sender = Bench::new([127, 0, 0, 1].into());
+    let mut receiver = Bench::new([127, 0, 0, 2].into());
+    sender.key(1, 2, path(here, there));
+    receiver.key(2, 1, path(there, here));
+    sender.lane.take_orders(NOW);
+    receiver.lane.take_orders(NOW);
+    {
+        let mut lists = receiver.tun.0.lock().unwrap();
+        lists.endless = Some((Vec::new(), 0));
+        lists.refuses = refuses;
+    }
+    let whole = Recipe::new(false, true, &[9; 47 * 1348]).build();
+    sender.tun.0.lock().unwrap().gso = Gso::Tcp(std::num::NonZeroU16::new(1348).unwrap());
+    let mut batch = ReceiveBatch::new(4);
+    let mut asked = 0;
+    for _ in 0..rounds {
+        sender.tun.0.lock().unwrap().endless = Some((whole.clone(), 10));
+        let before = allocations();
+        sender.send_all(NOW);
+        while receiver.udp.receive(&mut batch).is_ok() {
+            let (arena, messages) = batch.parts();
+            for message in messages {
+                for (start, len) in message.datagrams() {
+                    let incoming = Incoming { start, len, path: message.path, ecn: message.ecn };
+                    receiver.lane.gather(NOW, spi(0x2000_0000), incoming);
+                }
+            }
+            receiver.lane.open(NOW, arena);
+        }
+        asked = allocations() - before;
+    }
+    let lists = receiver.tun.0.lock().unwrap();
+    assert_eq!(receiver.drops.nonzero().chain(sender.drops.nonzero()).collect::<Vec<_>>(), []);
+    (asked, lists.joined, lists.count, receiver.lane.coalescer.offloads())
+}
+
+#[test]
+fn super_packets_on_their_way_ask_for_no_memory() {
+    in_new_netns(|| {
+        let (asked, joined, alone, offloads) = super_packets(false, 3);
+        assert_eq!((asked, joined + alone, offloads), (0, 3 * 470, BOTH));
+        assert!(alone < joined / 10, "{alone} of {joined} came out alone");
+    });
+}
+
+#[test]
+fn a_kernel_that_refuses_super_packets_gets_single_ones() {
+    in_new_netns(|| {
+        let (_, joined, alone, offloads) = super_packets(true, 2);
+        assert_eq!((joined, alone, offloads), (0, 2 * 470, Offloads { tcp: false, udp: true }));
     });
 }

@@ -238,8 +238,12 @@ impl Endpoint {
 
     fn initiate(&mut self, now: Instant, peer: PeerIndex) {
         let Some(config) = self.shared.peers.get(&peer).map(Arc::clone) else { return };
-        let open = self.table.of_peer(peer).into_iter().any(|spi| self.table.peek(spi).is_some_and(IkeSa::is_initiating));
-        if open {
+        let mut all = self.table.of_peer(peer).into_iter();
+        if let Some(open) = all.find(|&spi| self.table.peek(spi).is_some_and(IkeSa::is_initiating)) {
+            self.with(now, open, |mut sa, _| {
+                sa.want(now);
+                Some(sa)
+            });
             return;
         }
         let Some(remote) = config.remote else {

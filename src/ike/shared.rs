@@ -60,9 +60,10 @@ impl Shared {
         self.proven.range((peer, IkeSpi::MIN)..=(peer, IkeSpi::MAX)).map(|(_, &proved)| proved)
     }
 
-    /// An initiation that began then has failed. If the peer proved itself meanwhile on an IKE SA of its own making, nothing did.
-    pub fn initiate_failed(&mut self, peer: PeerIndex, began: Instant, reason: CloseReason) {
-        if !self.proven_of(peer).any(|proved| proved >= began) {
+    /// An initiation that was last asked for then has failed. If the peer proved itself since on an IKE SA of its own making,
+    /// nothing did.
+    pub fn initiate_failed(&mut self, peer: PeerIndex, wanted: Instant, reason: CloseReason) {
+        if !self.proven_of(peer).any(|proved| proved >= wanted) {
             self.event(Event::InitiateFailed { peer, reason });
         }
     }

@@ -96,6 +96,15 @@ impl IkeSa {
         }
     }
 
+    /// Somebody asks for an initiation that is open already.
+    pub fn want(&mut self, now: Instant) {
+        match self {
+            Self::InitSent(state) => state.wanted = now,
+            Self::AuthSent(state) => state.want(now),
+            _ => {}
+        }
+    }
+
     /// Whether it is an initiation of ours that is not done.
     pub const fn is_initiating(&self) -> bool {
         matches!(self, Self::InitSent(_) | Self::AuthSent(_))

@@ -1,5 +1,6 @@
 //! Scenarios between whole endpoints: who sends what, then what each side holds.
 
+mod attacks;
 mod collisions;
 mod handshake;
 mod rekey;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::cookie::CookieJar;
 use super::effect::Effect;
 use super::session::Packet;
 use super::shared::Shared;
@@ -30,6 +31,7 @@ pub struct Endpoint {
     pub(super) table: Table,
     /// By initiator's SPI and source.
     pub(super) known_inits: BTreeMap<(u64, SocketAddr), KnownInit>,
+    pub(super) cookies: CookieJar,
     pub(super) hinted: BTreeMap<PeerIndex, Instant>,
     pub(super) next_courtesy: Instant,
     now: Instant,
@@ -44,8 +46,9 @@ impl std::fmt::Debug for Endpoint {
 impl Endpoint {
     /// An endpoint without peers.
     #[must_use]
-    pub fn new(config: EndpointConfig, rng: Box<dyn Rng + Send>) -> Self {
+    pub fn new(config: EndpointConfig, mut rng: Box<dyn Rng + Send>) -> Self {
         Self {
+            cookies: CookieJar::new(&mut *rng),
             shared: Shared::new(config, rng),
             table: Table::default(),
             known_inits: BTreeMap::new(),

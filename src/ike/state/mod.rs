@@ -17,7 +17,7 @@ mod leaving;
 pub use auth_sent::AuthSent;
 pub use candidate::Candidate;
 pub use established::{Birth, Established, Estate, Job, Lineage, Replacement, Task};
-pub use half_open::{HalfOpen, respond_to_init};
+pub use half_open::{HalfOpen, init_answer_header, respond_to_init};
 pub use init_sent::InitSent;
 pub use leaving::{Closed, Leaving};
 

@@ -1,15 +1,67 @@
 //! What somebody on the wire can do without keys, and what a peer can do that has proved itself and then misbehaves.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::ike::simulator::{Proof, Simulator};
+use crate::crypto;
+use crate::ike::exchange::negotiate::key_exchange_payload;
+use crate::ike::proposals::offer_ike;
+use crate::ike::simulator::{Proof, Simulator, address};
 use crate::ike::{Command, Event};
-use crate::model::PeerIndex;
+use crate::model::{AeadAlgorithm, KeGroup, PeerIndex, SeededRng, Transport};
+use crate::wire::ike::{ExchangeType, Flags, Header, Message, Payload};
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 
+/// An IKE_SA_INIT request that differs from any other by its SPI and nonce.
+fn init(spi: u64) -> Vec<u8> {
+    let half = crypto::key_exchange(KeGroup::X25519, &mut SeededRng::new(spi));
+    let payloads = [
+        Payload::SecurityAssociation(offer_ike(&AeadAlgorithm::ALL, KeGroup::X25519, None)),
+        key_exchange_payload(half.as_ref()),
+        Payload::Nonce(vec![spi as u8; 32].into()),
+    ];
+    let flags = Flags { initiator: true, version: false, response: false };
+    let header = Header { initiator_spi: spi, responder_spi: 0, exchange: ExchangeType::IkeSaInit, flags, message_id: 0 };
+    Message::emit_clear(&header, &payloads)
+}
+
+/// Sends host 0 so many requests, each under another source address that cannot answer.
+fn flood(sim: &mut Simulator, first: u32, count: u32, source: impl Fn(u32) -> IpAddr) {
+    for number in first..first + count {
+        let remote = SocketAddr::new(source(number), 500);
+        sim.inject(0, remote, Transport::Plain, &init(u64::from(number) + 1));
+    }
+}
+
 fn initiations_that_failed(sim: &Simulator, host: usize) -> usize {
     sim.hosts[host].events.iter().filter(|event| matches!(event, Event::InitiateFailed { .. })).count()
+}
+
+#[test]
+fn a_flood_from_forged_addresses_keeps_no_peer_out() {
+    let mut sim = Simulator::new(1, 2, Proof::Psk);
+    for second in 0..30 {
+        flood(&mut sim, second * 100, 100, |number| Ipv4Addr::from(0x0a00_0000 + number).into());
+        if second == 5 {
+            sim.command(1, Command::Initiate(PeerIndex(0)));
+        }
+        sim.run_for(SECONDS(1));
+    }
+    sim.settled(0, 1).unwrap_or_else(|why| panic!("{why}: {:?}", sim.hosts[1].complaints()));
+}
+
+#[test]
+fn a_flood_in_the_peers_own_name_keeps_it_not_out() {
+    let mut sim = Simulator::new(2, 2, Proof::Psk);
+    for second in 0..30 {
+        flood(&mut sim, second * 10, 10, |_| address(1));
+        if second == 5 {
+            sim.command(1, Command::Initiate(PeerIndex(0)));
+        }
+        sim.run_for(SECONDS(1));
+    }
+    sim.settled(0, 1).unwrap_or_else(|why| panic!("{why}: {:?}", sim.hosts[1].complaints()));
 }
 
 /// Asked twice for an initiation, it must say once how the last one ended, or whoever waits for that waits for ever.

@@ -69,6 +69,7 @@ impl Endpoint {
         self.close(now, peer);
         self.shared.peers.remove(&peer);
         self.hinted.remove(&peer);
+        self.shared.debts.remove(&peer);
     }
 
     /// Does what is due. Call it when [`poll_timeout`](Self::poll_timeout) says so; earlier does no harm.

@@ -55,6 +55,13 @@ pub const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 /// CHILD_SAs of one IKE SA. One carries everything; the rest is for rekeys under way and for peers with many subnets.
 pub const MAX_CHILDREN: usize = 16;
 
+/// A peer may ask for one new SA (CREATE_CHILD_SA, rekeys included) per this time: each costs a key exchange, and a rekeyed IKE SA
+/// is remembered for [`REKEYED_LINGER`]. Honest peers ask a few times an hour.
+pub const NEW_SA_INTERVAL: Duration = Duration::from_secs(1);
+
+/// So many at once: a CHILD_SA for each of many subnets, twice.
+pub const NEW_SA_BURST: u32 = 2 * MAX_CHILDREN as u32;
+
 /// Jobs that wait for the request window of one IKE SA. Duplicates are not queued, so this is not reached by honest use.
 pub const MAX_JOBS: usize = 4 * MAX_CHILDREN;
 

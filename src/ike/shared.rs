@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::effect::Effect;
-use super::limits::{LIFETIME_JITTER, NONCE_LEN, SOFT_OCTETS, SOFT_PACKETS};
+use super::limits::{LIFETIME_JITTER, NEW_SA_BURST, NEW_SA_INTERVAL, NONCE_LEN, SOFT_OCTETS, SOFT_PACKETS};
 use super::{CloseReason, EndpointConfig, Event, PeerConfig, Transmit};
 use crate::model::{
     ChildSaParams, DropReason, Drops, IkeSpi, Instant, Lifetime, Path, PeerIndex, Rng, Spi, Ticket, Transport, WorkerIndex,
@@ -31,6 +31,8 @@ pub struct Shared {
     pub proven: BTreeMap<(PeerIndex, IkeSpi), Instant>,
     /// IKE SAs that a peer made by rekeying, while the collision with our own rekey is undecided.
     pub candidates: BTreeSet<IkeSpi>,
+    /// When the SAs that a peer asked for are paid back.
+    pub debts: BTreeMap<PeerIndex, Instant>,
 }
 
 impl Shared {
@@ -47,6 +49,7 @@ impl Shared {
             tickets: BTreeMap::new(),
             next_ticket: 0,
             candidates: BTreeSet::new(),
+            debts: BTreeMap::new(),
             proven: BTreeMap::new(),
         }
     }
@@ -66,6 +69,16 @@ impl Shared {
         if !self.proven_of(peer).any(|proved| proved >= wanted) {
             self.event(Event::InitiateFailed { peer, reason });
         }
+    }
+
+    /// Whether a peer may ask for one more SA now; counts it if so.
+    pub fn may_ask_for_sa(&mut self, now: Instant, peer: PeerIndex) -> bool {
+        let paid_at = self.debts.entry(peer).or_default();
+        let granted = paid_at.since(now) < NEW_SA_INTERVAL * NEW_SA_BURST;
+        if granted {
+            *paid_at = (*paid_at).max(now) + NEW_SA_INTERVAL;
+        }
+        granted
     }
 
     /// Counts a message that is thrown away.

@@ -212,6 +212,9 @@ impl Established {
             return Err(Refusal::new(NotifyType::TemporaryFailure, "the IKE SA is being rekeyed"));
         }
         let old = request.notify(NotifyType::RekeySa).map(|notify| self.rekeyed_child(notify)).transpose()?;
+        if !shared.may_ask_for_sa(now, self.peer()) {
+            return Err(Refusal::too_many());
+        }
         if self.children.len() >= MAX_CHILDREN {
             return Err(Refusal::new(NotifyType::NoAdditionalSas, format!("there are {MAX_CHILDREN} CHILD_SAs already")));
         }

@@ -64,6 +64,22 @@ fn a_flood_in_the_peers_own_name_keeps_it_not_out() {
     sim.settled(0, 1).unwrap_or_else(|why| panic!("{why}: {:?}", sim.hosts[1].complaints()));
 }
 
+#[test]
+fn a_peer_that_rekeys_without_end_fills_no_memory() {
+    let mut sim = Simulator::new(3, 2, Proof::Psk);
+    sim.command(1, Command::Initiate(PeerIndex(0)));
+    sim.run_for(SECONDS(1));
+    for _ in 0..2000 {
+        sim.command(1, Command::RekeyIke(PeerIndex(0)));
+        sim.run_for(Duration::from_millis(60));
+    }
+    let count = sim.hosts[0].endpoint.ike_sa_count();
+    assert!(count < 500, "{count} IKE SAs are remembered");
+    sim.run_for(SECONDS(120));
+    sim.settled(0, 1).unwrap();
+    assert_eq!(sim.hosts[0].endpoint.ike_sa_count(), 1);
+}
+
 /// Asked twice for an initiation, it must say once how the last one ended, or whoever waits for that waits for ever.
 #[test]
 fn an_initiation_that_was_asked_for_again_does_not_end_in_silence() {

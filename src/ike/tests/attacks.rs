@@ -6,9 +6,9 @@ use std::time::Duration;
 use crate::crypto;
 use crate::ike::exchange::negotiate::key_exchange_payload;
 use crate::ike::proposals::offer_ike;
-use crate::ike::simulator::{Proof, Simulator, address};
+use crate::ike::simulator::{Datagram, Proof, Simulator, address};
 use crate::ike::{Command, Event};
-use crate::model::{AeadAlgorithm, KeGroup, PeerIndex, SeededRng, Transport};
+use crate::model::{AeadAlgorithm, KeGroup, PeerIndex, Rng, SeededRng, Transport};
 use crate::wire::ike::{ExchangeType, Flags, Header, Message, Payload};
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
@@ -101,4 +101,56 @@ fn an_initiation_that_was_asked_for_again_does_not_end_in_silence() {
     sim.command(0, Command::Initiate(PeerIndex(1)));
     sim.run_for(SECONDS(60));
     assert_eq!(initiations_that_failed(&sim, 0), 1);
+}
+
+/// What must not change by anything that was heard before.
+fn standing(sim: &Simulator) -> Vec<String> {
+    let one = |host: usize| {
+        let (host, peer) = (&sim.hosts[host], PeerIndex(1 - host as u32));
+        let paths: Vec<_> = host.plane.installed.iter().map(|child| (child.inbound_spi, child.path)).collect();
+        let (active, installs) = (&host.plane.active, host.plane.installs);
+        format!("{:?} {:?} {active:?} {installs} {paths:?}", host.endpoint.ike_sas(peer), host.standing())
+    };
+    vec![one(0), one(1)]
+}
+
+/// Delivers what waits and writes it down.
+fn overhear(sim: &mut Simulator, heard: &mut Vec<Datagram>) {
+    sim.finish_installs();
+    while let Some(datagram) = sim.waiting.first() {
+        heard.push(datagram.clone());
+        sim.deliver(0);
+    }
+}
+
+#[test]
+fn everything_that_was_ever_said_again_from_here_and_elsewhere_changes_nothing() {
+    let mut sim = Simulator::new(5, 2, Proof::HostKeys);
+    let mut chance = SeededRng::new(5);
+    let mut heard = Vec::new();
+    sim.by_hand = true;
+    sim.command(0, Command::Initiate(PeerIndex(1)));
+    overhear(&mut sim, &mut heard);
+    for _ in 0..120 {
+        let host = (chance.u32() % 2) as usize;
+        let peer = PeerIndex(1 - host as u32);
+        let child = sim.hosts[host].plane.active[&peer];
+        let commands =
+            [Command::RekeyIke(peer), Command::RekeyChild(child), Command::Probe(peer), Command::ChildExpired(child)];
+        sim.command(host, commands[chance.u32() as usize % 4].clone());
+        overhear(&mut sim, &mut heard);
+        sim.run_for(SECONDS(5));
+        overhear(&mut sim, &mut heard);
+        sim.settled(0, 1).unwrap();
+        let before = standing(&sim);
+        for _ in 0..40 {
+            let mut datagram = heard[chance.u32() as usize % heard.len()].clone();
+            if chance.u32() % 2 == 0 {
+                datagram.path.local = SocketAddr::from(([203, 0, 113, 9], 4500));
+            }
+            sim.deliver_again(&datagram);
+            sim.waiting.clear();
+        }
+        assert_eq!(standing(&sim), before);
+    }
 }

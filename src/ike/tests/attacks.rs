@@ -5,11 +5,17 @@ use std::time::Duration;
 
 use crate::crypto;
 use crate::ike::exchange::negotiate::key_exchange_payload;
-use crate::ike::proposals::offer_ike;
-use crate::ike::simulator::{Datagram, Proof, Simulator, address};
+use crate::ike::narrow::is_subset;
+use crate::ike::proposals::{offer_esp, offer_ike};
+use crate::ike::simulator::{Datagram, Proof, Simulator, address, peer_config};
+use crate::ike::state::IkeSa;
 use crate::ike::{Command, Event};
-use crate::model::{AeadAlgorithm, KeGroup, PeerIndex, Rng, SeededRng, Transport};
-use crate::wire::ike::{ExchangeType, Flags, Header, Message, Payload};
+use crate::model::{
+    AeadAlgorithm, IkeSpi, KeGroup, PeerIndex, Rng, SeededRng, Spi, TrafficSelector, Transport, WorkerIndex,
+};
+use crate::wire::ike::{
+    Delete, ExchangeType, Flags, Header, KeyExchangePayload, Message, Notify, NotifyType, Payload, Protocol,
+};
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 
@@ -152,5 +158,86 @@ fn everything_that_was_ever_said_again_from_here_and_elsewhere_changes_nothing()
             sim.waiting.clear();
         }
         assert_eq!(standing(&sim), before);
+    }
+}
+
+/// One payload such as an attacker who has keys might try, with SPIs that mean something.
+fn any_payload(sim: &mut Simulator, chance: &mut SeededRng) -> Payload {
+    let pick = chance.u32();
+    let spis: Vec<Spi> =
+        sim.hosts[1].plane.installed.iter().flat_map(|child| [child.inbound_spi, child.outbound_spi]).collect();
+    let spi = spis.get(pick as usize % 5).copied().unwrap_or_else(|| Spi::random(chance, WorkerIndex(0)));
+    let group = KeGroup::ALL[pick as usize % 3];
+    let config = peer_config(1, 0, Proof::Psk);
+    let wide = TrafficSelector::from_prefix("0.0.0.0/0".parse().unwrap());
+    let octets = |spi: Spi| spi.value().to_be_bytes().to_vec();
+    match chance.u32() % 14 {
+        0 => Payload::SecurityAssociation(offer_esp(&AeadAlgorithm::ALL, &KeGroup::ALL, spi)),
+        1 => Payload::SecurityAssociation(offer_esp(&AeadAlgorithm::ALL, &[], spi)),
+        2 => Payload::SecurityAssociation(offer_ike(&AeadAlgorithm::ALL, group, Some(IkeSpi::random(chance)))),
+        3 => Payload::Nonce(vec![pick as u8; 32].into()),
+        4 => key_exchange_payload(crypto::key_exchange(group, chance).as_ref()),
+        5 => Payload::KeyExchange(KeyExchangePayload { group: group.id(), value: vec![pick as u8; 64].into() }),
+        6 => Payload::TsInitiator(config.local_selectors),
+        7 => Payload::TsResponder(config.remote_selectors),
+        8 => Payload::TsInitiator(vec![wide]),
+        9 => Payload::Notify(Notify {
+            protocol: Protocol::Esp,
+            spi: octets(spi).into(),
+            kind: NotifyType::RekeySa,
+            data: Vec::new().into(),
+        }),
+        10 => Payload::Notify(Notify::new(NotifyType::from_value(pick as u16), octets(spi))),
+        11 => Payload::Delete(Delete::Esp(vec![spi, spi])),
+        12 if pick.is_multiple_of(8) => Payload::Delete(Delete::Ike),
+        12 => Payload::Delete(Delete::Esp(spis)),
+        _ => Payload::Unknown { kind: 200, critical: pick.is_multiple_of(8) },
+    }
+}
+
+/// Host 1 says something on an IKE SA of its that it would never say.
+fn misbehave(sim: &mut Simulator, chance: &mut SeededRng) {
+    let count = chance.u32() % 7;
+    let exchange = [ExchangeType::CreateChildSa, ExchangeType::Informational][(chance.u32() % 3 / 2) as usize];
+    let mut payloads: Vec<Payload> = (0..count).map(|_| any_payload(sim, chance)).collect();
+    // As the codec would refuse it anyway.
+    payloads.sort_by_key(Payload::kind);
+    payloads.dedup_by_key(|payload| payload.kind());
+    let now = sim.now;
+    let host = &mut sim.hosts[1];
+    let Some(spi) = host.endpoint.ike_sas(PeerIndex(0)).first().map(|summary| summary.local_spi) else { return };
+    let Some(mut sa) = host.endpoint.table.take(spi) else { return };
+    if let IkeSa::Established(state) = &mut sa
+        && !state.session.is_busy()
+    {
+        state.session.request(&mut host.endpoint.shared, now, exchange, &payloads);
+    }
+    host.endpoint.table.put(spi, sa);
+}
+
+#[test]
+fn a_peer_that_talks_nonsense_under_the_right_keys_harms_only_itself() {
+    for seed in 0..25 {
+        let mut sim = Simulator::new(seed, 3, Proof::Psk);
+        let mut chance = SeededRng::new(!seed);
+        sim.reconcile();
+        sim.run_for(SECONDS(5));
+        let other = sim.hosts[0].endpoint.ike_sas(PeerIndex(2));
+        let wanted: Vec<TrafficSelector> = peer_config(0, 1, Proof::Psk).remote_selectors;
+        for _ in 0..100 {
+            misbehave(&mut sim, &mut chance);
+            let pause = chance.jitter(Duration::from_millis(400));
+            sim.run_for(pause);
+            let host = &sim.hosts[0];
+            for child in host.plane.installed.iter().filter(|child| child.peer == PeerIndex(1)) {
+                assert!(is_subset(&child.remote_selectors, &wanted), "seed {seed}: {:?}", child.remote_selectors);
+            }
+            assert!(host.endpoint.ike_sa_count() < 100 && host.plane.installed.len() <= 40, "seed {seed}");
+        }
+        assert_eq!(sim.hosts[0].endpoint.ike_sas(PeerIndex(2)), other, "seed {seed}");
+        sim.restart(1, Proof::Psk);
+        sim.run_for(SECONDS(100));
+        let complaints = sim.hosts[0].complaints();
+        sim.settled(0, 1).unwrap_or_else(|why| panic!("seed {seed}: {why}: {complaints:?} {:?}", sim.hosts[0].standing()));
     }
 }

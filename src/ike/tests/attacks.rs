@@ -9,7 +9,7 @@ use crate::ike::narrow::is_subset;
 use crate::ike::proposals::{offer_esp, offer_ike};
 use crate::ike::simulator::{Datagram, Proof, Simulator, address, peer_config};
 use crate::ike::state::IkeSa;
-use crate::ike::{Command, Event};
+use crate::ike::{Command, Event, PeerConfig};
 use crate::model::{
     AeadAlgorithm, IkeSpi, KeGroup, PeerIndex, Rng, SeededRng, Spi, TrafficSelector, Transport, WorkerIndex,
 };
@@ -240,4 +240,40 @@ fn a_peer_that_talks_nonsense_under_the_right_keys_harms_only_itself() {
         let complaints = sim.hosts[0].complaints();
         sim.settled(0, 1).unwrap_or_else(|why| panic!("seed {seed}: {why}: {complaints:?} {:?}", sim.hosts[0].standing()));
     }
+}
+
+/// A peer that we cannot call is not called, also when it refuses to rekey.
+#[test]
+fn a_peer_without_address_that_refuses_rekeys_is_left_alone() {
+    let mut sim = Simulator::new(7, 2, Proof::Psk);
+    sim.hosts[0].endpoint.upsert_peer(PeerConfig { remote: None, ..peer_config(0, 1, Proof::Psk) });
+    sim.command(1, Command::Initiate(PeerIndex(0)));
+    sim.run_for(SECONDS(1));
+    let far = sim.now + SECONDS(1_000_000);
+    sim.hosts[1].endpoint.shared.debts.insert(PeerIndex(0), far);
+    sim.command(0, Command::RekeyIke(PeerIndex(1)));
+    sim.run_for(SECONDS(30));
+    assert_eq!(initiations_that_failed(&sim, 0), 0);
+    sim.settled(0, 1).unwrap();
+}
+
+/// A probe that is asked for while something else stands in the queue is answered by that, or sent after it.
+#[test]
+fn a_probe_behind_a_job_that_turns_out_needless_is_sent_all_the_same() {
+    let mut sim = Simulator::new(8, 2, Proof::Psk);
+    sim.command(1, Command::Initiate(PeerIndex(0)));
+    sim.run_for(SECONDS(1));
+    // Host 0 answers a rekey and is then silent until it hears the other side on the new IKE SA.
+    sim.by_hand = true;
+    sim.command(1, Command::RekeyIke(PeerIndex(0)));
+    sim.deliver(0);
+    sim.command(0, Command::CreateChild(PeerIndex(1)));
+    sim.command(0, Command::Probe(PeerIndex(1)));
+    sim.by_hand = false;
+    let answer = sim.waiting.remove(0);
+    sim.run_for(SECONDS(4));
+    sim.deliver_again(&answer);
+    sim.run_for(SECONDS(20));
+    let lost = sim.hosts[0].events.iter().any(|event| matches!(event, Event::ProbeLost { .. }));
+    assert!(!lost);
 }

@@ -18,6 +18,7 @@ mod installs;
 mod liveness;
 mod peer;
 mod reconcile;
+mod refusals;
 #[doc(hidden)]
 pub mod simulation;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use crate::model::{Instant, Path, PeerIndex, Rng, Transport, WorkerIndex};
 
 use installs::Installs;
 use peer::Peer;
+use refusals::Refusals;
 
 pub use view::{ChildView, IkeView, PeerState, PeerView};
 
@@ -76,6 +78,7 @@ pub struct Node {
     updates: VecDeque<(Recipient, Update)>,
     keepalives: VecDeque<Path>,
     notices: VecDeque<Notice>,
+    refusals: Refusals,
     next_index: u32,
     next_tick: Instant,
 }
@@ -109,6 +112,7 @@ impl Node {
             updates: VecDeque::new(),
             keepalives: VecDeque::new(),
             notices: VecDeque::new(),
+            refusals: Refusals::default(),
             next_index: 0,
             next_tick: now,
         };

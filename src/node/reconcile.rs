@@ -130,7 +130,9 @@ impl Node {
             ike::Event::ProbeLost { peer } => self.probe_lost(now, peer),
             ike::Event::Hint { peer } => self.hinted(now, peer),
             ike::Event::Refused { peer, path, reason } => {
-                self.notice(true, peer, format!("{}: {reason}", path.remote));
+                if let Some(line) = self.refusals.line(now, format!("{}: {reason}", path.remote)) {
+                    self.notice(true, peer, line);
+                }
                 if let Some(peer) = peer.and_then(|index| self.peers.get_mut(&index)) {
                     peer.last_error = Some(reason.to_string());
                 }

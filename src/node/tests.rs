@@ -7,7 +7,10 @@ use super::simulation::World;
 use super::{NodeConfig, PeerState, Rekey};
 use crate::esp::Outcome;
 use crate::ike::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, RemoteEndpoint};
-use crate::model::{AeadAlgorithm, PeerId, PeerIndex, Secret, TrafficSelector, WorkerIndex};
+use crate::model::{AeadAlgorithm, Path, PeerId, PeerIndex, Secret, TrafficSelector, Transport, WorkerIndex};
+use crate::wire::ike::{
+    ExchangeType, Flags, Header, KeyExchangePayload, Message, Payload, Proposal, Protocol, Transform, TransformType,
+};
 
 const ALPHA: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const BETA: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
@@ -227,4 +230,39 @@ fn a_peer_that_was_never_there_is_retried_for_ever() {
     world.start(BETA, config(2, 1, 1));
     world.run_for(SECONDS(15));
     assert_eq!(state(&mut world, ALPHA), PeerState::Up);
+}
+
+/// An IKE_SA_INIT whose only proposal nobody takes: refused, answered and worth a line in the log, but not a thousand.
+#[test]
+fn strangers_do_not_flood_the_log() {
+    let mut world = two_hosts(9, 1);
+    world.run_for(SECONDS(3));
+    world.host(ALPHA).notices();
+    let flags = Flags { initiator: true, version: false, response: false };
+    let transforms = vec![Transform { kind: TransformType::Encryption, id: 3, key_length: None, unusable: false }];
+    let proposal = Proposal { number: 1, protocol: Protocol::Ike, spi: Vec::new().into(), transforms };
+    let payloads = [
+        Payload::SecurityAssociation(vec![proposal]),
+        Payload::KeyExchange(KeyExchangePayload { group: 31, value: vec![9; 32].into() }),
+        Payload::Nonce(vec![1; 32].into()),
+    ];
+    for number in 1..=1000u64 {
+        let header =
+            Header { initiator_spi: number, responder_spi: 0, exchange: ExchangeType::IkeSaInit, flags, message_id: 0 };
+        let path = Path { local: (ALPHA, 500).into(), remote: ([203, 0, 113, 7], number as u16).into() };
+        let now = world.now;
+        world.host(ALPHA).node.handle_ike(now, path, Transport::Plain, &Message::emit_clear(&header, &payloads));
+        world.run_for(Duration::from_millis(10));
+    }
+    let lines = world.host(ALPHA).notices();
+    assert!((5..50).contains(&lines.len()), "{} lines", lines.len());
+    let told: usize = lines
+        .iter()
+        .map(|notice| {
+            let more = notice.text.split_once("(and ").and_then(|(_, rest)| rest.split_once(' '));
+            1 + more.map_or(0, |(count, _)| count.parse::<usize>().unwrap())
+        })
+        .sum();
+    // All but those of the last second.
+    assert!(told > 850, "{told} are accounted for");
 }

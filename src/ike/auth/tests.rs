@@ -221,6 +221,7 @@ fn case_76_malformed_identities_are_refused() {
         (vec![], "shorter than its four"),
         (vec![2, 0, 0], "shorter than its four"),
         (with(2, b""), "empty name"),
+        (with(2, &[b'a'; 256]), "256 octets"),
         (with(2, b"alp\0ha"), "NUL"),
         (with(2, b"alpha\0"), "NUL"),
         (with(2, &[b'a', 0xff, 0xfe]), "UTF-8"),
@@ -239,7 +240,7 @@ fn case_76_malformed_identities_are_refused() {
         assert!(error.contains(reason), "{error:?} for {:x?}", &body[..body.len().min(20)]);
     }
     // The largest payload there is. It is a name, if a useless one.
-    assert!(parse_id(&with(2, &[b'a'; 65_531])).is_ok());
+    assert!(parse_id(&with(2, &[b'a'; 65_531])).is_err() && parse_id(&with(2, &[b'a'; 255])).is_ok());
 }
 
 /// An address as a name is not the address: types are compared too.

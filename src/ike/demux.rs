@@ -52,7 +52,10 @@ impl Endpoint {
             return self.shared.drop(DropReason::IkeUnexpected);
         }
         let key = (header.initiator_spi, packet.path.remote);
-        if let Some(known) = self.known_inits.get(&key).filter(|known| known.until > now) {
+        // What became of it may be gone: then its sender never got our answer, or begins anew.
+        if let Some(known) =
+            self.known_inits.get(&key).filter(|known| known.until > now && self.table.peek(known.spi).is_some())
+        {
             return self.repeat_init(known.spi, packet);
         }
         if !self.admits(now, packet) {

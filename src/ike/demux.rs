@@ -2,9 +2,9 @@
 
 use super::Event;
 use super::contents::Contents;
-use super::endpoint::{Endpoint, KnownInit};
+use super::endpoint::Endpoint;
 use super::exchange::informational::NO_DATA;
-use super::limits::{HINT_INTERVAL, KNOWN_INIT_LIFETIME, MAX_KNOWN_INITS, UNKNOWN_SPI_INTERVAL};
+use super::limits::{HINT_INTERVAL, UNKNOWN_SPI_INTERVAL};
 use super::session::Packet;
 use super::state::{IkeSa, respond_to_init};
 use crate::model::{DropReason, IkeSpi, Instant, Path, PeerIndex, Transport};
@@ -47,12 +47,11 @@ impl Endpoint {
         if !fits || reflected {
             return self.shared.drop(DropReason::IkeUnexpected);
         }
-        let key = (header.initiator_spi, packet.path.remote);
-        self.known_inits.retain(|_, known| known.until > now);
-        if let Some(known) = self.known_inits.get(&key) {
-            return self.repeat_init(known.spi, packet);
+        let (name, source) = (header.initiator_spi, packet.path.remote);
+        if let Some(known) = self.known_inits.find(now, name, source) {
+            return self.repeat_init(known, packet);
         }
-        if !self.table.has_room_for(packet.path.remote.ip()) || self.known_inits.len() >= MAX_KNOWN_INITS {
+        if !self.table.has_room_for(source.ip()) {
             return self.shared.drop(DropReason::IkeHalfOpenLimit);
         }
         match respond_to_init(&mut self.shared, now, packet) {
@@ -61,7 +60,7 @@ impl Endpoint {
                 match state {
                     Some(state) => {
                         let spi = state.local_spi;
-                        self.known_inits.insert(key, KnownInit { spi, until: now + KNOWN_INIT_LIFETIME });
+                        self.known_inits.remember(now, name, source, spi);
                         self.insert(spi, IkeSa::HalfOpen(Box::new(state)));
                     }
                     None => self.shared.drop(DropReason::IkeUnexpected),

@@ -61,7 +61,7 @@ pub const REKEYED_LINGER: Duration = Duration::from_secs(60);
 
 /// After an IKE rekey its responder makes no request on the new IKE SA before it heard from the peer on it, or for so long: the
 /// peer may still wait for the answer that makes the new SA.
-pub const SUCCESSOR_SILENCE: Duration = Duration::from_secs(6);
+pub const SUCCESSOR_SILENCE: Duration = Duration::from_secs(3);
 
 /// A rekey that was refused for now (TEMPORARY_FAILURE) is tried again after this, and up to as much again.
 pub const RETRY_REKEY: Duration = Duration::from_secs(2);
@@ -99,8 +99,6 @@ pub const SOFT_OCTETS: u64 = 1 << 36;
 /// Octets of our nonces: at least half the key size of the largest PRF (RFC 7296 §2.10).
 pub const NONCE_LEN: usize = 32;
 
-/// IKE_SA_INIT requests that are remembered so that late duplicates make no new state.
-pub const MAX_KNOWN_INITS: usize = 4 * HALF_OPEN_LIMIT;
-
-/// For how long they are.
-pub const KNOWN_INIT_LIFETIME: Duration = Duration::from_secs(60);
+/// IKE_SA_INIT requests that are remembered so that late duplicates make no new state; 64 octets each. Those beyond are answered all
+/// the same, and a late duplicate of one makes a half-open IKE SA that expires.
+pub const MAX_KNOWN_INITS: usize = 16_384;

@@ -25,7 +25,7 @@ use crate::ike::session::{Packet, Session, SessionStart};
 use crate::ike::shared::Shared;
 use crate::ike::state::auth_sent::AuthStart;
 use crate::ike::{CloseReason, PeerConfig, RemoteEndpoint};
-use crate::model::{DropReason, IkeSpi, IkeSuite, Instant, KeGroup, Path, PeerIndex, Transport};
+use crate::model::{DropReason, IkeSpi, IkeSuite, Instant, Path, PeerIndex, Transport};
 use crate::wire::ike::{ExchangeType, Flags, Header, Message, Notify, NotifyType, Payload, Proposal};
 
 /// See the module.
@@ -78,7 +78,7 @@ impl InitSent {
     pub fn start(shared: &mut Shared, now: Instant, config: Arc<PeerConfig>, remote: RemoteEndpoint) -> Self {
         let (path, transport) = first_path(shared, remote);
         let local_spi = IkeSpi::random(&mut *shared.rng);
-        let group = KeGroup::ALL[0];
+        let group = shared.first_group;
         let half = crypto::key_exchange(group, &mut *shared.rng);
         let proposals = offer_ike(&config.suites, group, None);
         let mut state = Self {

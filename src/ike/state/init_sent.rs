@@ -33,6 +33,8 @@ pub struct InitSent {
     pub local_spi: IkeSpi,
     /// When the initiation began: decides which of two IKE SAs is the newer.
     pub started: Instant,
+    /// When somebody last asked for it: who asks while it is open waits for how it ends.
+    pub wanted: Instant,
     config: Arc<PeerConfig>,
     path: Path,
     transport: Transport,
@@ -84,6 +86,7 @@ impl InitSent {
         let mut state = Self {
             local_spi,
             started: now,
+            wanted: now,
             config,
             path,
             transport,
@@ -231,7 +234,7 @@ impl InitSent {
             Err(error) => {
                 shared.drop(DropReason::IkeMalformed);
                 let reason = CloseReason::WeRefused(error.to_string());
-                shared.initiate_failed(self.config.index, self.started, reason);
+                shared.initiate_failed(self.config.index, self.wanted, reason);
                 return None;
             }
         };
@@ -254,6 +257,7 @@ impl InitSent {
             suite,
             keys,
             started: self.started,
+            wanted: self.wanted,
             request: self.message,
             response: Bytes::copy_from_slice(packet.datagram),
             nonce_i: self.nonce,
@@ -271,7 +275,7 @@ impl InitSent {
             }
             Due::GiveUp => {
                 let reason = self.hint.unwrap_or(CloseReason::Timeout);
-                shared.initiate_failed(self.config.index, self.started, reason);
+                shared.initiate_failed(self.config.index, self.wanted, reason);
                 None
             }
         }

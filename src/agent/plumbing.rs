@@ -63,9 +63,9 @@ impl Plumbing {
     ///
     /// # Errors
     /// What the kernel refused.
-    pub(super) fn configure(&mut self, config: &Config) -> Result<(), NetlinkError> {
+    pub(super) fn configure(&mut self, config: &Config, mtu: u16) -> Result<(), NetlinkError> {
         let mut netlink = Netlink::open()?;
-        netlink.set_mtu(&self.tun, config.tun.mtu.initial().into())?;
+        netlink.set_mtu(&self.tun, mtu.into())?;
         netlink.set_txqueuelen(&self.tun, TX_QUEUE)?;
         self.without_link_local_address();
         for &address in &config.overlay.addresses {

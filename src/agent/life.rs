@@ -106,17 +106,22 @@ impl Agent {
         warnings: &mut Vec<String>,
     ) -> Result<Self, AgentError> {
         let started = Instant::now();
-        let (mut plumbing, unguarded) = Plumbing::guarded(config)?;
-        warnings.extend(unguarded);
         let tun_mtu = paths::tun_mtu(config);
         let node = desired::node(config, host_key, tun_mtu);
         let node = Node::new(model::Instant::ORIGIN, node, Box::new(OsRng), Box::new(OsRng));
         let engine = Engine::start(&desired::engine(config, tun_mtu), node)?;
-        if let Err(error) = plumbing.configure(config, tun_mtu) {
-            // Its own failures would only hide this one.
-            let _ = engine.stop(STOP_PATIENCE);
-            return Err(error.into());
-        }
+        // The guard's table is named after the device: only who has the one may replace the other, or take it away.
+        let plumbing = match Plumbing::new(config, tun_mtu) {
+            Ok((plumbing, unguarded)) => {
+                warnings.extend(unguarded);
+                plumbing
+            }
+            Err(error) => {
+                // Its own failures would only hide this one.
+                let _ = engine.stop(STOP_PATIENCE);
+                return Err(error);
+            }
+        };
         let tun = Tun {
             name: engine.tun_name().to_owned(),
             mtu: tun_mtu,

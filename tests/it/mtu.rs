@@ -54,6 +54,7 @@ fn outbound_packets(agent: &Agent, peer: &str) -> u64 {
     children.iter().map(|child| child["outbound_packets"].as_u64().expect("a number")).sum()
 }
 
+/// Packets that were answered instead of sent.
 fn too_big(agent: &Agent) -> u64 {
     agent.status()["drops"]["too_big"].as_u64().unwrap_or(0)
 }

@@ -232,8 +232,8 @@ impl Node {
         self.note_state(now, index);
     }
 
-    /// Something went wrong with a peer.
-    fn remember(&mut self, now: Instant, index: PeerIndex, text: String, is_error: bool) {
+    /// Something happened to a peer.
+    pub(super) fn remember(&mut self, now: Instant, index: PeerIndex, text: String, is_error: bool) {
         if let Some(peer) = self.peers.get_mut(&index) {
             if is_error {
                 peer.last_error = Some(text.clone());

@@ -9,7 +9,7 @@
 //!   happened to it (`reconcile.rs`);
 //! - liveness: probes on a fixed maximum interval, and sooner when traffic goes out and nothing comes back; a peer is up only
 //!   while a two-way proof is young (`liveness.rs`);
-//! - what is shown of all that (`view.rs`).
+//! - what is said of a peer that does not come up (`trouble.rs`), and what is shown of all that (`view.rs`).
 //!
 //! Like the machines that it joins it is pure: after each `handle_*` drain the `poll_*`, then sleep until
 //! [`Node::poll_timeout`].
@@ -22,9 +22,10 @@ mod reconcile;
 pub mod simulation;
 #[cfg(test)]
 mod tests;
+mod trouble;
 mod view;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,6 +77,9 @@ pub struct Node {
     updates: VecDeque<(Recipient, Update)>,
     keepalives: VecDeque<Path>,
     notices: VecDeque<Notice>,
+    /// Peers whose state may have changed by what is being drained.
+    changed: BTreeSet<PeerIndex>,
+    refusals: trouble::Refusals,
     next_index: u32,
     next_tick: Instant,
 }
@@ -109,6 +113,8 @@ impl Node {
             updates: VecDeque::new(),
             keepalives: VecDeque::new(),
             notices: VecDeque::new(),
+            changed: BTreeSet::new(),
+            refusals: trouble::Refusals::default(),
             next_index: 0,
             next_tick: now,
         };

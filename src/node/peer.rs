@@ -41,7 +41,11 @@ pub struct Peer {
     pub(super) ike: BTreeMap<IkeSpi, IkeSummary>,
     pub(super) liveness: Liveness,
     pub(super) last_error: Option<String>,
+    /// Why we refused what the peer sent, or somebody at its address.
+    pub(super) refusal: Option<String>,
     pub(super) has_child: bool,
+    /// Whether a CHILD_SA was asked for in vain since there was one.
+    pub(super) child_refused: bool,
     /// The state that was last written into the history.
     pub(super) shown: Option<super::PeerState>,
     history: VecDeque<(Instant, String)>,
@@ -58,7 +62,9 @@ impl Peer {
             ike: BTreeMap::new(),
             liveness: Liveness::default(),
             last_error: None,
+            refusal: None,
             has_child: false,
+            child_refused: false,
             shown: None,
             history: VecDeque::new(),
         }
@@ -98,6 +104,16 @@ impl Peer {
     /// Whether the last attempts failed.
     pub fn is_failing(&self) -> bool {
         self.failures > 0
+    }
+
+    /// What keeps the peer from being up, as far as it is known.
+    pub fn explanation(&self) -> Option<String> {
+        match (&self.last_error, &self.refusal) {
+            (Some(error), Some(refusal)) => Some(format!("{error}; and what comes from it is refused here: {refusal}")),
+            (Some(error), None) => Some(error.clone()),
+            (None, Some(refusal)) => Some(format!("what comes from it is refused here: {refusal}")),
+            (None, None) => None,
+        }
     }
 
     /// Forgets the failures.

@@ -175,6 +175,9 @@ fn peer(view: PeerView, addresses: &HashMap<String, String>) -> Peer {
     peer.last_proof_seconds = view.last_proof.as_ref().map(Duration::as_secs);
     peer.last_error = view.last_error;
     peer.next_attempt_seconds = view.next_attempt.as_ref().map(Duration::as_secs);
+    for (reason, count) in view.drops {
+        peer.drops.add_one(reason, count);
+    }
     let change = |(age, text): (Duration, String)| Change { seconds_ago: age.as_secs(), text };
     peer.history = view.history.into_iter().map(change).collect();
     peer

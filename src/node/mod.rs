@@ -234,7 +234,11 @@ impl Node {
         self.drain_ike(now);
         if now >= self.next_tick {
             self.next_tick = now + TICK;
-            self.installs.forget_retired(now);
+            for forgotten in self.installs.forget_retired(now) {
+                if let Some(peer) = self.peers.get_mut(&forgotten.peer) {
+                    peer.add_drops(forgotten.counters.drops.nonzero());
+                }
+            }
             self.tick(now);
             self.drain_ike(now);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::liveness::Liveness;
 use crate::ike::{IkeSummary, PeerConfig};
-use crate::model::{IkeSpi, Instant, PeerIndex};
+use crate::model::{DropReason, IkeSpi, Instant, PeerIndex};
 
 /// First pause after a failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -48,6 +48,8 @@ pub struct Peer {
     pub(super) child_refused: bool,
     /// The state that was last written into the history.
     pub(super) shown: Option<super::PeerState>,
+    /// What the SAs that are forgotten dropped.
+    dropped: BTreeMap<DropReason, u64>,
     history: VecDeque<(Instant, String)>,
 }
 
@@ -66,6 +68,7 @@ impl Peer {
             has_child: false,
             child_refused: false,
             shown: None,
+            dropped: BTreeMap::new(),
             history: VecDeque::new(),
         }
     }
@@ -127,6 +130,18 @@ impl Peer {
         let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(8)).min(LONGEST_PAUSE);
         self.failures = self.failures.saturating_add(1);
         pause - rng.jitter(pause / 3)
+    }
+
+    /// Takes over the counters of an SA that is forgotten.
+    pub fn add_drops(&mut self, drops: impl Iterator<Item = (DropReason, u64)>) {
+        for (reason, count) in drops {
+            *self.dropped.entry(reason).or_default() += count;
+        }
+    }
+
+    /// What the SAs that are forgotten dropped.
+    pub const fn dropped(&self) -> &BTreeMap<DropReason, u64> {
+        &self.dropped
     }
 
     /// Remembers a change of state.

@@ -63,6 +63,8 @@ pub struct World {
     pub loss: f64,
     /// How long a datagram travels at least, and how much longer at most.
     pub delay: (Duration, Duration),
+    /// Whether every ESP datagram comes twice.
+    pub replay: bool,
     /// Pairs (sender, receiver) whose datagrams vanish.
     pub cut: Vec<(IpAddr, IpAddr)>,
     hosts: BTreeMap<IpAddr, Host>,
@@ -79,6 +81,7 @@ impl World {
             now: Instant::ORIGIN,
             loss: 0.0,
             delay: (Duration::from_millis(1), Duration::ZERO),
+            replay: false,
             cut: Vec::new(),
             hosts: BTreeMap::new(),
             wire: BTreeMap::new(),
@@ -225,8 +228,14 @@ impl World {
             return;
         }
         let at = self.now + self.delay.0 + self.rng.jitter(self.delay.1);
-        self.sent += 1;
         let path = Path { local: datagram.path.remote, remote: datagram.path.local };
+        if self.replay
+            && let Content::Esp(ecn, octets) = &datagram.content
+        {
+            self.sent += 1;
+            self.wire.insert((at, self.sent), Datagram { path, content: Content::Esp(*ecn, octets.clone()) });
+        }
+        self.sent += 1;
         self.wire.insert((at, self.sent), Datagram { path, ..datagram });
     }
 }

@@ -7,7 +7,7 @@ use super::simulation::World;
 use super::{NodeConfig, PeerState, Rekey};
 use crate::esp::Outcome;
 use crate::ike::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, RemoteEndpoint};
-use crate::model::{AeadAlgorithm, PeerId, PeerIndex, Secret, TrafficSelector, WorkerIndex};
+use crate::model::{AeadAlgorithm, DropReason, PeerId, PeerIndex, Secret, TrafficSelector, WorkerIndex};
 
 const ALPHA: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const BETA: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
@@ -306,4 +306,26 @@ fn a_peer_that_does_not_answer_is_said_not_to_within_seconds() {
     let peer = world.host(ALPHA).node.peers(now)[0].clone();
     assert_eq!(peer.state, PeerState::Connecting);
     assert_eq!(peer.last_error.as_deref(), Some("not connected yet: no answer to IKE_SA_INIT from 192.0.2.2:500"));
+}
+
+#[test]
+fn drops_are_shown_with_the_peer_whose_packets_they_were() {
+    let mut world = two_hosts(7, 1);
+    world.run_for(SECONDS(3));
+    // Routed to the peer, but from an address that is not ours: no SA is to blame. Then from ours to where no selector leads.
+    world.send(ALPHA, WorkerIndex(0), &packet([10, 42, 9, 7], [10, 42, 2, 9], 1));
+    world.replay = true;
+    world.send(ALPHA, WorkerIndex(0), &packet([10, 42, 1, 7], [10, 42, 2, 9], 2));
+    world.run_for(SECONDS(1));
+    let now = world.now;
+    assert!(world.host(ALPHA).node.peers(now)[0].drops.is_empty());
+    assert_eq!(world.host(BETA).node.peers(now)[0].drops, [(DropReason::Replay, 1)].into());
+    assert_eq!(world.received(BETA).len(), 1);
+
+    // The counters outlive the SA.
+    world.replay = false;
+    assert!(world.host(ALPHA).node.rekey(now, "host2", Rekey::Child));
+    world.run_for(SECONDS(60));
+    let now = world.now;
+    assert_eq!(world.host(BETA).node.peers(now)[0].drops, [(DropReason::Replay, 1)].into());
 }

@@ -1,5 +1,6 @@
 //! What is shown of a peer. Every word here must be true.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -9,7 +10,7 @@ use super::Node;
 use super::installs::{Installed, Stage};
 use super::liveness::PROOF_AGE;
 use super::peer::{Attempt, Peer};
-use crate::model::{ChildSuite, IkeSpi, IkeSuite, Instant, Spi, TrafficSelector};
+use crate::model::{ChildSuite, DropReason, IkeSpi, IkeSuite, Instant, Spi, TrafficSelector};
 
 /// In which state a peer is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -96,6 +97,8 @@ pub struct PeerView {
     pub last_error: Option<String>,
     /// Until the next attempt.
     pub next_attempt: Option<Duration>,
+    /// Its packets that were dropped, by reason.
+    pub drops: BTreeMap<DropReason, u64>,
     /// The last changes: how long ago, and what; oldest first.
     pub history: Vec<(Duration, String)>,
 }
@@ -173,8 +176,17 @@ impl Node {
                 Attempt::At(at) => Some(at.since(now)),
                 _ => None,
             },
+            drops: self.dropped(peer),
             history: peer.history().map(|(at, text)| (now.since(*at), text.clone())).collect(),
         }
+    }
+
+    fn dropped(&self, peer: &Peer) -> BTreeMap<DropReason, u64> {
+        let mut drops = peer.dropped().clone();
+        for (reason, count) in self.installs.dropped(peer.index()) {
+            *drops.entry(reason).or_default() += count;
+        }
+        drops
     }
 
     fn child_views(&self, now: Instant, peer: &Peer) -> Vec<ChildView> {

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use super::{Change, Child, Peer, PeerDirection, PeerState, Status, Tristate};
+use super::{Change, Child, Drops, Peer, PeerDirection, PeerState, Status, Tristate};
 use crate::model::DropReason;
 
 /// One screen about an agent and its peers.
@@ -81,6 +81,10 @@ pub fn render_peer(peer: &Peer) -> String {
         child_rows(&mut rows, child);
     }
     table(&mut out, &rows, "  ");
+    if !peer.drops.0.is_empty() {
+        line(&mut out, format_args!("  dropped packets"));
+        table(&mut out, &drop_rows(&peer.drops), "    ");
+    }
     if !peer.history.is_empty() {
         line(&mut out, format_args!("  history"));
         let row = |change: &Change| [format!("{} ago", duration_in_words(change.seconds_ago)), plain(&change.text)];
@@ -146,18 +150,22 @@ fn peer_remarks(out: &mut String, peer: &Peer) {
     line(out, format_args!("  {}: {}{error}", plain(&peer.name), state_in_words(peer)));
 }
 
+/// Count, name and sentence of each reason.
+fn drop_rows(drops: &Drops) -> Vec<[String; 3]> {
+    let sentence = |name: &str| {
+        let reason = DropReason::ALL.iter().find(|reason| reason.name() == name);
+        reason.map_or("", |reason| reason.sentence()).to_owned()
+    };
+    let width = drops.0.values().map(|count| count.to_string().len()).max().unwrap_or(0);
+    drops.0.iter().map(|(name, count)| [format!("{count:>width$}"), plain(name), sentence(name)]).collect()
+}
+
 fn drops(out: &mut String, status: &Status) {
     if status.drops.0.is_empty() {
         return;
     }
     line(out, format_args!("\ndropped packets"));
-    let sentence = |name: &str| {
-        let reason = DropReason::ALL.iter().find(|reason| reason.name() == name);
-        reason.map_or("", |reason| reason.sentence()).to_owned()
-    };
-    let width = status.drops.0.values().map(|count| count.to_string().len()).max().unwrap_or(0);
-    let rows: Vec<_> =
-        status.drops.0.iter().map(|(name, count)| [format!("{count:>width$}"), plain(name), sentence(name)]).collect();
+    let rows = drop_rows(&status.drops);
     table(out, &rows, "  ");
 }
 

@@ -121,6 +121,8 @@ pub struct Peer {
     pub last_error: Option<String>,
     /// Until the next attempt, if one is scheduled.
     pub next_attempt_seconds: Option<u64>,
+    /// Packets to and from it that were dropped, by reason; they are in the host's counters too.
+    pub drops: Drops,
     /// The last changes, oldest first.
     pub history: Vec<Change>,
 }
@@ -142,6 +144,7 @@ impl Peer {
             last_proof_seconds: None,
             last_error: None,
             next_attempt_seconds: None,
+            drops: Drops::default(),
             history: Vec::new(),
         }
     }
@@ -366,12 +369,13 @@ mod tests {
                         "local": ["10.42.1.0/24"], "remote": ["10.42.2.0/24"]
                     }],
                     "last_proof_seconds": 16, "last_error": "no answer", "next_attempt_seconds": 7,
-                    "history": [{"seconds_ago": 9, "text": "up"}]
+                    "drops": {}, "history": [{"seconds_ago": 9, "text": "up"}]
                 },
                 {
                     "name": "gamma", "state": "idle", "dead_direction": null, "configured_address": null, "remote": null,
                     "local_behind_nat": "unknown", "remote_behind_nat": "unknown", "ike": null, "children": [],
-                    "last_proof_seconds": null, "last_error": null, "next_attempt_seconds": null, "history": []
+                    "last_proof_seconds": null, "last_error": null, "next_attempt_seconds": null,
+                    "drops": {}, "history": []
                 }
             ],
             "drops": {"replay": 3},

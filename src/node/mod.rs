@@ -157,6 +157,9 @@ impl Node {
     }
 
     fn remove_peer(&mut self, now: Instant, index: PeerIndex) {
+        if let Some(peer) = self.peers.get_mut(&index) {
+            peer.hold();
+        }
         self.endpoint.handle_command(now, ike::Command::Close(index));
         self.drain_ike(now);
         self.endpoint.remove_peer(index);

@@ -24,6 +24,9 @@ use crate::observe::Tun;
 /// How long the engine's threads may take to end: they only finish what they have in hand.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How the warning begins that the running configuration is not the one in the file.
+const UNREAD: &str = "the configuration stays as it was";
+
 /// Runs an agent until a signal ends it.
 ///
 /// # Errors
@@ -193,7 +196,12 @@ impl Agent {
         let reloading: Vec<NotifyState<'_>> = [NotifyState::Reloading].into_iter().chain(clock).collect();
         notify(&reloading);
         if let Err(error) = self.try_reload(options, config) {
-            tracing::error!("the configuration stays as it was: {error}");
+            let why = error.to_string();
+            let warning = format!("{UNREAD}: {}", why.trim_end());
+            tracing::error!("{warning}");
+            let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+            facts.warnings.retain(|old| !old.starts_with(UNREAD));
+            facts.warnings.push(warning);
         }
         notify(&[NotifyState::Ready]);
     }

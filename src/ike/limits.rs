@@ -20,6 +20,9 @@ pub const GIVE_UP: Duration = Duration::from_secs(45);
 /// An initiation (IKE_SA_INIT and IKE_AUTH together) ends after this time; the reconciler then begins anew.
 pub const GIVE_UP_INITIATE: Duration = Duration::from_secs(30);
 
+/// An initiation that nobody has answered for so long is said to meet trouble: two transmissions were lost at least.
+pub const SILENCE: Duration = Duration::from_secs(2);
+
 /// A Delete of an IKE SA is repeated for so long: the peer that misses it finds out by its own probes.
 pub const GIVE_UP_DELETE: Duration = Duration::from_secs(10);
 

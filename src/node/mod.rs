@@ -10,7 +10,7 @@
 //! - liveness: probes on a fixed maximum interval, and sooner when traffic goes out and nothing comes back; a peer is up only
 //!   while a two-way proof is young (`liveness.rs`);
 //! - path MTUs: which paths are to be looked at, and what the workers are told of them (`path_mtu.rs`);
-//! - what is shown of all that (`view.rs`).
+//! - what is said of a peer that does not come up (`trouble.rs`), and what is shown of all that (`view.rs`).
 //!
 //! Like the machines that it joins it is pure: after each `handle_*` drain the `poll_*`, then sleep until
 //! [`Node::poll_timeout`].
@@ -24,9 +24,10 @@ mod reconcile;
 pub mod simulation;
 #[cfg(test)]
 mod tests;
+mod trouble;
 mod view;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +82,9 @@ pub struct Node {
     updates: VecDeque<(Recipient, Update)>,
     keepalives: VecDeque<Path>,
     notices: VecDeque<Notice>,
+    /// Peers whose state may have changed by what is being drained.
+    changed: BTreeSet<PeerIndex>,
+    refusals: trouble::Refusals,
     next_index: u32,
     next_tick: Instant,
 }
@@ -114,6 +118,8 @@ impl Node {
             updates: VecDeque::new(),
             keepalives: VecDeque::new(),
             notices: VecDeque::new(),
+            changed: BTreeSet::new(),
+            refusals: trouble::Refusals::default(),
             next_index: 0,
             next_tick: now,
         };
@@ -156,6 +162,9 @@ impl Node {
     }
 
     fn remove_peer(&mut self, now: Instant, index: PeerIndex) {
+        if let Some(peer) = self.peers.get_mut(&index) {
+            peer.hold();
+        }
         self.endpoint.handle_command(now, ike::Command::Close(index));
         self.drain_ike(now);
         self.endpoint.remove_peer(index);

@@ -38,7 +38,7 @@ impl PeerState {
                 (true, true) => Self::Up,
                 (true, false) if is_new && peer.liveness.is_awaited() => Self::Connecting,
                 (true, false) if peer.liveness.is_heard(now) => Self::OneWay,
-                (false, true) if peer.last_error.is_none() => Self::Connecting,
+                (false, _) if is_new && !peer.child_refused => Self::Connecting,
                 _ => Self::Down,
             };
         }
@@ -174,7 +174,7 @@ impl Node {
             ike_count: peer.ike.len(),
             children: self.child_views(now, peer),
             last_proof: peer.liveness.last_proof().map(|proof| now.since(proof)),
-            last_error: peer.last_error.clone(),
+            last_error: peer.explanation(),
             next_attempt: match peer.attempt {
                 Attempt::At(at) => Some(at.since(now)),
                 _ => None,

@@ -170,17 +170,23 @@ fn drops(out: &mut String, status: &Status) {
     table(out, &rows, "  ");
 }
 
-fn state_in_words(peer: &Peer) -> &'static str {
-    match (peer.state, peer.dead_direction) {
+fn state_in_words(peer: &Peer) -> String {
+    let words = match (peer.state, peer.dead_direction) {
         (PeerState::Up, _) => "up",
         (PeerState::OneWay, None) => "one-way: only one direction works",
         (PeerState::OneWay, Some(PeerDirection::Inbound)) => "one-way: nothing comes in from the peer",
         (PeerState::OneWay, Some(PeerDirection::Outbound)) => "one-way: the peer does not get what we send",
+        (PeerState::Idle, _) if peer.configured_address.is_none() => "idle: waits for the peer to call",
         (PeerState::Idle, _) => "idle: waits for the peer or for traffic",
         (PeerState::Connecting, _) => "connecting: the first attempt is under way",
-        (PeerState::Retrying, _) => "retrying: an attempt failed, the next one is scheduled",
-        (PeerState::Down, _) => "down: there is no tunnel and none is being tried",
-    }
+        (PeerState::Retrying, _) => match peer.next_attempt_seconds {
+            Some(seconds) => return format!("retrying: the next attempt begins in {}", duration_in_words(seconds)),
+            None => "retrying: another attempt is under way",
+        },
+        (PeerState::Down, _) if peer.children.is_empty() => "down: there is an IKE SA, but no CHILD_SA to carry traffic",
+        (PeerState::Down, _) => "down: the tunnel is dead",
+    };
+    words.to_owned()
 }
 
 const fn tristate(value: Tristate) -> &'static str {

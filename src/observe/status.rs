@@ -174,9 +174,9 @@ pub enum PeerState {
     Idle,
     /// The first attempt is under way.
     Connecting,
-    /// An attempt failed; the next one is scheduled.
+    /// An attempt failed; another one is under way or scheduled.
     Retrying,
-    /// Nothing is up and nothing is being tried.
+    /// There was a tunnel and it is dead, or there is an IKE SA that carries no traffic. Both are being mended.
     Down,
 }
 

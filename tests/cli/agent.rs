@@ -374,6 +374,10 @@ fn a_reload_changes_peers_and_blocks_and_says_what_has_to_wait() {
     host.configure("host: [");
     agent.signal(Signal::HUP);
     agent.expect_log("the configuration stays as it was: ");
+    wait_for("a warning", || {
+        let warnings = host.status()["warnings"].to_string();
+        (warnings.contains(warning) && warnings.contains("the configuration stays as it was: u.yaml:2: ")).then_some(())
+    });
     assert_eq!(host.peers(), ["beta idle", "delta idle"]);
 
     host.configure(CONFIG);

@@ -135,7 +135,8 @@ impl Established {
     fn rekey_refused(&mut self, shared: &mut Shared, now: Instant) {
         self.rekey_at = now + RETRY_REKEY + shared.rng.jitter(RETRY_REKEY);
         self.rekey_failures += 1;
-        if self.rekey_failures.is_multiple_of(MAX_REKEY_FAILURES) {
+        // One that we cannot call will call us when this IKE SA has expired.
+        if self.rekey_failures.is_multiple_of(MAX_REKEY_FAILURES) && self.birth.config.remote.is_some() {
             shared.effects.push_back(Effect::Reinitiate(self.peer()));
         }
     }

@@ -143,7 +143,7 @@ impl Established {
     // --- responder ---
 
     pub fn answer_rekey_ike(mut self: Box<Self>, shared: &mut Shared, now: Instant, request: &Contents) -> Option<IkeSa> {
-        match self.make_ike(shared, request) {
+        match self.make_ike(shared, now, request) {
             Ok((agreed, payloads)) => {
                 self.session.respond(shared, &payloads);
                 let (heir, low_nonce) = (agreed.local_spi, agreed.low_nonce());
@@ -166,7 +166,7 @@ impl Established {
         }
     }
 
-    fn make_ike(&self, shared: &mut Shared, request: &Contents) -> Result<(Agreed, Vec<Payload>), Refusal> {
+    fn make_ike(&self, shared: &mut Shared, now: Instant, request: &Contents) -> Result<(Agreed, Vec<Payload>), Refusal> {
         match &self.task {
             Some(Task::Child(_) | Task::DeleteChild(_)) => {
                 return Err(Refusal::new(NotifyType::TemporaryFailure, "a CHILD_SA is being made or deleted"));
@@ -174,6 +174,7 @@ impl Established {
             Some(Task::RekeyIke(offer)) if offer.rival.is_some() => {
                 return Err(Refusal::new(NotifyType::TemporaryFailure, "the IKE SA is being rekeyed already"));
             }
+            _ if !shared.may_ask_for_sa(now, self.peer()) => return Err(Refusal::too_many()),
             _ => {}
         }
         let missing = |what: &str| Refusal::new(NotifyType::NoProposalChosen, format!("the request has no {what} payload"));

@@ -137,3 +137,20 @@ fn kind(frame: &[u8], (ike_port, natt_port): (u16, u16)) -> Option<Kind> {
     }
     ports.contains(&ike_port).then_some(Kind::Ike)
 }
+
+#[test]
+fn a_fragment_is_not_taken_for_esp() {
+    // Ethernet, IPv4 of 32 octets, UDP from 4500 to 4500 with four octets.
+    let mut frame = vec![0; 12];
+    frame.extend([0x08, 0x00, 0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0, 0, 10, 9, 0, 1, 10, 9, 0, 2]);
+    frame.extend([0x11, 0x94, 0x11, 0x94, 0, 12, 0, 0, 0xc0, 0, 0, 1]);
+    let ports = (500, 4500);
+    assert_eq!(sort(&[frame.clone()], ports), Seen { esp: 1, ..Seen::default() });
+    for fragment in [[0x20, 0], [0, 1], [0x20, 185]] {
+        frame[20..22].copy_from_slice(&fragment);
+        assert_eq!(sort(&[frame.clone()], ports).other.len(), 1);
+    }
+    frame[20] = 0x40;
+    frame[21] = 0;
+    assert_eq!(sort(&[frame], ports).esp, 1, "DF is fine");
+}

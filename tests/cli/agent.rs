@@ -298,6 +298,17 @@ fn a_second_agent_with_the_same_run_directory_is_5() {
 }
 
 #[test]
+fn an_agent_that_cannot_start_leaves_the_guard_of_the_running_one_alone() {
+    let host = Host::new(CONFIG);
+    let _agent = host.start();
+    let mut other = host.command();
+    other.env("UNDERPASS_RUN_DIR", host.path("other"));
+    let seen = host.fail_as(other);
+    assert_eq!(seen.code, 5, "{}", seen.err);
+    assert!(host.is_guarded() && host.has_route("10.42.2.0/24"));
+}
+
+#[test]
 fn an_agent_sets_the_host_up_and_takes_everything_back() {
     let host = Host::new(CONFIG);
     let agent = host.start();
@@ -363,6 +374,10 @@ fn a_reload_changes_peers_and_blocks_and_says_what_has_to_wait() {
     host.configure("host: [");
     agent.signal(Signal::HUP);
     agent.expect_log("the configuration stays as it was: ");
+    wait_for("a warning", || {
+        let warnings = host.status()["warnings"].to_string();
+        (warnings.contains(warning) && warnings.contains("the configuration stays as it was: u.yaml:2: ")).then_some(())
+    });
     assert_eq!(host.peers(), ["beta idle", "delta idle"]);
 
     host.configure(CONFIG);

@@ -10,4 +10,5 @@ mod commands;
 mod demo;
 mod foreign;
 mod foreign_alone;
+mod mtu;
 mod pair;

@@ -15,6 +15,7 @@
 
 mod address;
 mod control_message;
+mod path_mtu;
 mod receive;
 mod send;
 
@@ -25,6 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+pub use path_mtu::path_mtu;
 pub use receive::{Message, ReceiveBatch};
 pub use send::{Datagram, SendBatch, SendReport};
 

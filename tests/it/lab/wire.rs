@@ -118,6 +118,11 @@ fn kind(frame: &[u8], (ike_port, natt_port): (u16, u16)) -> Option<Kind> {
         [0x08, 0x00] => {}
         _ => return None,
     }
+    // More fragments, or an offset: the tunnel is not to make any.
+    let fragment = u16::from_be_bytes([*packet.get(6)?, *packet.get(7)?]) & 0x3fff;
+    if fragment != 0 {
+        return None;
+    }
     let (header_octets, protocol) = (usize::from(packet.first()? & 0x0f) * 4, *packet.get(9)?);
     let udp = packet.get(header_octets..).filter(|_| protocol == 17)?;
     let port = |at: usize| Some(u16::from_be_bytes([*udp.get(at)?, *udp.get(at + 1)?]));

@@ -174,6 +174,7 @@ fn esp_open_seeds() -> Vec<(&'static str, Vec<u8>)> {
     let inner = ipv4(0, &[0x45, 2, 0, 0, 0, 7, 0, 0, 64, 17, 0, 0, 10, 42, 2, 9, 10, 42, 1, 7], &[0, 53, 0, 53, 0, 8, 0, 0]);
     let text = |next_header| [&inner[2..], &[1, 2, 2, next_header]].concat();
     let foreign = ipv4(0, &[0x45, 0, 0, 0, 0, 7, 0, 0, 64, 17, 0, 0, 10, 42, 3, 9, 10, 42, 1, 7], &[]);
+    let elsewhere = ipv4(0, &[0x45, 0, 0, 0, 0, 7, 0, 0, 64, 17, 0, 0, 10, 42, 2, 9, 10, 42, 3, 7], &[]);
     let padded = [&inner[2..], &[0xff; 20], &[0, 4]].concat();
     vec![
         ("sealed", esp_open_input(0x01, 1, &[(0, text(4)), (1, text(4)), (0, text(4))])),
@@ -182,9 +183,11 @@ fn esp_open_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("sealed-wrap", esp_open_input(0x05, 0xffff_fffe, &[(0, text(4)), (3, text(4)), (1, text(4)), (-70, text(4))])),
         ("sealed-next-headers", esp_open_input(0x01, 1, &[(0, text(41)), (1, text(59)), (2, text(0)), (3, text(97))])),
         ("sealed-foreign", esp_open_input(0x01, 1, &[(0, [&foreign[2..], &[1, 2, 2, 4]].concat())])),
+        ("sealed-elsewhere", esp_open_input(0x01, 1, &[(0, [&elsewhere[2..], &[1, 2, 2, 4]].concat())])),
         ("sealed-tfc", esp_open_input(0x01, 1, &[(0, padded)])),
         ("sealed-bad-padding", esp_open_input(0x01, 1, &[(0, vec![0, 0, 9, 4])])),
         ("aimed", esp_open_input(0x02, 0, &[(0, vec![0; 44]), (0, vec![0; 30]), (0, vec![])])),
+        ("aimed-ahead", esp_open_input(0x02, 0, &[(0, vec![1; 44])])),
         ("stranger", esp_open_input(0x00, 0, &[(0, vec![0xc0; 48]), (0, vec![0; 48]), (0, vec![])])),
     ]
 }

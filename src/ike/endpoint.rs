@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::cookie::CookieJar;
 use super::effect::Effect;
 use super::known_inits::KnownInits;
 use super::session::Packet;
@@ -22,6 +23,7 @@ pub struct Endpoint {
     pub(super) shared: Shared,
     pub(super) table: Table,
     pub(super) known_inits: KnownInits,
+    pub(super) cookies: CookieJar,
     pub(super) hinted: BTreeMap<PeerIndex, Instant>,
     pub(super) next_courtesy: Instant,
     now: Instant,
@@ -36,8 +38,9 @@ impl std::fmt::Debug for Endpoint {
 impl Endpoint {
     /// An endpoint without peers.
     #[must_use]
-    pub fn new(config: EndpointConfig, rng: Box<dyn Rng + Send>) -> Self {
+    pub fn new(config: EndpointConfig, mut rng: Box<dyn Rng + Send>) -> Self {
         Self {
+            cookies: CookieJar::new(&mut *rng),
             shared: Shared::new(config, rng),
             table: Table::default(),
             known_inits: KnownInits::default(),
@@ -58,6 +61,7 @@ impl Endpoint {
         self.close(now, peer);
         self.shared.peers.remove(&peer);
         self.hinted.remove(&peer);
+        self.shared.debts.remove(&peer);
     }
 
     /// Does what is due. Call it when [`poll_timeout`](Self::poll_timeout) says so; earlier does no harm.
@@ -230,8 +234,12 @@ impl Endpoint {
 
     fn initiate(&mut self, now: Instant, peer: PeerIndex) {
         let Some(config) = self.shared.peers.get(&peer).map(Arc::clone) else { return };
-        let open = self.table.of_peer(peer).into_iter().any(|spi| self.table.peek(spi).is_some_and(IkeSa::is_initiating));
-        if open {
+        let mut all = self.table.of_peer(peer).into_iter();
+        if let Some(open) = all.find(|&spi| self.table.peek(spi).is_some_and(IkeSa::is_initiating)) {
+            self.with(now, open, |mut sa, _| {
+                sa.want(now);
+                Some(sa)
+            });
             return;
         }
         let Some(remote) = config.remote else {

@@ -16,6 +16,7 @@ mod channel;
 mod child;
 mod config;
 mod contents;
+mod cookie;
 mod demux;
 mod duplicates;
 mod effect;

@@ -23,7 +23,8 @@ pub struct Transmit {
 /// What the endpoint is asked to do.
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// Start an IKE_SA_INIT with this peer, beside whatever there is already. Ignored while an initiation of ours is open.
+    /// Start an IKE_SA_INIT with this peer, beside whatever there is already. While an initiation of ours is open, this asks
+    /// for that one: how it ends is told again.
     Initiate(PeerIndex),
     /// Ask whether the peer is there: an empty INFORMATIONAL on its IKE SA (none: nothing happens). Ends in
     /// [`Event::Proof`], or in [`Event::ProbeLost`] once three transmissions stayed unanswered for about five seconds.

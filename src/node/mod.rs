@@ -1,7 +1,7 @@
 //! One host: joins the control plane and the data plane, and wants every peer up, for ever.
 //!
 //! [`Node`] owns the IKE endpoint and speaks with every worker's data plane by [`Update`]s and [`Event`]s; it is the only place
-//! that knows both. Four stories, one file each:
+//! that knows both. Five stories, one file each:
 //!
 //! - [`installs`](self): what IKE negotiated goes to the worker that owns the SA, make before break; what the worker did goes
 //!   back as a ticket, and only then does IKE let its message go (`installs.rs`);
@@ -9,6 +9,7 @@
 //!   happened to it (`reconcile.rs`);
 //! - liveness: probes on a fixed maximum interval, and sooner when traffic goes out and nothing comes back; a peer is up only
 //!   while a two-way proof is young (`liveness.rs`);
+//! - path MTUs: which paths are to be looked at, and what the workers are told of them (`path_mtu.rs`);
 //! - what is said of a peer that does not come up (`trouble.rs`), and what is shown of all that (`view.rs`).
 //!
 //! Like the machines that it joins it is pure: after each `handle_*` drain the `poll_*`, then sleep until
@@ -16,6 +17,7 @@
 
 mod installs;
 mod liveness;
+mod path_mtu;
 mod peer;
 mod reconcile;
 #[doc(hidden)]
@@ -38,6 +40,7 @@ use crate::model::{Instant, Path, PeerIndex, Rng, Transport, WorkerIndex};
 use installs::Installs;
 use peer::Peer;
 
+pub use path_mtu::payload_limit;
 pub use view::{ChildView, IkeView, PeerState, PeerView};
 
 /// How often every peer is looked at: liveness, backoff, keepalives. Coarse on purpose; nothing here is urgent.
@@ -50,6 +53,8 @@ pub struct NodeConfig {
     pub ike: ike::EndpointConfig,
     /// How many workers there are: 1 to 255.
     pub workers: u8,
+    /// MTU of the TUN device, in octets: no inner packet is larger, whatever the path takes.
+    pub tun_mtu: u16,
     /// Inner addresses of this host.
     pub local_prefixes: Vec<IpNet>,
     /// The longest time without a two-way proof before one is asked for.

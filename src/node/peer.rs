@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::liveness::Liveness;
+use super::path_mtu::PathMtu;
 use crate::ike::{IkeSummary, PeerConfig};
 use crate::model::{DropReason, IkeSpi, Instant, PeerIndex};
 
@@ -40,6 +41,7 @@ pub struct Peer {
     /// IKE SAs that are up, by our SPI; more than one only for moments.
     pub(super) ike: BTreeMap<IkeSpi, IkeSummary>,
     pub(super) liveness: Liveness,
+    pub(super) path_mtu: PathMtu,
     pub(super) last_error: Option<String>,
     /// Why we refused what the peer sent, or somebody at its address.
     pub(super) refusal: Option<String>,
@@ -63,6 +65,7 @@ impl Peer {
             failures: 0,
             ike: BTreeMap::new(),
             liveness: Liveness::default(),
+            path_mtu: PathMtu::default(),
             last_error: None,
             refusal: None,
             has_child: false,

@@ -1,5 +1,7 @@
 //! Two hosts and what happens to them: start, traffic, rekeys, a restart, a partition.
 
+mod path_mtu;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use crate::model::{AeadAlgorithm, DropReason, PeerId, PeerIndex, Secret, Traffic
 
 const ALPHA: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const BETA: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+const GAMMA: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 3));
+const TUN_MTU: u16 = 1400;
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 
 /// A host named by its number, with the block 10.42.N.0/24 and one peer.
@@ -26,6 +30,7 @@ fn config(number: u8, peer: u8, workers: u8) -> NodeConfig {
             natt_port: 4500,
         },
         workers,
+        tun_mtu: TUN_MTU,
         local_prefixes: vec![prefix(number)],
         probe_interval: SECONDS(10),
         peers: vec![PeerConfig {

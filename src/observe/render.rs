@@ -53,6 +53,7 @@ pub fn render_peer(peer: &Peer) -> String {
     let mut rows = vec![
         ["configured".to_owned(), peer.configured_address.as_deref().map_or_else(|| "it comes to us".to_owned(), plain)],
         ["seen at".to_owned(), peer.remote.map_or_else(|| "nowhere".to_owned(), |remote| remote.to_string())],
+        ["MTU".to_owned(), peer.mtu.map_or_else(|| "not known yet".to_owned(), |mtu| mtu.to_string())],
         ["NAT before us".to_owned(), tristate(peer.local_behind_nat).to_owned()],
         ["NAT before the peer".to_owned(), tristate(peer.remote_behind_nat).to_owned()],
         ["last proof".to_owned(), proof(peer)],
@@ -263,6 +264,7 @@ mod tests {
         let mut peer = Peer::new("beta", PeerState::Up);
         peer.configured_address = Some("192.0.2.2".into());
         peer.remote = Some("192.0.2.2:4501".parse().unwrap());
+        peer.mtu = Some(1238);
         peer.remote_behind_nat = Tristate::Yes;
         peer.local_behind_nat = Tristate::No;
         peer.last_proof_seconds = Some(4);
@@ -342,6 +344,7 @@ warnings
 beta: up
   configured           192.0.2.2
   seen at              192.0.2.2:4501
+  MTU                  1238
   NAT before us        no
   NAT before the peer  yes
   last proof           4 s ago

@@ -35,6 +35,8 @@ pub struct AuthStart {
     pub keys: IkeKeys,
     /// When the initiation began.
     pub started: Instant,
+    /// When somebody last asked for it.
+    pub wanted: Instant,
     /// Both IKE_SA_INIT messages as they travelled.
     pub request: Bytes,
     pub response: Bytes,
@@ -73,6 +75,11 @@ impl AuthSent {
         self.offer.spi
     }
 
+    /// Somebody asks for this initiation again.
+    pub const fn want(&mut self, now: Instant) {
+        self.start.wanted = now;
+    }
+
     pub fn handle(mut self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Option<IkeSa> {
         match self.start.session.receive(shared, packet, &[]) {
             Received::Nothing | Received::Request(..) => stay(self, IkeSa::AuthSent),
@@ -104,14 +111,14 @@ impl AuthSent {
         shared.release_spi(self.offer.spi);
         let peer = self.start.config.index;
         shared.refused(Some(peer), self.start.session.path, sentence.clone());
-        shared.initiate_failed(peer, self.start.started, CloseReason::WeRefused(sentence));
+        shared.initiate_failed(peer, self.start.wanted, CloseReason::WeRefused(sentence));
         self.start.session.moved = false;
         stay(Box::new(Leaving::unauthenticated(shared, now, self.start.session, peer)), IkeSa::Leaving)
     }
 
     fn fail(self: Box<Self>, shared: &mut Shared, reason: CloseReason) -> Option<IkeSa> {
         shared.release_spi(self.offer.spi);
-        shared.initiate_failed(self.start.config.index, self.start.started, reason);
+        shared.initiate_failed(self.start.config.index, self.start.wanted, reason);
         None
     }
 

@@ -25,7 +25,7 @@ use crate::ike::session::{Packet, Session, SessionStart};
 use crate::ike::shared::Shared;
 use crate::ike::state::auth_sent::AuthStart;
 use crate::ike::{CloseReason, Event, PeerConfig, RemoteEndpoint};
-use crate::model::{DropReason, IkeSpi, IkeSuite, Instant, KeGroup, Path, PeerIndex, Transport};
+use crate::model::{DropReason, IkeSpi, IkeSuite, Instant, Path, PeerIndex, Transport};
 use crate::wire::ike::{ExchangeType, Flags, Header, Message, Notify, NotifyType, Payload, Proposal};
 
 /// See the module.
@@ -33,6 +33,8 @@ pub struct InitSent {
     pub local_spi: IkeSpi,
     /// When the initiation began: decides which of two IKE SAs is the newer.
     pub started: Instant,
+    /// When somebody last asked for it: who asks while it is open waits for how it ends.
+    pub wanted: Instant,
     config: Arc<PeerConfig>,
     path: Path,
     transport: Transport,
@@ -78,12 +80,13 @@ impl InitSent {
     pub fn start(shared: &mut Shared, now: Instant, config: Arc<PeerConfig>, remote: RemoteEndpoint) -> Self {
         let (path, transport) = first_path(shared, remote);
         let local_spi = IkeSpi::random(&mut *shared.rng);
-        let group = KeGroup::ALL[0];
+        let group = shared.first_group;
         let half = crypto::key_exchange(group, &mut *shared.rng);
         let proposals = offer_ike(&config.suites, group, None);
         let mut state = Self {
             local_spi,
             started: now,
+            wanted: now,
             config,
             path,
             transport,
@@ -231,7 +234,7 @@ impl InitSent {
             Err(error) => {
                 shared.drop(DropReason::IkeMalformed);
                 let reason = CloseReason::WeRefused(error.to_string());
-                shared.initiate_failed(self.config.index, self.started, reason);
+                shared.initiate_failed(self.config.index, self.wanted, reason);
                 return None;
             }
         };
@@ -254,6 +257,7 @@ impl InitSent {
             suite,
             keys,
             started: self.started,
+            wanted: self.wanted,
             request: self.message,
             response: Bytes::copy_from_slice(packet.datagram),
             nonce_i: self.nonce,
@@ -275,7 +279,7 @@ impl InitSent {
             }
             Due::GiveUp => {
                 let reason = self.hint.take().unwrap_or_else(|| self.no_answer());
-                shared.initiate_failed(self.config.index, self.started, reason);
+                shared.initiate_failed(self.config.index, self.wanted, reason);
                 None
             }
         }

@@ -126,6 +126,7 @@ impl Node {
             ike::Event::Proof { peer, asked } => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
                     peer.liveness.proved(now, asked);
+                    peer.forgive(now);
                 }
                 self.changed.insert(peer);
             }

@@ -217,7 +217,26 @@ fn a_tunnel_that_works_in_one_direction_says_so() {
     let now = world.now;
     let peer = world.host(ALPHA).node.peers(now)[0].clone();
     assert_eq!((peer.state, peer.dead_direction), (PeerState::OneWay, Some("outbound")));
-    assert_ne!(state(&mut world, BETA), PeerState::Up);
+    assert_eq!(state(&mut world, BETA), PeerState::Down, "whom it does not hear at all it cannot call one-way");
+}
+
+#[test]
+fn a_peer_that_fell_silent_is_not_one_way() {
+    for seed in 0..10 {
+        let mut world = two_hosts(500 + seed, 1);
+        world.run_for(SECONDS(20));
+        for _ in 0..10 {
+            assert!(ping(&mut world, 1));
+            world.run_for(Duration::from_millis(500));
+        }
+        world.kill(BETA);
+        for _ in 0..60 {
+            world.send(ALPHA, WorkerIndex(0), &packet([10, 42, 1, 7], [10, 42, 2, 9], 1));
+            world.run_for(Duration::from_millis(500));
+            assert_ne!(state(&mut world, ALPHA), PeerState::OneWay, "seed {seed}");
+        }
+        assert_eq!(state(&mut world, ALPHA), PeerState::Down, "seed {seed}");
+    }
 }
 
 #[test]

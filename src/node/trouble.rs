@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::peer::Attempt;
+use super::peer::{Attempt, Peer};
 use super::{Node, PeerState};
 use crate::ike::{CloseReason, LocalAuth, PeerConfig};
 use crate::model::{Instant, Path, PeerIndex, TrafficSelector};
@@ -63,16 +63,27 @@ pub(super) fn in_full(config: &PeerConfig, reason: &CloseReason) -> String {
     format!("{reason} ({ours}; its log says what does not match)")
 }
 
+impl Peer {
+    /// Nothing is wrong with a peer that is up.
+    pub(super) fn forgive(&mut self, now: Instant) {
+        if PeerState::of(self, now) == PeerState::Up {
+            self.last_error = None;
+            self.refusal = None;
+        }
+    }
+}
+
 impl Node {
     /// We refused what came from there. Without a proven identity the address tells whom it may concern.
     pub(super) fn refused(&mut self, now: Instant, peer: Option<PeerIndex>, path: Path, reason: &CloseReason) {
         let at = |config: &PeerConfig| config.is_at(path.remote.ip());
-        let known = peer.or_else(|| self.peers.values().find(|peer| at(peer.config())).map(super::Peer::index));
+        let known = peer.or_else(|| self.peers.values().find(|peer| at(peer.config())).map(Peer::index));
         let text = reason.to_string();
         if let Some(peer) = known.and_then(|index| self.peers.get_mut(&index))
             && PeerState::of(peer, now) != PeerState::Up
+            && peer.refusal.replace(text.clone()).as_ref() == Some(&text)
         {
-            peer.refusal = Some(text.clone());
+            return;
         }
         let (may_log, missed) = self.refusals.count(now);
         if missed > 0 {
@@ -83,25 +94,28 @@ impl Node {
         }
     }
 
-    /// An attempt of ours goes on, but not well. Logged for the first attempt only: later ones have failures to report.
+    /// An attempt of ours goes on, but not well.
     pub(super) fn trouble(&mut self, now: Instant, index: PeerIndex, reason: &CloseReason) {
         let Some(peer) = self.peers.get_mut(&index) else { return };
         let text = in_full(peer.config(), reason);
         if peer.is_failing() {
-            peer.last_error = Some(text);
+            self.remember(now, index, format!("could not connect: {text}"), true);
         } else if !peer.is_linked() {
             self.remember(now, index, format!("not connected yet: {text}"), true);
         }
     }
 
-    /// Something went wrong with a peer.
+    /// Something happened to a peer. What goes wrong again and again in the same way is no news: a peer that is away for a
+    /// week is one line in the log.
     pub(super) fn remember(&mut self, now: Instant, index: PeerIndex, text: String, is_error: bool) {
-        if let Some(peer) = self.peers.get_mut(&index) {
-            if is_error {
-                peer.last_error = Some(text.clone());
-            }
-            peer.remember(now, text.clone());
+        let Some(peer) = self.peers.get_mut(&index) else { return };
+        if is_error && peer.last_error.as_ref() == Some(&text) {
+            return;
         }
+        if is_error {
+            peer.last_error = Some(text.clone());
+        }
+        peer.remember(now, text.clone());
         self.notice(is_error, Some(index), text);
     }
 
@@ -114,10 +128,7 @@ impl Node {
             return;
         }
         peer.shown = Some(state);
-        if state == PeerState::Up {
-            peer.last_error = None;
-            peer.refusal = None;
-        }
+        peer.forgive(now);
         let text = format!("state: {state}");
         peer.remember(now, text.clone());
         self.notice(matches!(state, PeerState::OneWay | PeerState::Down), Some(index), text);

@@ -175,7 +175,7 @@ fn state_in_words(peer: &Peer) -> String {
         (PeerState::Up, _) => "up",
         (PeerState::OneWay, None) => "one-way: only one direction works",
         (PeerState::OneWay, Some(PeerDirection::Inbound)) => "one-way: nothing comes in from the peer",
-        (PeerState::OneWay, Some(PeerDirection::Outbound)) => "one-way: the peer does not get what we send",
+        (PeerState::OneWay, Some(PeerDirection::Outbound)) => "one-way: we hear the peer, but it does not answer",
         (PeerState::Idle, _) if peer.configured_address.is_none() => "idle: waits for the peer to call",
         (PeerState::Idle, _) => "idle: waits for the peer or for traffic",
         (PeerState::Connecting, _) => "connecting: the first attempt is under way",
@@ -184,7 +184,8 @@ fn state_in_words(peer: &Peer) -> String {
             None => "retrying: another attempt is under way",
         },
         (PeerState::Down, _) if peer.children.is_empty() => "down: there is an IKE SA, but no CHILD_SA to carry traffic",
-        (PeerState::Down, _) => "down: the tunnel is dead",
+        (PeerState::Down, _) if peer.configured_address.is_none() => "down: the tunnel is dead until the peer calls",
+        (PeerState::Down, _) => "down: the tunnel is dead, a new one is being tried",
     };
     words.to_owned()
 }
@@ -323,7 +324,7 @@ PEER   STATE    REMOTE            LAST PROOF  IN    OUT      SUITE
 beta   up       192.0.2.2:4501    4 s ago     84 B  2.9 MiB  aes256gcm16-esn
 gamma  one-way  (192.0.2.3:4600)  never       0 B   0 B      -
 delta  idle     -                 never       0 B   0 B      -
-  gamma: one-way: the peer does not get what we send; last error: the peer refused: \\u{1b}[2JNO
+  gamma: one-way: we hear the peer, but it does not answer; last error: the peer refused: \\u{1b}[2JNO
 
 dropped packets
   1234  no_route  no peer owns the destination
@@ -360,7 +361,7 @@ beta: up
 "
         );
         let gamma = render_peer(&gamma());
-        assert!(gamma.starts_with("gamma: one-way: the peer does not get what we send\n"), "{gamma}");
+        assert!(gamma.starts_with("gamma: one-way: we hear the peer, but it does not answer\n"), "{gamma}");
         assert!(gamma.contains("next attempt         in 1 min 1 s\n"), "{gamma}");
         assert!(!gamma.contains('\u{1b}'), "nothing in a peer's words steers a terminal");
     }

@@ -161,6 +161,7 @@ fn peer(view: PeerView, addresses: &HashMap<String, String>) -> Peer {
     };
     peer.configured_address = addresses.get(&view.name).cloned();
     peer.remote = view.remote;
+    peer.mtu = view.mtu;
     peer.local_behind_nat = view.local_behind_nat.into();
     peer.remote_behind_nat = view.remote_behind_nat.into();
     peer.ike = view.ike.map(|ike| Ike {
@@ -175,6 +176,9 @@ fn peer(view: PeerView, addresses: &HashMap<String, String>) -> Peer {
     peer.last_proof_seconds = view.last_proof.as_ref().map(Duration::as_secs);
     peer.last_error = view.last_error;
     peer.next_attempt_seconds = view.next_attempt.as_ref().map(Duration::as_secs);
+    for (reason, count) in view.drops {
+        peer.drops.add_one(reason, count);
+    }
     let change = |(age, text): (Duration, String)| Change { seconds_ago: age.as_secs(), text };
     peer.history = view.history.into_iter().map(change).collect();
     peer

@@ -27,16 +27,18 @@ pub(super) struct Plumbing {
 }
 
 impl Plumbing {
-    /// Puts the guard up; the device need not be there yet. What was set up goes when this is dropped.
+    /// Puts the guard up, and then makes the device ready, with this MTU. What was set up goes when this is dropped. Also returns what the
+    /// guard cannot keep out, in words.
     ///
     /// # Errors
     /// What the kernel refused.
-    pub(super) fn guarded(config: &Config) -> Result<(Self, Vec<String>), AgentError> {
+    pub(super) fn new(config: &Config, mtu: u16) -> Result<(Self, Vec<String>), AgentError> {
         let tun = config.tun.name.clone();
         // Agents that share a network namespace have different devices.
         let table = if tun == "underpass0" { "underpass".to_owned() } else { format!("underpass-{tun}") };
-        let plumbing = Self { tun, table, addresses: BTreeSet::new(), routes: BTreeSet::new() };
+        let mut plumbing = Self { tun, table, addresses: BTreeSet::new(), routes: BTreeSet::new() };
         let warnings = plumbing.guard(config)?;
+        plumbing.configure(config, mtu)?;
         Ok((plumbing, warnings))
     }
 
@@ -60,12 +62,9 @@ impl Plumbing {
     }
 
     /// Makes the device ready: MTU, queue, addresses, up, routes.
-    ///
-    /// # Errors
-    /// What the kernel refused.
-    pub(super) fn configure(&mut self, config: &Config) -> Result<(), NetlinkError> {
+    fn configure(&mut self, config: &Config, mtu: u16) -> Result<(), NetlinkError> {
         let mut netlink = Netlink::open()?;
-        netlink.set_mtu(&self.tun, config.tun.mtu.initial().into())?;
+        netlink.set_mtu(&self.tun, mtu.into())?;
         netlink.set_txqueuelen(&self.tun, TX_QUEUE)?;
         self.without_link_local_address();
         for &address in &config.overlay.addresses {

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::AgentError;
-use crate::config::{Advertise, Config, PeerRemote, Report};
+use crate::config::{Advertise, Config, PeerRemote, Report, holds_outer};
 use crate::control::{ServerError, prepare_run_dir};
 use crate::sys::caps::{check_tun_device, may_administer_network};
 use crate::sys::netlink::{Netlink, NetlinkError};
@@ -60,12 +60,17 @@ pub(super) fn check_rights() -> Result<(), AgentError> {
 pub(super) fn check_interfaces(config: &Config, report: &mut Report) -> Result<(), NetlinkError> {
     let mut netlink = Netlink::open()?;
     let links = netlink.links()?;
-    let addresses: Vec<IpAddr> = netlink.addresses()?.iter().map(|address| address.address.addr()).collect();
+    let listed = netlink.addresses()?;
+    let addresses: Vec<IpAddr> = listed.iter().map(|address| address.address.addr()).collect();
     for advertise in &config.host.advertise {
-        if let Advertise::Interface(name) = advertise
-            && !links.iter().any(|link| link.name == *name)
-        {
+        let Advertise::Interface(name) = advertise else { continue };
+        let Some(link) = links.iter().find(|link| link.name == *name) else {
             report.warning(None, "host.advertise", format!("there is no interface {name}"));
+            continue;
+        };
+        let on_link = listed.iter().filter(|address| address.link_index == link.index);
+        for address in on_link.map(|address| address.address.addr()) {
+            advertised_is_outside(config, address, name, report);
         }
     }
     for peer in &config.peers {
@@ -82,6 +87,21 @@ pub(super) fn check_interfaces(config: &Config, report: &mut Report) -> Result<(
         }
     }
     Ok(())
+}
+
+/// An address that peers are to reach this host by must not be routed into the tunnel on either side. Those that the file names
+/// are checked with it.
+fn advertised_is_outside(config: &Config, address: IpAddr, interface: &str, report: &mut Report) {
+    let what = format!("an address of {interface}, which host.advertise names");
+    if let Some(block) = config.overlay.blocks.iter().find(|block| block.contains(&address)) {
+        report.error(None, "overlay.blocks", holds_outer(*block, address, &what));
+    }
+    for peer in &config.peers {
+        if let Some(block) = peer.remote_blocks.iter().find(|block| block.contains(&address)) {
+            let key = peer.name.key.replace(".name", ".remote_blocks");
+            report.error(peer.name.line, key, holds_outer(*block, address, &what));
+        }
+    }
 }
 
 /// The addresses of this host and its peers on the underlay: what the TUN device has does not count.

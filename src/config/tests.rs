@@ -564,8 +564,8 @@ fn peers_are_checked() {
         (
             "[10.42.2.0/24]",
             "[192.0.0.0/8]",
-            "u.yaml:7: peers[0].remote_blocks[0]: 192.0.0.0/8 holds 192.0.2.2, the address of beta's (line 5): what is sent \
-             there would enter the tunnel again\n",
+            "u.yaml:7: peers[0].remote_blocks[0]: 192.0.0.0/8 holds 192.0.2.2, beta's address (line 5): what is sent there \
+             would enter the tunnel again; name the prefixes around it instead\n",
         ),
         (
             "  - name: beta",

@@ -160,7 +160,7 @@ pub struct Peer {
     pub remote_id: PeerId,
     /// `psk`, `psk_file` or `public_key`.
     pub auth: PeerAuth,
-    /// Whether a shared key may be shorter than [`MIN_PSK`](super::keys::MIN_PSK).
+    /// Whether a shared key may have fewer octets than are asked for otherwise (32).
     pub allow_short_psk: bool,
     /// `suites`, most wanted first. Never empty.
     pub suites: Vec<AeadAlgorithm>,

@@ -211,7 +211,8 @@ impl DataPlane {
         if let Some(slot) = self.sas.slot(spi)
             && let Some(sa) = self.sas.parts(slot).0
         {
-            let (checked, item) = sa.prepare(datagram, sequence, incoming.start)?;
+            let prepared = sa.prepare(datagram, sequence, incoming.start);
+            let (checked, item) = prepared.inspect_err(|&reason| sa.counters.drops.count(reason))?;
             return Ok(Some((slot, checked, item)));
         }
         if self.waiting_inbound.is_open(spi) {
@@ -240,7 +241,12 @@ impl DataPlane {
             let item = &train.items[index];
             match self.deliver(now, train.slot, buffer, item, (checked, incoming), train.good[index]) {
                 Ok(packet) => inbox.packets.push(packet),
-                Err(reason) => self.drops.count(reason),
+                Err(reason) => {
+                    self.drops.count(reason);
+                    if let Some(sa) = self.sas.parts(train.slot).0 {
+                        sa.counters.drops.count(reason);
+                    }
+                }
             }
         }
         train.items.clear();

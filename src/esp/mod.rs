@@ -25,6 +25,7 @@ mod tests;
 
 pub use inbox::{Inbox, Incoming};
 pub use outbox::{Outbox, Outgoing};
+pub use path::InnerMtu;
 pub use replay::{Accepted, Authenticated, Checked, ReplayWindow};
 pub use routes::{Route, RouteTable};
 pub use update::{Event, SaCounters, Update};
@@ -39,7 +40,6 @@ use events::Events;
 use inbound::Train;
 use outbox::Room;
 use parking::WaitingRoom;
-use path::InnerMtu;
 use sas::{FastMap, Peer, SaTable};
 
 /// Settings of one worker's data plane.

@@ -312,7 +312,14 @@ impl DataPlane {
         }
         let (active, mtu) = self.peers.get(&peer).map_or((None, self.full_mtu), |peer| (peer.active, peer.mtu));
         match active {
-            Some(slot) => self.transmit(now, slot, mtu, &packet, outbox)?,
+            Some(slot) => {
+                if let Err(reason) = self.transmit(now, slot, mtu, &packet, outbox) {
+                    if let Some(sa) = self.sas.parts(slot).1 {
+                        sa.counters.drops.count(reason);
+                    }
+                    return Err(reason);
+                }
+            }
             None => self.wait_for_sa(now, peer, mtu, &packet, outbox)?,
         }
         Ok(Outcome::Done)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::RouteTable;
-use crate::model::{ChildSaParams, Path, PeerIndex, Spi, Ticket};
+use crate::model::{ChildSaParams, Drops, Path, PeerIndex, Spi, Ticket};
 
 /// An order of the control thread. None is ever lost; each takes effect at a batch boundary.
 #[derive(Clone, Debug)]
@@ -76,4 +76,6 @@ pub struct SaCounters {
     pub last_inbound: AtomicU64,
     /// When the last packet was sealed: nanoseconds since the agent's origin, 0 if never.
     pub last_outbound: AtomicU64,
+    /// Packets of this SA that were dropped; they are in the worker's counters too.
+    pub drops: Drops,
 }

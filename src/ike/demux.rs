@@ -1,16 +1,16 @@
 //! Where a datagram goes: to the IKE SA that it names, to a new one, or nowhere.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use super::Event;
 use super::contents::Contents;
 use super::cookie::Claimant;
-use super::endpoint::{Endpoint, KnownInit};
+use super::endpoint::Endpoint;
 use super::exchange::informational::NO_DATA;
-use super::limits::{HINT_INTERVAL, KNOWN_INIT_LIFETIME, MAX_KNOWN_INITS, MAX_KNOWN_INITS_PER_SOURCE, UNKNOWN_SPI_INTERVAL};
+use super::limits::{HINT_INTERVAL, MAX_KNOWN_INITS_PER_SOURCE, UNKNOWN_SPI_INTERVAL};
 use super::session::Packet;
 use super::state::{IkeSa, init_answer_header, respond_to_init};
-use super::table::{Room, block};
+use super::table::Room;
 use crate::model::{DropReason, IkeSpi, Instant, Path, PeerIndex, Transport};
 use crate::wire::ike::{ExchangeType, Flags, Header, Message, Notify, NotifyType, ParseError, Payload};
 
@@ -51,12 +51,10 @@ impl Endpoint {
         if !fits || reflected {
             return self.shared.drop(DropReason::IkeUnexpected);
         }
-        let key = (header.initiator_spi, packet.path.remote);
+        let (name, source) = (header.initiator_spi, packet.path.remote);
         // What became of it may be gone: then its sender never got our answer, or begins anew.
-        if let Some(known) =
-            self.known_inits.get(&key).filter(|known| known.until > now && self.table.peek(known.spi).is_some())
-        {
-            return self.repeat_init(known.spi, packet);
+        if let Some(known) = self.known_inits.find(now, name, source).filter(|&known| self.table.peek(known).is_some()) {
+            return self.repeat_init(known, packet);
         }
         if !self.admits(now, packet) {
             return self.shared.drop(DropReason::IkeHalfOpenLimit);
@@ -67,7 +65,7 @@ impl Endpoint {
                 match state {
                     Some(state) => {
                         let spi = state.local_spi;
-                        self.remember_init(now, key, spi);
+                        self.known_inits.remember(now, name, source, spi);
                         self.insert(spi, IkeSa::HalfOpen(Box::new(state)));
                     }
                     None => self.shared.drop(DropReason::IkeUnexpected),
@@ -88,10 +86,8 @@ impl Endpoint {
     }
 
     /// Whether this source has not begun too many IKE SAs lately.
-    fn may_begin(&self, now: Instant, source: IpAddr) -> bool {
-        let own = |&(_, other): &(u64, SocketAddr)| block(other.ip()) == block(source);
-        let began = self.known_inits.iter().filter(|(key, known)| own(key) && known.until > now);
-        began.count() < MAX_KNOWN_INITS_PER_SOURCE
+    fn may_begin(&mut self, now: Instant, source: IpAddr) -> bool {
+        self.known_inits.begun_by(now, source) < MAX_KNOWN_INITS_PER_SOURCE
     }
 
     /// Whether the sender shows that it is where it says. If not, it is sent what it needs for that; the answer is never longer
@@ -112,17 +108,6 @@ impl Endpoint {
             self.shared.transmit(packet.path, packet.transport, answer.into());
         }
         false
-    }
-
-    /// Remembers that this request was answered, and forgets what is too old.
-    fn remember_init(&mut self, now: Instant, key: (u64, SocketAddr), spi: IkeSpi) {
-        self.known_inits.retain(|_, known| known.until > now);
-        if self.known_inits.len() >= MAX_KNOWN_INITS
-            && let Some(oldest) = self.known_inits.iter().min_by_key(|(_, known)| known.until).map(|(&key, _)| key)
-        {
-            self.known_inits.remove(&oldest);
-        }
-        self.known_inits.insert(key, KnownInit { spi, until: now + KNOWN_INIT_LIFETIME });
     }
 
     /// The same request again gets the same answer; another one under the same name gets none.

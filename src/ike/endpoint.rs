@@ -4,11 +4,11 @@
 //! done to others ([`Effect`]).
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::cookie::CookieJar;
 use super::effect::Effect;
+use super::known_inits::KnownInits;
 use super::session::Packet;
 use super::shared::Shared;
 use super::state::{IkeSa, InitSent, Job};
@@ -16,21 +16,13 @@ use super::table::Table;
 use super::{ChildSummary, CloseReason, Command, EndpointConfig, Event, IkeSummary, PeerConfig, Transmit};
 use crate::model::{Drops, IkeSpi, Instant, PeerIndex, Rng, Spi, Ticket};
 
-/// An IKE_SA_INIT that was answered: who sends it again gets the same answer and makes no second state.
-#[derive(Debug)]
-pub(super) struct KnownInit {
-    pub spi: IkeSpi,
-    pub until: Instant,
-}
-
 /// See the module.
 ///
 /// The order of what comes out matters: carry out every event before sending what `poll_transmit` has.
 pub struct Endpoint {
     pub(super) shared: Shared,
     pub(super) table: Table,
-    /// By initiator's SPI and source.
-    pub(super) known_inits: BTreeMap<(u64, SocketAddr), KnownInit>,
+    pub(super) known_inits: KnownInits,
     pub(super) cookies: CookieJar,
     pub(super) hinted: BTreeMap<PeerIndex, Instant>,
     pub(super) next_courtesy: Instant,
@@ -51,7 +43,7 @@ impl Endpoint {
             cookies: CookieJar::new(&mut *rng),
             shared: Shared::new(config, rng),
             table: Table::default(),
-            known_inits: BTreeMap::new(),
+            known_inits: KnownInits::default(),
             hinted: BTreeMap::new(),
             next_courtesy: Instant::ORIGIN,
             now: Instant::ORIGIN,

@@ -20,6 +20,9 @@ pub const GIVE_UP: Duration = Duration::from_secs(45);
 /// An initiation (IKE_SA_INIT and IKE_AUTH together) ends after this time; the reconciler then begins anew.
 pub const GIVE_UP_INITIATE: Duration = Duration::from_secs(30);
 
+/// An initiation that nobody has answered for so long is said to meet trouble: two transmissions were lost at least.
+pub const SILENCE: Duration = Duration::from_secs(2);
+
 /// A Delete of an IKE SA is repeated for so long: the peer that misses it finds out by its own probes.
 pub const GIVE_UP_DELETE: Duration = Duration::from_secs(10);
 
@@ -79,7 +82,7 @@ pub const REKEYED_LINGER: Duration = Duration::from_secs(60);
 
 /// After an IKE rekey its responder makes no request on the new IKE SA before it heard from the peer on it, or for so long: the
 /// peer may still wait for the answer that makes the new SA.
-pub const SUCCESSOR_SILENCE: Duration = Duration::from_secs(6);
+pub const SUCCESSOR_SILENCE: Duration = Duration::from_secs(3);
 
 /// A rekey that was refused for now (TEMPORARY_FAILURE) is tried again after this, and up to as much again.
 pub const RETRY_REKEY: Duration = Duration::from_secs(2);

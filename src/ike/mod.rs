@@ -24,6 +24,7 @@ mod endpoint;
 mod event;
 mod exchange;
 pub mod keymat;
+mod known_inits;
 mod limits;
 pub mod narrow;
 mod nat;

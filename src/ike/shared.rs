@@ -9,13 +9,16 @@ use super::effect::Effect;
 use super::limits::{LIFETIME_JITTER, NEW_SA_BURST, NEW_SA_INTERVAL, NONCE_LEN, SOFT_OCTETS, SOFT_PACKETS};
 use super::{CloseReason, EndpointConfig, Event, PeerConfig, Transmit};
 use crate::model::{
-    ChildSaParams, DropReason, Drops, IkeSpi, Instant, Lifetime, Path, PeerIndex, Rng, Spi, Ticket, Transport, WorkerIndex,
+    ChildSaParams, DropReason, Drops, IkeSpi, Instant, KeGroup, Lifetime, Path, PeerIndex, Rng, Spi, Ticket, Transport,
+    WorkerIndex,
 };
 
 /// Handed to every handler.
 pub struct Shared {
     pub config: EndpointConfig,
     pub rng: Box<dyn Rng + Send>,
+    /// The key exchange that IKE_SA_INIT begins with; a peer that wants another one says so.
+    pub first_group: KeGroup,
     pub peers: BTreeMap<PeerIndex, Arc<PeerConfig>>,
     pub drops: Drops,
     pub transmits: VecDeque<Transmit>,
@@ -40,6 +43,7 @@ impl Shared {
         Self {
             config,
             rng,
+            first_group: KeGroup::ALL[0],
             peers: BTreeMap::new(),
             drops: Drops::default(),
             transmits: VecDeque::new(),

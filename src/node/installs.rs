@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Node, Recipient};
 use crate::esp::{SaCounters, Update};
 use crate::ike;
-use crate::model::{ChildSaParams, ChildSuite, Instant, PeerIndex, Spi, TrafficSelector};
+use crate::model::{ChildSaParams, ChildSuite, DropReason, Instant, PeerIndex, Spi, TrafficSelector};
 
 /// How long a retired SA's counters are still looked at; longer than the inbound grace time of the workers.
 const RETIRED_LINGER: Duration = Duration::from_secs(10);
@@ -80,9 +80,15 @@ impl Installs {
         last
     }
 
-    /// Drops what was retired long enough ago.
-    pub fn forget_retired(&mut self, now: Instant) {
-        self.0.retain(|_, sa| !matches!(sa.stage, Stage::Retired(at) if now.since(at) > RETIRED_LINGER));
+    /// Drops what was retired long enough ago, and returns it.
+    pub fn forget_retired(&mut self, now: Instant) -> impl Iterator<Item = Installed> + use<> {
+        let is_old = |_: &Spi, sa: &mut Installed| matches!(sa.stage, Stage::Retired(at) if now.since(at) > RETIRED_LINGER);
+        self.0.extract_if(.., is_old).map(|(_, sa)| sa).collect::<Vec<_>>().into_iter()
+    }
+
+    /// What was dropped of the peer's packets by the SAs that are still known.
+    pub fn dropped(&self, peer: PeerIndex) -> impl Iterator<Item = (DropReason, u64)> {
+        self.0.values().filter(move |sa| sa.peer == peer).flat_map(|sa| sa.counters.drops.nonzero())
     }
 }
 
@@ -103,6 +109,10 @@ impl Node {
                 ike::Event::PathChanged { spi, path } => self.update(spi, Update::PathChanged(spi, path)),
                 other => self.handle_ike_event(now, other),
             }
+        }
+        // What lies between two news of one message is no state that anybody was in.
+        while let Some(index) = self.changed.pop_first() {
+            self.note_state(now, index);
         }
     }
 

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::liveness::Liveness;
+use super::path_mtu::PathMtu;
 use crate::ike::{IkeSummary, PeerConfig};
-use crate::model::{IkeSpi, Instant, PeerIndex};
+use crate::model::{DropReason, IkeSpi, Instant, PeerIndex};
 
 /// First pause after a failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -40,10 +41,17 @@ pub struct Peer {
     /// IKE SAs that are up, by our SPI; more than one only for moments.
     pub(super) ike: BTreeMap<IkeSpi, IkeSummary>,
     pub(super) liveness: Liveness,
+    pub(super) path_mtu: PathMtu,
     pub(super) last_error: Option<String>,
+    /// Why we refused what the peer sent, or somebody at its address.
+    pub(super) refusal: Option<String>,
     pub(super) has_child: bool,
+    /// Whether a CHILD_SA was asked for in vain since there was one.
+    pub(super) child_refused: bool,
     /// The state that was last written into the history.
     pub(super) shown: Option<super::PeerState>,
+    /// What the SAs that are forgotten dropped.
+    dropped: BTreeMap<DropReason, u64>,
     history: VecDeque<(Instant, String)>,
 }
 
@@ -57,9 +65,13 @@ impl Peer {
             failures: 0,
             ike: BTreeMap::new(),
             liveness: Liveness::default(),
+            path_mtu: PathMtu::default(),
             last_error: None,
+            refusal: None,
             has_child: false,
+            child_refused: false,
             shown: None,
+            dropped: BTreeMap::new(),
             history: VecDeque::new(),
         }
     }
@@ -100,6 +112,16 @@ impl Peer {
         self.failures > 0
     }
 
+    /// What keeps the peer from being up, as far as it is known.
+    pub fn explanation(&self) -> Option<String> {
+        match (&self.last_error, &self.refusal) {
+            (Some(error), Some(refusal)) => Some(format!("{error}; and what comes from it is refused here: {refusal}")),
+            (Some(error), None) => Some(error.clone()),
+            (None, Some(refusal)) => Some(format!("what comes from it is refused here: {refusal}")),
+            (None, None) => None,
+        }
+    }
+
     /// Forgets the failures.
     pub fn succeeded(&mut self) {
         self.failures = 0;
@@ -111,6 +133,18 @@ impl Peer {
         let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(8)).min(LONGEST_PAUSE);
         self.failures = self.failures.saturating_add(1);
         pause - rng.jitter(pause / 3)
+    }
+
+    /// Takes over the counters of an SA that is forgotten.
+    pub fn add_drops(&mut self, drops: impl Iterator<Item = (DropReason, u64)>) {
+        for (reason, count) in drops {
+            *self.dropped.entry(reason).or_default() += count;
+        }
+    }
+
+    /// What the SAs that are forgotten dropped.
+    pub const fn dropped(&self) -> &BTreeMap<DropReason, u64> {
+        &self.dropped
     }
 
     /// Remembers a change of state.

@@ -63,6 +63,8 @@ pub struct World {
     pub loss: f64,
     /// How long a datagram travels at least, and how much longer at most.
     pub delay: (Duration, Duration),
+    /// Whether every ESP datagram comes twice.
+    pub replay: bool,
     /// Pairs (sender, receiver) whose datagrams vanish.
     pub cut: Vec<(IpAddr, IpAddr)>,
     hosts: BTreeMap<IpAddr, Host>,
@@ -79,6 +81,7 @@ impl World {
             now: Instant::ORIGIN,
             loss: 0.0,
             delay: (Duration::from_millis(1), Duration::ZERO),
+            replay: false,
             cut: Vec::new(),
             hosts: BTreeMap::new(),
             wire: BTreeMap::new(),
@@ -89,10 +92,11 @@ impl World {
 
     /// Starts a host; one that had the address is gone without a word.
     pub fn start(&mut self, address: IpAddr, config: NodeConfig) {
+        let tun_mtu = config.tun_mtu;
         let workers = (0..config.workers)
             .map(|index| {
                 let drops = Arc::new(Drops::default());
-                let config = Config { worker: WorkerIndex(index), provider: Provider::Ring, tun_mtu: 1400 };
+                let config = Config { worker: WorkerIndex(index), provider: Provider::Ring, tun_mtu };
                 Worker {
                     plane: DataPlane::new(config, Arc::clone(&drops)),
                     outbox: Outbox::new(ARENA, DATAGRAMS),
@@ -225,8 +229,14 @@ impl World {
             return;
         }
         let at = self.now + self.delay.0 + self.rng.jitter(self.delay.1);
-        self.sent += 1;
         let path = Path { local: datagram.path.remote, remote: datagram.path.local };
+        if self.replay
+            && let Content::Esp(ecn, octets) = &datagram.content
+        {
+            self.sent += 1;
+            self.wire.insert((at, self.sent), Datagram { path, content: Content::Esp(*ecn, octets.clone()) });
+        }
+        self.sent += 1;
         self.wire.insert((at, self.sent), Datagram { path, ..datagram });
     }
 }

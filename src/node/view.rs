@@ -1,5 +1,6 @@
 //! What is shown of a peer. Every word here must be true.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -9,7 +10,7 @@ use super::Node;
 use super::installs::{Installed, Stage};
 use super::liveness::PROOF_AGE;
 use super::peer::{Attempt, Peer};
-use crate::model::{ChildSuite, IkeSpi, IkeSuite, Instant, Spi, TrafficSelector};
+use crate::model::{ChildSuite, DropReason, IkeSpi, IkeSuite, Instant, Spi, TrafficSelector};
 
 /// In which state a peer is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -37,7 +38,7 @@ impl PeerState {
                 (true, true) => Self::Up,
                 (true, false) if is_new && peer.liveness.is_awaited() => Self::Connecting,
                 (true, false) if peer.liveness.is_heard(now) => Self::OneWay,
-                (false, true) if peer.last_error.is_none() => Self::Connecting,
+                (false, _) if is_new && !peer.child_refused => Self::Connecting,
                 _ => Self::Down,
             };
         }
@@ -80,6 +81,8 @@ pub struct PeerView {
     pub dead_direction: Option<&'static str>,
     /// Where its IKE messages were seen to come from.
     pub remote: Option<SocketAddr>,
+    /// The largest inner packet that the path carries whole, in octets; none before the path was looked at.
+    pub mtu: Option<u16>,
     /// Whether a NAT hides us from it.
     pub local_behind_nat: Option<bool>,
     /// Whether a NAT hides it.
@@ -96,6 +99,8 @@ pub struct PeerView {
     pub last_error: Option<String>,
     /// Until the next attempt.
     pub next_attempt: Option<Duration>,
+    /// Its packets that were dropped, by reason.
+    pub drops: BTreeMap<DropReason, u64>,
     /// The last changes: how long ago, and what; oldest first.
     pub history: Vec<(Duration, String)>,
 }
@@ -155,6 +160,7 @@ impl Node {
             state,
             dead_direction: (state == PeerState::OneWay).then_some("outbound"),
             remote: newest.map(|summary| summary.path.remote),
+            mtu: peer.path_mtu.inner(self.config.tun_mtu).map(|inner| inner.v4),
             local_behind_nat: newest.and_then(|summary| summary.local_behind_nat),
             remote_behind_nat: newest.and_then(|summary| summary.remote_behind_nat),
             ike: newest.map(|summary| IkeView {
@@ -168,13 +174,22 @@ impl Node {
             ike_count: peer.ike.len(),
             children: self.child_views(now, peer),
             last_proof: peer.liveness.last_proof().map(|proof| now.since(proof)),
-            last_error: peer.last_error.clone(),
+            last_error: peer.explanation(),
             next_attempt: match peer.attempt {
                 Attempt::At(at) => Some(at.since(now)),
                 _ => None,
             },
+            drops: self.dropped(peer),
             history: peer.history().map(|(at, text)| (now.since(*at), text.clone())).collect(),
         }
+    }
+
+    fn dropped(&self, peer: &Peer) -> BTreeMap<DropReason, u64> {
+        let mut drops = peer.dropped().clone();
+        for (reason, count) in self.installs.dropped(peer.index()) {
+            *drops.entry(reason).or_default() += count;
+        }
+        drops
     }
 
     fn child_views(&self, now: Instant, peer: &Peer) -> Vec<ChildView> {

@@ -209,6 +209,35 @@ fn a_peer_with_an_address_of_this_hosts_interfaces_is_5() {
     host.start();
 }
 
+/// ESP inside ESP, for ever: a peer, or this host, on the underlay by an address that leads into the tunnel.
+#[test]
+fn an_outer_address_that_leads_into_the_tunnel_is_5() {
+    let host = Host::new(&CONFIG.replace("name: gamma", "name: gamma, address: 10.42.2.7"));
+    let seen = host.fail();
+    assert_eq!(seen.code, 5);
+    let message =
+        "u.yaml:5: peers[0].remote_blocks[0]: 10.42.2.0/24 holds 10.42.2.7, gamma's address (line 6): what is sent";
+    assert!(seen.err.contains(message), "{}", seen.err);
+    // A gateway's own LAN, as site-to-site tunnels like to name it.
+    host.configure(&CONFIG.replace("name: beta", "name: beta, address: 10.42.2.7"));
+    let seen = host.fail();
+    assert_eq!(seen.code, 5);
+    assert!(seen.err.contains("10.42.2.0/24 holds 10.42.2.7, beta's address (line 5)"), "{}", seen.err);
+    assert!(!host.is_guarded() && !host.has_device(), "nothing was set up");
+    // The prefixes around it.
+    let around = "10.42.2.0/30, 10.42.2.4/31, 10.42.2.6/32, 10.42.2.8/29, 10.42.2.16/28, 10.42.2.32/27, 10.42.2.64/26";
+    host.configure(&CONFIG.replace("name: beta", "name: beta, address: 10.42.2.7").replace("10.42.2.0/24", around));
+    drop(host.start());
+
+    host.namespace.run(|| Netlink::open().unwrap().add_address("lo", "10.43.0.9/32".parse().unwrap()).unwrap()).unwrap();
+    host.configure(&CONFIG.replace("name: alpha", "name: alpha, advertise: ['iface:lo']"));
+    let seen = host.fail();
+    assert_eq!(seen.code, 5);
+    let message =
+        "u.yaml:6: peers[1].remote_blocks: 10.43.0.0/16 holds 10.43.0.9, an address of lo, which host.advertise names";
+    assert!(seen.err.contains(message), "{}", seen.err);
+}
+
 #[test]
 fn a_peer_that_pins_our_own_key_is_5() {
     let host = Host::new(CONFIG);
@@ -298,6 +327,17 @@ fn a_second_agent_with_the_same_run_directory_is_5() {
 }
 
 #[test]
+fn an_agent_that_cannot_start_leaves_the_guard_of_the_running_one_alone() {
+    let host = Host::new(CONFIG);
+    let _agent = host.start();
+    let mut other = host.command();
+    other.env("UNDERPASS_RUN_DIR", host.path("other"));
+    let seen = host.fail_as(other);
+    assert_eq!(seen.code, 5, "{}", seen.err);
+    assert!(host.is_guarded() && host.has_route("10.42.2.0/24"));
+}
+
+#[test]
 fn an_agent_sets_the_host_up_and_takes_everything_back() {
     let host = Host::new(CONFIG);
     let agent = host.start();
@@ -363,6 +403,10 @@ fn a_reload_changes_peers_and_blocks_and_says_what_has_to_wait() {
     host.configure("host: [");
     agent.signal(Signal::HUP);
     agent.expect_log("the configuration stays as it was: ");
+    wait_for("a warning", || {
+        let warnings = host.status()["warnings"].to_string();
+        (warnings.contains(warning) && warnings.contains("the configuration stays as it was: u.yaml:2: ")).then_some(())
+    });
     assert_eq!(host.peers(), ["beta idle", "delta idle"]);
 
     host.configure(CONFIG);

@@ -165,9 +165,9 @@ fn case_74_only_the_configured_method_counts() {
     // Who holds both secrets may still use only the one that is asked for.
     let [(_, wants_psk), (by_key, wants_key)] = both();
     let error = check(&wants_psk, &signed, &sign(PRF, &by_key, signed.octets())).unwrap_err();
-    assert_eq!(error, "the peer proves itself by method 14, but its configuration demands a shared key (2)");
+    assert_eq!(error, "the peer proves itself by a digital signature (14), but here it is configured with a shared key (2)");
     let error = check(&wants_key, &signed, &sign(PRF, &LocalAuth::Psk(psk(PSK)), signed.octets())).unwrap_err();
-    assert_eq!(error, "the peer proves itself by method 2, but its configuration demands a digital signature (14)");
+    assert_eq!(error, "the peer proves itself by a shared key (2), but here it is configured with a digital signature (14)");
 }
 
 #[test]
@@ -221,7 +221,6 @@ fn case_76_malformed_identities_are_refused() {
         (vec![], "shorter than its four"),
         (vec![2, 0, 0], "shorter than its four"),
         (with(2, b""), "empty name"),
-        (with(2, &[b'a'; 256]), "256 octets"),
         (with(2, b"alp\0ha"), "NUL"),
         (with(2, b"alpha\0"), "NUL"),
         (with(2, &[b'a', 0xff, 0xfe]), "UTF-8"),
@@ -240,7 +239,7 @@ fn case_76_malformed_identities_are_refused() {
         assert!(error.contains(reason), "{error:?} for {:x?}", &body[..body.len().min(20)]);
     }
     // The largest payload there is. It is a name, if a useless one.
-    assert!(parse_id(&with(2, &[b'a'; 65_531])).is_err() && parse_id(&with(2, &[b'a'; 255])).is_ok());
+    assert!(parse_id(&with(2, &[b'a'; 65_531])).is_ok());
 }
 
 /// An address as a name is not the address: types are compared too.

@@ -17,12 +17,12 @@ use crate::ike::effect::Effect;
 use crate::ike::exchange::auth::{self, Claim, Transcript};
 use crate::ike::exchange::negotiate::{Answer, Offer, Setting, Source};
 use crate::ike::keymat::IkeKeys;
-use crate::ike::limits::GIVE_UP_INITIATE;
+use crate::ike::limits::{GIVE_UP_INITIATE, IKE_PORT};
 use crate::ike::nat;
 use crate::ike::session::{Packet, Received, Session};
 use crate::ike::shared::Shared;
 use crate::ike::state::established::Job;
-use crate::ike::{CloseReason, Event, PeerConfig};
+use crate::ike::{CloseReason, Event, PeerConfig, RemoteEndpoint};
 use crate::model::{DropReason, IkeSuite, Instant, PeerId, PeerIndex, Spi};
 use crate::wire::ike::{ExchangeType, NotifyType};
 
@@ -184,9 +184,19 @@ impl AuthSent {
 
     pub fn handle_timeout(mut self: Box<Self>, shared: &mut Shared, now: Instant) -> Option<IkeSa> {
         if self.start.session.handle_timeout(shared, now) {
-            return self.fail(shared, CloseReason::Timeout);
+            let reason = self.no_answer();
+            return self.fail(shared, reason);
         }
         stay(self, IkeSa::AuthSent)
+    }
+
+    /// The first exchange may have travelled on another port, which firewalls know better than 4500.
+    fn no_answer(&self) -> CloseReason {
+        let answered_on = match self.start.config.remote {
+            Some(RemoteEndpoint::Standard(_)) => Some(IKE_PORT),
+            Some(RemoteEndpoint::Natt(_)) | None => None,
+        };
+        CloseReason::NoAnswer { request: "IKE_AUTH", remote: self.start.session.path.remote, answered_on }
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {

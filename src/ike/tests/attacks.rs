@@ -151,7 +151,7 @@ fn everything_that_was_ever_said_again_from_here_and_elsewhere_changes_nothing()
         let before = standing(&sim);
         for _ in 0..40 {
             let mut datagram = heard[chance.u32() as usize % heard.len()].clone();
-            if chance.u32() % 2 == 0 {
+            if chance.u32().is_multiple_of(2) {
                 datagram.path.local = SocketAddr::from(([203, 0, 113, 9], 4500));
             }
             sim.deliver_again(&datagram);

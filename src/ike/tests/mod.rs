@@ -1,8 +1,15 @@
 //! Scenarios between whole endpoints: who sends what, then what each side holds.
 
 mod attacks;
+mod bad_auth;
+mod bad_child;
+mod bad_init;
+mod bad_protected;
 mod collisions;
+mod duplicates;
+mod hand;
 mod handshake;
+mod moves;
 mod rekey;
 mod seeds;
 

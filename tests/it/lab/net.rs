@@ -103,6 +103,13 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// Both hosts' underlay interfaces take packets of so many octets.
+    pub fn set_underlay_mtu(&self, mtu: u32) {
+        for host in [&self.alpha, &self.beta] {
+            host.run(&["ip", "link", "set", UNDERLAY, "mtu", &mtu.to_string()]);
+        }
+    }
+
     /// Both hosts on one link.
     pub fn direct() -> Self {
         let mut lab = Self::hosts("10.9.0.1");

@@ -1,0 +1,110 @@
+//! One IKE SA per peer: restarts, INITIAL_CONTACT, and peers that call each other again.
+
+use std::time::Duration;
+
+use super::hand::{Hand, alone, own_config, ups};
+use super::{HOST, count, must_be_settled, pair, sender};
+use crate::ike::simulator::{Faults, Proof, Simulator};
+use crate::ike::{CloseReason, Command, Event};
+use crate::wire::ike::{ExchangeType, Notify, NotifyType, Payload};
+
+#[test]
+fn a_restarted_peer_replaces_what_it_forgot_at_once() {
+    let mut sim = pair(1);
+    sim.restart(1, Proof::Psk);
+    let from = sim.hosts[0].events.len();
+    sim.command(1, Command::Initiate(HOST[0]));
+    sim.run_for(Duration::from_secs(1));
+    must_be_settled(&sim);
+    let replaced = |event: &Event| matches!(event, Event::IkeDown { reason: CloseReason::Replaced, .. });
+    assert_eq!(count(&sim, 0, from, replaced), 1, "INITIAL_CONTACT does not wait");
+}
+
+#[test]
+fn a_fresh_ike_sa_replaces_the_older_one_after_a_while() {
+    for (first, second) in [(0, 1), (0, 0), (1, 0)] {
+        let mut sim = Simulator::new(2, 2, Proof::Psk);
+        sim.traffic = true;
+        sim.command(first, Command::Initiate(HOST[1 - first]));
+        sim.run_for(Duration::from_secs(10));
+        let old = sim.hosts[0].endpoint.ike_sas(HOST[1])[0].local_spi;
+        sim.command(second, Command::Initiate(HOST[1 - second]));
+        sim.run_for(Duration::from_secs(1));
+        assert_eq!(sim.hosts[0].endpoint.ike_sas(HOST[1]).len(), 2, "they overlap");
+        sim.run_for(Duration::from_secs(5));
+        must_be_settled(&sim);
+        assert_ne!(sim.hosts[0].endpoint.ike_sas(HOST[1])[0].local_spi, old, "the newer one stays");
+        assert_eq!(sim.lost_packets, 0);
+    }
+}
+
+#[test]
+fn a_peer_that_lost_its_state_is_found_and_replaced_within_15_seconds() {
+    let mut sim = pair(3);
+    sim.reconcile();
+    sim.hosts[1].reconciled = false;
+    sim.run_for(Duration::from_secs(12));
+    sim.restart(1, Proof::Psk);
+    let up = sim.run_until(Duration::from_secs(17), |sim| sim.settled(0, 1).is_ok());
+    assert!(up, "{:?}", sim.hosts[0].complaints());
+}
+
+#[test]
+fn initial_contact_without_proof_changes_nothing() {
+    let mut sim = alone(Proof::Psk);
+    Hand::establish(&mut sim, 5);
+    sim.run_for(Duration::from_secs(5));
+    let child = sender(&sim, 0);
+    let mut second = Hand::greet(&mut sim, 50);
+    let mut config = own_config(Proof::Psk);
+    config.local_auth = crate::ike::LocalAuth::Psk(crate::model::Secret::new(vec![1; 40]));
+    let mut payloads = second.auth_payloads(&config);
+    payloads.push(Payload::Notify(Notify::new(NotifyType::InitialContact, bytes::Bytes::new())));
+    second.ask(&mut sim, ExchangeType::IkeAuth, &payloads);
+    assert_eq!((ups(&sim), sender(&sim, 0)), (1, child));
+    assert_eq!(sim.hosts[0].endpoint.ike_sas(HOST[1]).len(), 1);
+}
+
+#[test]
+fn initial_contact_spares_the_ike_sas_of_others() {
+    let mut sim = Simulator::new(4, 3, Proof::Psk);
+    sim.command(0, Command::Initiate(HOST[1]));
+    sim.command(2, Command::Initiate(HOST[0]));
+    sim.run_for(Duration::from_secs(2));
+    sim.settled(0, 2).unwrap_or_else(|why| panic!("{why}"));
+    sim.restart(1, Proof::Psk);
+    sim.command(1, Command::Initiate(HOST[0]));
+    sim.run_for(Duration::from_secs(2));
+    must_be_settled(&sim);
+    sim.settled(0, 2).unwrap_or_else(|why| panic!("{why}"));
+}
+
+#[test]
+fn initial_contact_is_said_only_by_who_holds_nothing() {
+    let mut sim = pair(5);
+    sim.run_for(Duration::from_secs(5));
+    sim.command(0, Command::Initiate(HOST[1]));
+    sim.run_for(Duration::from_millis(500));
+    assert_eq!(sim.hosts[1].endpoint.ike_sas(HOST[0]).len(), 2, "the older one was not removed at once");
+}
+
+#[test]
+fn eight_hosts_that_start_at_once_end_with_one_ike_sa_each() {
+    let mut sim = Simulator::new(6, 8, Proof::Psk);
+    sim.faults = Faults { loss: 0.05, ..Faults::default() };
+    for host in 0..8 {
+        for peer in (0..8).filter(|&peer| peer != host) {
+            sim.command(host, Command::Initiate(crate::model::PeerIndex(peer as u32)));
+        }
+    }
+    sim.reconcile();
+    sim.run_for(Duration::from_secs(60));
+    sim.faults = Faults::default();
+    sim.run_for(Duration::from_secs(60));
+    for a in 0..8 {
+        for b in 0..a {
+            sim.settled(a, b).unwrap_or_else(|why| panic!("{a} and {b}: {why}"));
+        }
+    }
+    assert!(sim.most_ike_sas <= 2);
+}

@@ -42,12 +42,12 @@ fn a_mesh_recovers_from_whatever_happened() {
                 5 => world.loss = f64::from(chance.u32() % 40) / 100.0,
                 _ => {
                     let now = world.now;
-                    let what = if chance.u32() % 2 == 0 { Rekey::Ike } else { Rekey::Child };
+                    let what = if chance.u32().is_multiple_of(2) { Rekey::Ike } else { Rekey::Child };
                     world.host(address(a)).node.rekey(now, &format!("host{b}"), what);
                 }
             }
             world.delay.1 = Duration::from_millis((chance.u32() % 300).into());
-            if chance.u32() % 2 == 0 {
+            if chance.u32().is_multiple_of(2) {
                 world.send(address(a), WorkerIndex(0), &packet([10, 42, a, 7], [10, 42, b, 9], 1));
             }
             let pause = chance.jitter(SECONDS(20));

@@ -69,3 +69,46 @@ fn largest_inner(config: &Config, remote: IpAddr, outer: u32) -> u16 {
     let has_ipv6 = config.overlay.blocks.iter().any(|block| block.addr().is_ipv6());
     if has_ipv6 { inner.v6 } else { inner.v4 }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{Surroundings, parse};
+    use crate::sys::testing::{in_new_netns, ip};
+
+    /// With three peers: behind the link `wide`, behind the link `narrow`, and one that no route leads to.
+    fn mtu(blocks: [&str; 2], tun: &str) -> u16 {
+        let peer = |number: usize, address: &str| {
+            let psk = "psk: 0123456789abcdef0123456789abcdef";
+            format!("  - {{name: p{number}, address: {address}, {psk}, remote_blocks: ['10.42.{number}.0/24']}}\n")
+        };
+        let peers = [peer(2, "192.0.2.2"), peer(3, "'198.51.100.2:4600'"), peer(4, "203.0.113.2")].concat();
+        let [first, second] = blocks;
+        let text =
+            format!("host: {{name: alpha}}\ntun: {{mtu: {tun}}}\noverlay: {{blocks: [{first}, {second}]}}\npeers:\n{peers}");
+        let (config, report) = parse(Path::new("u.yaml"), text.as_bytes(), &Surroundings::default());
+        tun_mtu(&config.unwrap_or_else(|| panic!("{report}")))
+    }
+
+    #[test]
+    fn the_narrowest_known_path_decides() {
+        in_new_netns(|| {
+            const V4: [&str; 2] = ["10.42.1.0/24", "10.43.1.0/24"];
+            assert_eq!(mtu(V4, "auto"), 1400, "no path is known");
+            for (link, address) in [("wide", "192.0.2.1/24"), ("narrow", "198.51.100.1/24")] {
+                ip(&format!("link add {link} type veth peer name {link}-far"));
+                ip(&format!("address add {address} dev {link}"));
+                ip(&format!("link set {link} up"));
+                ip(&format!("link set {link}-far up"));
+            }
+            assert_eq!(mtu(V4, "auto"), 1400);
+            ip("link set narrow mtu 1300");
+            assert_eq!((mtu(V4, "auto"), mtu(V4, "1420")), (1238, 1420));
+            assert_eq!(mtu(["10.42.1.0/24", "'fd42::/64'"], "auto"), 1280, "less would take IPv6 off the device");
+            ip("link set narrow mtu 9000");
+            assert_eq!(mtu(V4, "auto"), 1400);
+        });
+    }
+}

@@ -124,6 +124,8 @@ pub struct Peer {
     /// Until the next attempt, if one is scheduled.
     pub next_attempt_seconds: Option<u64>,
     /// Packets to and from it that were dropped, by reason; they are in the host's counters too.
+    // Agents that still run from before an upgrade do not say.
+    #[serde(default)]
     pub drops: Drops,
     /// The last changes, oldest first.
     pub history: Vec<Change>,

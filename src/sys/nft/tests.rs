@@ -17,7 +17,7 @@ use crate::sys::netlink::{Netlink, RouteSpec, VethEnd};
 use crate::sys::netns::Namespace;
 
 /// Long enough for a packet over a veth pair, which takes microseconds.
-const PATIENCE: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 const TABLE: &str = "underpass-test";
 

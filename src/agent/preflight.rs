@@ -87,6 +87,15 @@ pub(super) fn check_interfaces(config: &Config, report: &mut Report) -> Result<(
             let key = peer.name.key.replace(".name", ".address");
             report.error(peer.name.line, key, format!("{} is this host's own address", remote.address()));
         }
+        for address in &listed {
+            let network = address.address.trunc();
+            let link = links.iter().find(|link| link.index == address.link_index && link.name != config.tun.name);
+            if let (Some(link), true) = (link, peer.remote_blocks.contains(&network)) {
+                let key = peer.name.key.replace(".name", ".remote_blocks");
+                let message = format!("{network} is the network of {} here: it cannot be behind a peer, too", link.name);
+                report.error(peer.name.line, key, message);
+            }
+        }
     }
     Ok(())
 }

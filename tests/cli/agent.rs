@@ -239,6 +239,22 @@ fn an_outer_address_that_leads_into_the_tunnel_is_5() {
 }
 
 #[test]
+fn a_peers_block_that_is_a_network_of_this_host_is_5() {
+    let host = Host::new(&CONFIG.replace("[10.42.2.0/24]", "[10.42.2.0/24, 10.50.7.0/24]"));
+    let connect = || {
+        let mut netlink = Netlink::open().unwrap();
+        let [near, far] = ["lan", "far"].map(|name| VethEnd { name, namespace: None });
+        netlink.create_veth(near, far).unwrap();
+        netlink.add_address("lan", "10.50.7.1/24".parse().unwrap()).unwrap();
+    };
+    host.namespace.run(connect).unwrap();
+    let seen = host.fail();
+    assert_eq!(seen.code, 5);
+    let message = "u.yaml:5: peers[0].remote_blocks: 10.50.7.0/24 is the network of lan here";
+    assert!(seen.err.contains(message), "{}", seen.err);
+}
+
+#[test]
 fn a_peer_that_pins_our_own_key_is_5() {
     let host = Host::new(CONFIG);
     let key = run(host.folder.path(), &["key", "generate"]).out;

@@ -183,9 +183,13 @@ fn a_dead_path_is_reported_and_forgiven() {
 fn a_path_that_is_dead_one_way_is_not_up() {
     let lab = Lab::direct();
     let (alpha, beta) = pair(&lab, 1);
+    // What alpha sends arrives; what beta sends does not. beta hears that, and that nobody answers it.
+    let pings = Pinging::start(&lab.alpha, &lab.beta, 20 * 25);
     lab.alpha.block();
+    beta.wait_for_state("alpha", "one-way", PROOF_AGE_MAX);
+    assert_eq!(beta.peer("alpha").0["dead_direction"], "outbound");
     alpha.wait_for_state("beta", NOT_UP, PROOF_AGE_MAX);
-    beta.wait_for_state("alpha", NOT_UP, PROOF_AGE_MAX);
+    pings.abandon();
     lab.alpha.pass();
     wait_until_answered(&lab.alpha, &lab.beta, BACK);
     both_up(&alpha, &beta);

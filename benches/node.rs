@@ -28,6 +28,7 @@ fn config(number: u8, peer: u8, suite: AeadAlgorithm) -> NodeConfig {
             natt_port: 4500,
         },
         workers: 1,
+        tun_mtu: 1400,
         local_prefixes: vec![prefix(number)],
         probe_interval: Duration::from_secs(10),
         peers: vec![PeerConfig {

@@ -161,7 +161,7 @@ dropped packets
     );
     let seen = run(folder.path(), &["status"]);
     assert_eq!(seen.code, 3);
-    assert!(seen.out.contains("beta: retrying: an attempt failed, the next one is scheduled"), "{}", seen.out);
+    assert!(seen.out.contains("beta: retrying: another attempt is under way"), "{}", seen.out);
     let seen = run(folder.path(), &["status", "--json"]);
     assert_eq!((seen.code, parsed(&seen.out)), (3, bad), "what a newer agent says besides is kept");
     assert_eq!(agent.join().unwrap(), vec![json!({"command": "status"}); 3]);

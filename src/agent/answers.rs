@@ -161,6 +161,7 @@ fn peer(view: PeerView, addresses: &HashMap<String, String>) -> Peer {
     };
     peer.configured_address = addresses.get(&view.name).cloned();
     peer.remote = view.remote;
+    peer.mtu = view.mtu;
     peer.local_behind_nat = view.local_behind_nat.into();
     peer.remote_behind_nat = view.remote_behind_nat.into();
     peer.ike = view.ike.map(|ike| Ike {

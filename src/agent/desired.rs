@@ -30,7 +30,7 @@ pub(super) fn workers(config: &Config) -> u8 {
 }
 
 /// What the engine is to be.
-pub(super) fn engine(config: &Config) -> engine::Config {
+pub(super) fn engine(config: &Config, tun_mtu: u16) -> engine::Config {
     let listen = config.host.listen;
     engine::Config {
         listen: listen.address,
@@ -42,7 +42,7 @@ pub(super) fn engine(config: &Config) -> engine::Config {
             Backend::Offload => TunBackend::Offload,
             Backend::Plain => TunBackend::Plain,
         },
-        tun_mtu: config.tun.mtu.initial(),
+        tun_mtu,
         workers: workers(config),
         pin: config.tun.pin,
         provider: Provider::default(),
@@ -50,7 +50,7 @@ pub(super) fn engine(config: &Config) -> engine::Config {
 }
 
 /// What the node is to be.
-pub(super) fn node(config: &Config, host_key: Option<&SigningKey>) -> NodeConfig {
+pub(super) fn node(config: &Config, host_key: Option<&SigningKey>, tun_mtu: u16) -> NodeConfig {
     NodeConfig {
         ike: EndpointConfig {
             ike_rekey: config.ipsec.ike_rekey,
@@ -60,6 +60,7 @@ pub(super) fn node(config: &Config, host_key: Option<&SigningKey>) -> NodeConfig
             natt_port: config.host.listen.natt_port,
         },
         workers: workers(config),
+        tun_mtu,
         local_prefixes: config.overlay.blocks.clone(),
         probe_interval: config.ipsec.dpd,
         peers: peers(config, host_key),

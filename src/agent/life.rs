@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, select, unbounded};
+use crossbeam_channel::{Receiver, Sender, select, tick, unbounded};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle as SignalsHandle, Signals};
 
 use super::answers::{Answers, Facts};
 use super::plumbing::Plumbing;
-use super::{AgentError, Options, OsRng, desired, files, preflight};
+use super::{AgentError, Options, OsRng, desired, files, paths, preflight};
 use crate::config::{Config, Report, Severity};
 use crate::control::{Counters, Server};
 use crate::crypto::SigningKey;
@@ -23,6 +23,9 @@ use crate::observe::Tun;
 
 /// How long the engine's threads may take to end: they only finish what they have in hand.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How the warning begins that the running configuration is not the one in the file.
+const UNREAD: &str = "the configuration stays as it was";
 
 /// Runs an agent until a signal ends it.
 ///
@@ -106,10 +109,12 @@ impl Agent {
         warnings: &mut Vec<String>,
     ) -> Result<Self, AgentError> {
         let started = Instant::now();
-        let node = Node::new(model::Instant::ORIGIN, desired::node(config, host_key), Box::new(OsRng), Box::new(OsRng));
-        let engine = Engine::start(&desired::engine(config), node)?;
+        let tun_mtu = paths::tun_mtu(config);
+        let node = desired::node(config, host_key, tun_mtu);
+        let node = Node::new(model::Instant::ORIGIN, node, Box::new(OsRng), Box::new(OsRng));
+        let engine = Engine::start(&desired::engine(config, tun_mtu), node)?;
         // The guard's table is named after the device: only who has the one may replace the other, or take it away.
-        let plumbing = match Plumbing::new(config) {
+        let plumbing = match Plumbing::new(config, tun_mtu) {
             Ok((plumbing, unguarded)) => {
                 warnings.extend(unguarded);
                 plumbing
@@ -122,7 +127,7 @@ impl Agent {
         };
         let tun = Tun {
             name: engine.tun_name().to_owned(),
-            mtu: config.tun.mtu.initial(),
+            mtu: tun_mtu,
             queues: desired::workers(config).into(),
             backend: config.tun.backend.name().to_owned(),
         };
@@ -153,10 +158,16 @@ impl Agent {
         Ok(Self { control, engine, plumbing, facts })
     }
 
-    /// Waits for signals and for threads that end.
+    /// Waits for signals and for threads that end, and looks at the paths meanwhile.
     fn live(&mut self, signals: &Receiver<i32>, options: &Options, config: &mut Config) -> Result<(), AgentError> {
+        let looks = tick(paths::LOOK_EVERY);
         loop {
             select! {
+                recv(looks) -> _ => {
+                    if let Err(error) = paths::look(&self.engine.caller()) {
+                        tracing::debug!("path MTUs: {error}");
+                    }
+                }
                 recv(signals) -> signal => match signal {
                     Ok(SIGHUP) => self.reload(options, config),
                     Ok(signal) => {
@@ -185,7 +196,12 @@ impl Agent {
         let reloading: Vec<NotifyState<'_>> = [NotifyState::Reloading].into_iter().chain(clock).collect();
         notify(&reloading);
         if let Err(error) = self.try_reload(options, config) {
-            tracing::error!("the configuration stays as it was: {error}");
+            let why = error.to_string();
+            let warning = format!("{UNREAD}: {}", why.trim_end());
+            tracing::error!("{warning}");
+            let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+            facts.warnings.retain(|old| !old.starts_with(UNREAD));
+            facts.warnings.push(warning);
         }
         notify(&[NotifyState::Ready]);
     }

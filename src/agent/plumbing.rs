@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::AgentError;
-use super::preflight::outer_addresses;
+use super::preflight;
 use crate::config::Config;
 use crate::sys::netlink::{Netlink, NetlinkError, RouteSpec};
 use crate::sys::nft::{self, Guard, GuardCounters};
@@ -27,18 +27,18 @@ pub(super) struct Plumbing {
 }
 
 impl Plumbing {
-    /// Puts the guard up, and then makes the device ready. What was set up goes when this is dropped. Also returns what the
+    /// Puts the guard up, and then makes the device ready, with this MTU. What was set up goes when this is dropped. Also returns what the
     /// guard cannot keep out, in words.
     ///
     /// # Errors
     /// What the kernel refused.
-    pub(super) fn new(config: &Config) -> Result<(Self, Vec<String>), AgentError> {
+    pub(super) fn new(config: &Config, mtu: u16) -> Result<(Self, Vec<String>), AgentError> {
         let tun = config.tun.name.clone();
         // Agents that share a network namespace have different devices.
         let table = if tun == "underpass0" { "underpass".to_owned() } else { format!("underpass-{tun}") };
         let mut plumbing = Self { tun, table, addresses: BTreeSet::new(), routes: BTreeSet::new() };
         let warnings = plumbing.guard(config)?;
-        plumbing.configure(config)?;
+        plumbing.configure(config, mtu)?;
         Ok((plumbing, warnings))
     }
 
@@ -49,22 +49,24 @@ impl Plumbing {
 
     fn guard(&self, config: &Config) -> Result<Vec<String>, AgentError> {
         let remote: Vec<IpNet> = config.peers.iter().flat_map(|peer| peer.remote_blocks.iter().copied()).collect();
+        let around = preflight::surroundings(config, &self.tun)?;
         let guard = Guard {
             table: &self.table,
             tun: &self.tun,
             allowed: &[],
             local: &config.overlay.blocks,
+            inside: &around.inside,
             remote: &remote,
-            outer: &outer_addresses(config, &self.tun)?,
+            outer: &around.outer,
         };
         let unguarded = nft::install(&guard)?;
         Ok(unguarded.iter().map(|prefix| format!("packets in clear from {prefix} cannot be told from others")).collect())
     }
 
     /// Makes the device ready: MTU, queue, addresses, up, routes.
-    fn configure(&mut self, config: &Config) -> Result<(), NetlinkError> {
+    fn configure(&mut self, config: &Config, mtu: u16) -> Result<(), NetlinkError> {
         let mut netlink = Netlink::open()?;
-        netlink.set_mtu(&self.tun, config.tun.mtu.initial().into())?;
+        netlink.set_mtu(&self.tun, mtu.into())?;
         netlink.set_txqueuelen(&self.tun, TX_QUEUE)?;
         self.without_link_local_address();
         for &address in &config.overlay.addresses {

@@ -231,7 +231,7 @@ fn outer_addresses(draft: &Draft, report: &mut Report) {
     let mut outer: Vec<(IpAddr, String)> = Vec::new();
     for peer in &draft.peers {
         if let Some(remote) = &peer.remote {
-            outer.push((remote.value.address(), format!("the address of {}{}", owner_name(peer), on_line(remote))));
+            outer.push((remote.value.address(), format!("{} address{}", owner_name(peer), on_line(remote))));
         }
     }
     for advertise in &draft.advertise {
@@ -239,15 +239,26 @@ fn outer_addresses(draft: &Draft, report: &mut Report) {
             outer.push((address, format!("an advertised address of this host{}", on_line(advertise))));
         }
     }
+    let listen = draft.listen.value.address;
+    if !listen.is_unspecified() {
+        outer.push((listen, format!("where this host listens{}", on_line(&draft.listen))));
+    }
     outer.sort();
     for block in all_blocks(draft) {
         let net = block.prefix.value;
         let first = outer.partition_point(|(address, _)| *address < net.network());
         if let Some((address, what)) = outer.get(first).filter(|(address, _)| net.contains(address)) {
-            let message = format!("{net} holds {address}, {what}: what is sent there would enter the tunnel again");
-            block.prefix.error(report, message);
+            block.prefix.error(report, holds_outer(net, *address, what));
         }
     }
+}
+
+/// The message about a block that holds an address of the underlay, `what` being whose it is.
+#[must_use]
+pub fn holds_outer(block: IpNet, address: IpAddr, what: &str) -> String {
+    format!(
+        "{block} holds {address}, {what}: what is sent there would enter the tunnel again; name the prefixes around it instead"
+    )
 }
 
 fn peer_blocks(draft: &Draft, peer: &PeerDraft, report: &mut Report) {

@@ -17,6 +17,7 @@ mod section;
 mod types;
 mod yaml;
 
+pub use check::holds_outer;
 pub use keys::{KeyFile, check_key_file, resolve_keys};
 pub use message::{Message, Report, Severity};
 pub use section::Placed;

@@ -265,7 +265,7 @@ impl<B: Brain> Control<B> {
             self.transmit(path, Transport::Natt);
         }
         while let Some(notice) = self.brain.poll_notice() {
-            let peer = notice.peer.unwrap_or_default();
+            let peer = notice.peer.as_deref();
             if notice.warning {
                 tracing::warn!(peer, "{}", notice.text);
             } else {

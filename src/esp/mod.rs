@@ -27,6 +27,7 @@ mod tests;
 
 pub use inbox::{Inbox, Incoming};
 pub use outbox::{Outbox, Outgoing};
+pub use path::InnerMtu;
 pub use replay::{Accepted, Authenticated, Checked, ReplayWindow};
 pub use routes::{Route, RouteTable};
 pub use update::{Event, SaCounters, Update};
@@ -41,7 +42,6 @@ use events::Events;
 use inbound::Train;
 use outbox::Room;
 use parking::WaitingRoom;
-use path::InnerMtu;
 use sas::{FastMap, Peer, SaTable};
 
 /// The longest packet that a length field of 16 bits can tell.

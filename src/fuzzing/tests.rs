@@ -10,7 +10,7 @@ use crate::ike::proposals::{offer_esp, offer_ike};
 use crate::model::{IkeSpi, KeGroup, Spi};
 use crate::wire::ike::{
     Auth, AuthMethod, Certificate, Delete, ExchangeType, Flags, Header, Identification, KeyExchangePayload, Notify,
-    NotifyType, Protocol,
+    NotifyType, Protocol, emit_chain,
 };
 
 /// A small corpus is replayed in no time and read in a review.
@@ -59,6 +59,11 @@ fn corpus_ike_message() {
     replay("ike_message", ike_message);
 }
 
+#[test]
+fn corpus_ike_protected() {
+    replay("ike_protected", ike_protected);
+}
+
 /// Every seed stands in its corpus as it is made here.
 #[test]
 fn seeds_are_committed() {
@@ -85,6 +90,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     seeds.extend(natt_seeds().into_iter().map(|(name, data)| ("natt", name, data)));
     seeds.extend(ip_seeds().into_iter().map(|(name, data)| ("ip", name, data)));
     seeds.extend(esp_open_seeds().into_iter().map(|(name, data)| ("esp_open", name, data)));
+    seeds.extend(ike_protected_seeds().into_iter().map(|(name, data)| ("ike_protected", name, data)));
     seeds.extend(ike_seeds().into_iter().map(|(name, data)| ("ike_message", name, data)));
     seeds
 }
@@ -265,5 +271,67 @@ fn ike_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("informational-sealed", sealed_rest),
         ("empty", empty),
         ("empty-sealed", sealed_empty),
+    ]
+}
+
+/// A record of the nonsense: what to do, and a raw chain.
+fn record(kind: u8, payloads: &[Payload]) -> Vec<u8> {
+    /// Takes the octets as they are.
+    const RAW: u8 = 8;
+    let mut chain = vec![0];
+    chain[0] = emit_chain(payloads, &mut chain);
+    let [high, low] = u16::try_from(chain.len()).expect("a short chain").to_be_bytes();
+    [&[kind | RAW, high, low], &chain[..]].concat()
+}
+
+fn ike_protected_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let (create, inform, auth, answer) = (0, 1, 2, 3);
+    let (rekey_child, rekey_ike, wait, good_auth) = ([5, 0, 1, 0], [5, 0, 1, 3], [6, 0, 2, 0, 0], [7, 0, 0]);
+    let spi = |value| Spi::new(value).expect("not reserved");
+    let selector = |host: u8| vec![TrafficSelector::from_prefix(format!("10.42.{host}.0/24").parse().expect("a prefix"))];
+    let child = |value| {
+        vec![
+            Payload::SecurityAssociation(offer_esp(&[AeadAlgorithm::Aes256Gcm16], &[], spi(value))),
+            Payload::Nonce(vec![7; 32].into()),
+            Payload::TsInitiator(selector(1)),
+            Payload::TsResponder(selector(0)),
+        ]
+    };
+    let rekey = |old: u32, new| {
+        let mut payloads = child(new);
+        let spi = Bytes::copy_from_slice(&old.to_be_bytes());
+        let notify = Notify { protocol: Protocol::Esp, spi, kind: NotifyType::RekeySa, data: Bytes::new() };
+        payloads.insert(0, Payload::Notify(notify));
+        payloads
+    };
+    let ike_spi = IkeSpi::new(0x0102_0304_0506_0708).expect("not zero");
+    let ike = [
+        Payload::SecurityAssociation(offer_ike(&[AeadAlgorithm::Aes256Gcm16], KeGroup::X25519, Some(ike_spi))),
+        Payload::Nonce(vec![9; 32].into()),
+        Payload::KeyExchange(KeyExchangePayload { group: 31, value: vec![9; 32].into() }),
+    ];
+    let delete = |spis: &[u32]| [Payload::Delete(Delete::Esp(spis.iter().map(|&value| spi(value)).collect()))];
+    let refused = |kind| [Payload::Notify(Notify::new(kind, Bytes::new()))];
+    let identity = Payload::IdInitiator(Identification { body: b"\x02\0\0\0host1".to_vec().into() });
+    let proof = Payload::Auth(Auth { method: AuthMethod::SharedKey, data: vec![1; 32].into() });
+    let up = |records: &[&[u8]]| [&[0][..], &records.concat()].concat();
+    let before_auth = |records: &[&[u8]]| [&[1][..], &records.concat()].concat();
+    vec![
+        ("child", up(&[&record(create, &child(0x2222_2200)), &record(inform, &delete(&[0x2222_2200]))])),
+        ("rekey", up(&[&record(create, &rekey(0x1234_5600, 0x2222_2200)), &record(inform, &delete(&[0x1234_5600]))])),
+        ("rekey-ike", up(&[&record(create, &ike), &record(inform, &[Payload::Delete(Delete::Ike)])])),
+        ("delete-ike", up(&[&record(inform, &[Payload::Delete(Delete::Ike)])])),
+        ("answer-child", up(&[&rekey_child, &record(answer, &child(0x2222_2200)), &wait])),
+        ("answer-ike", up(&[&rekey_ike, &record(answer, &ike), &wait])),
+        (
+            "crossing",
+            up(&[&rekey_child, &record(create, &rekey(0x1234_5600, 0x2222_2200)), &record(answer, &child(0x3333_3300))]),
+        ),
+        ("crossing-ike", up(&[&rekey_ike, &record(create, &ike), &record(answer, &ike)])),
+        ("temporary-failure", up(&[&rekey_child, &record(answer, &refused(NotifyType::TemporaryFailure)), &wait])),
+        ("not-found", up(&[&rekey_child, &record(answer, &refused(NotifyType::ChildSaNotFound)), &wait])),
+        ("invalid-ke", up(&[&rekey_child, &record(answer, &refused(NotifyType::InvalidKePayload)), &wait])),
+        ("auth-bad", before_auth(&[&record(auth, &[identity, proof]), &good_auth])),
+        ("auth-good", before_auth(&[&good_auth, &record(create, &child(0x2222_2200))])),
     ]
 }

@@ -134,12 +134,12 @@ fn verify_signature(key: &VerifyingKey, parts: &[&[u8]], received: &[u8]) -> Res
 }
 
 fn wrong_method(method: AuthMethod, wanted: &str) -> String {
-    let number = match method {
-        AuthMethod::SharedKey => 2,
-        AuthMethod::DigitalSignature => 14,
-        AuthMethod::Other(number) => number,
+    let theirs = match method {
+        AuthMethod::SharedKey => "a shared key (2)".to_owned(),
+        AuthMethod::DigitalSignature => "a digital signature (14)".to_owned(),
+        AuthMethod::Other(number) => format!("method {number}"),
     };
-    format!("the peer proves itself by method {number}, but its configuration demands {wanted}")
+    format!("the peer proves itself by {theirs}, but here it is configured with {wanted}")
 }
 
 /// AUTH = prf(prf(Shared Secret, "Key Pad for IKEv2"), <SignedOctets>)

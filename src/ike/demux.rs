@@ -1,12 +1,16 @@
 //! Where a datagram goes: to the IKE SA that it names, to a new one, or nowhere.
 
+use std::net::IpAddr;
+
 use super::Event;
 use super::contents::Contents;
-use super::endpoint::{Endpoint, KnownInit};
+use super::cookie::Claimant;
+use super::endpoint::Endpoint;
 use super::exchange::informational::NO_DATA;
-use super::limits::{HINT_INTERVAL, KNOWN_INIT_LIFETIME, MAX_KNOWN_INITS, UNKNOWN_SPI_INTERVAL};
+use super::limits::{HINT_INTERVAL, MAX_KNOWN_INITS_PER_SOURCE, UNKNOWN_SPI_INTERVAL};
 use super::session::Packet;
-use super::state::{IkeSa, respond_to_init};
+use super::state::{IkeSa, init_answer_header, respond_to_init};
+use super::table::Room;
 use crate::model::{DropReason, IkeSpi, Instant, Path, PeerIndex, Transport};
 use crate::wire::ike::{ExchangeType, Flags, Header, Message, Notify, NotifyType, ParseError, Payload};
 
@@ -47,12 +51,12 @@ impl Endpoint {
         if !fits || reflected {
             return self.shared.drop(DropReason::IkeUnexpected);
         }
-        let key = (header.initiator_spi, packet.path.remote);
-        self.known_inits.retain(|_, known| known.until > now);
-        if let Some(known) = self.known_inits.get(&key) {
-            return self.repeat_init(known.spi, packet);
+        let (name, source) = (header.initiator_spi, packet.path.remote);
+        // What became of it may be gone: then its sender never got our answer, or begins anew.
+        if let Some(known) = self.known_inits.find(now, name, source).filter(|&known| self.table.peek(known).is_some()) {
+            return self.repeat_init(known, packet);
         }
-        if !self.table.has_room_for(packet.path.remote.ip()) || self.known_inits.len() >= MAX_KNOWN_INITS {
+        if !self.admits(now, packet) {
             return self.shared.drop(DropReason::IkeHalfOpenLimit);
         }
         match respond_to_init(&mut self.shared, now, packet) {
@@ -61,7 +65,7 @@ impl Endpoint {
                 match state {
                     Some(state) => {
                         let spi = state.local_spi;
-                        self.known_inits.insert(key, KnownInit { spi, until: now + KNOWN_INIT_LIFETIME });
+                        self.known_inits.remember(now, name, source, spi);
                         self.insert(spi, IkeSa::HalfOpen(Box::new(state)));
                     }
                     None => self.shared.drop(DropReason::IkeUnexpected),
@@ -69,6 +73,41 @@ impl Endpoint {
             }
             Err(reason) => self.shared.drop(reason),
         }
+    }
+
+    /// Whether there is room for one more half-open IKE SA.
+    fn admits(&mut self, now: Instant, packet: Packet<'_>) -> bool {
+        let source = packet.path.remote.ip();
+        match self.table.room_for(source) {
+            Room::Free => self.may_begin(now, source),
+            Room::WithCookie => self.brings_cookie(now, packet) && self.may_begin(now, source),
+            Room::None => false,
+        }
+    }
+
+    /// Whether this source has not begun too many IKE SAs lately.
+    fn may_begin(&mut self, now: Instant, source: IpAddr) -> bool {
+        self.known_inits.begun_by(now, source) < MAX_KNOWN_INITS_PER_SOURCE
+    }
+
+    /// Whether the sender shows that it is where it says. If not, it is sent what it needs for that; the answer is never longer
+    /// than the question.
+    fn brings_cookie(&mut self, now: Instant, packet: Packet<'_>) -> bool {
+        let source = packet.path.remote.ip();
+        let contents = Contents::of(packet.message.payloads.clone());
+        let Some(nonce) = &contents.nonce else { return false };
+        let spi = packet.message.header.initiator_spi;
+        let claimant = Claimant { spi, source, nonce };
+        let mut cookies = contents.notifies(NotifyType::Cookie);
+        if cookies.any(|notify| self.cookies.is_good(now, claimant, &notify.data)) {
+            return true;
+        }
+        let notify = Notify::new(NotifyType::Cookie, self.cookies.bake(now, claimant));
+        let answer = Message::emit_clear(&init_answer_header(spi, 0), &[Payload::Notify(notify)]);
+        if answer.len() <= packet.datagram.len() {
+            self.shared.transmit(packet.path, packet.transport, answer.into());
+        }
+        false
     }
 
     /// The same request again gets the same answer; another one under the same name gets none.

@@ -4,10 +4,11 @@
 //! done to others ([`Effect`]).
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::cookie::CookieJar;
 use super::effect::Effect;
+use super::known_inits::KnownInits;
 use super::session::Packet;
 use super::shared::Shared;
 use super::state::{IkeSa, InitSent, Job};
@@ -15,21 +16,14 @@ use super::table::Table;
 use super::{ChildSummary, CloseReason, Command, EndpointConfig, Event, IkeSummary, PeerConfig, Transmit};
 use crate::model::{Drops, IkeSpi, Instant, PeerIndex, Rng, Spi, Ticket};
 
-/// An IKE_SA_INIT that was answered: who sends it again gets the same answer and makes no second state.
-#[derive(Debug)]
-pub(super) struct KnownInit {
-    pub spi: IkeSpi,
-    pub until: Instant,
-}
-
 /// See the module.
 ///
 /// The order of what comes out matters: carry out every event before sending what `poll_transmit` has.
 pub struct Endpoint {
     pub(super) shared: Shared,
     pub(super) table: Table,
-    /// By initiator's SPI and source.
-    pub(super) known_inits: BTreeMap<(u64, SocketAddr), KnownInit>,
+    pub(super) known_inits: KnownInits,
+    pub(super) cookies: CookieJar,
     pub(super) hinted: BTreeMap<PeerIndex, Instant>,
     pub(super) next_courtesy: Instant,
     now: Instant,
@@ -44,11 +38,12 @@ impl std::fmt::Debug for Endpoint {
 impl Endpoint {
     /// An endpoint without peers.
     #[must_use]
-    pub fn new(config: EndpointConfig, rng: Box<dyn Rng + Send>) -> Self {
+    pub fn new(config: EndpointConfig, mut rng: Box<dyn Rng + Send>) -> Self {
         Self {
+            cookies: CookieJar::new(&mut *rng),
             shared: Shared::new(config, rng),
             table: Table::default(),
-            known_inits: BTreeMap::new(),
+            known_inits: KnownInits::default(),
             hinted: BTreeMap::new(),
             next_courtesy: Instant::ORIGIN,
             now: Instant::ORIGIN,
@@ -66,6 +61,7 @@ impl Endpoint {
         self.close(now, peer);
         self.shared.peers.remove(&peer);
         self.hinted.remove(&peer);
+        self.shared.debts.remove(&peer);
     }
 
     /// Does what is due. Call it when [`poll_timeout`](Self::poll_timeout) says so; earlier does no harm.
@@ -238,8 +234,12 @@ impl Endpoint {
 
     fn initiate(&mut self, now: Instant, peer: PeerIndex) {
         let Some(config) = self.shared.peers.get(&peer).map(Arc::clone) else { return };
-        let open = self.table.of_peer(peer).into_iter().any(|spi| self.table.peek(spi).is_some_and(IkeSa::is_initiating));
-        if open {
+        let mut all = self.table.of_peer(peer).into_iter();
+        if let Some(open) = all.find(|&spi| self.table.peek(spi).is_some_and(IkeSa::is_initiating)) {
+            self.with(now, open, |mut sa, _| {
+                sa.want(now);
+                Some(sa)
+            });
             return;
         }
         let Some(remote) = config.remote else {

@@ -1,6 +1,7 @@
 //! What goes in and out of the endpoint besides datagrams.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 
@@ -22,7 +23,8 @@ pub struct Transmit {
 /// What the endpoint is asked to do.
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// Start an IKE_SA_INIT with this peer, beside whatever there is already. Ignored while an initiation of ours is open.
+    /// Start an IKE_SA_INIT with this peer, beside whatever there is already. While an initiation of ours is open, this asks
+    /// for that one: how it ends is told again.
     Initiate(PeerIndex),
     /// Ask whether the peer is there: an empty INFORMATIONAL on its IKE SA (none: nothing happens). Ends in
     /// [`Event::Proof`], or in [`Event::ProbeLost`] once three transmissions stayed unanswered for about five seconds.
@@ -120,6 +122,13 @@ pub enum Event {
         /// Why.
         reason: CloseReason,
     },
+    /// An initiation of ours meets trouble and goes on. For people only: nobody proved it.
+    Trouble {
+        /// Who.
+        peer: PeerIndex,
+        /// What.
+        reason: CloseReason,
+    },
     /// The IKE SA is up, but has no CHILD_SA because of this.
     ChildFailed {
         /// Who.
@@ -165,6 +174,15 @@ pub enum Event {
 pub enum CloseReason {
     /// Nobody answered.
     Timeout,
+    /// An initiation was not answered.
+    NoAnswer {
+        /// The exchange, such as IKE_AUTH.
+        request: &'static str,
+        /// Where it went.
+        remote: SocketAddr,
+        /// The port on which the peer did answer before.
+        answered_on: Option<u16>,
+    },
     /// The peer's answer was this error notify; `authenticated` says whether it could be forged.
     PeerRefused {
         /// Name of the notify, such as NO_PROPOSAL_CHOSEN.
@@ -188,6 +206,12 @@ impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Timeout => write!(f, "no answer"),
+            Self::NoAnswer { request, remote, answered_on: None } => write!(f, "no answer to {request} from {remote}"),
+            Self::NoAnswer { request, remote, answered_on: Some(other) } => {
+                let port = remote.port();
+                write!(f, "no answer to {request} from {remote}, which did answer on port {other}: ")?;
+                write!(f, "does a firewall stop UDP port {port}?")
+            }
             Self::PeerRefused { notify, authenticated: true } => write!(f, "the peer refused: {notify}"),
             Self::PeerRefused { notify, authenticated: false } => write!(f, "the peer refused (unauthenticated): {notify}"),
             Self::WeRefused(sentence) => write!(f, "{sentence}"),

@@ -20,17 +20,31 @@ pub const GIVE_UP: Duration = Duration::from_secs(45);
 /// An initiation (IKE_SA_INIT and IKE_AUTH together) ends after this time; the reconciler then begins anew.
 pub const GIVE_UP_INITIATE: Duration = Duration::from_secs(30);
 
+/// An initiation that nobody has answered for so long is said to meet trouble: two transmissions were lost at least.
+pub const SILENCE: Duration = Duration::from_secs(2);
+
 /// A Delete of an IKE SA is repeated for so long: the peer that misses it finds out by its own probes.
 pub const GIVE_UP_DELETE: Duration = Duration::from_secs(10);
 
 /// A responder's IKE SA without a valid IKE_AUTH is forgotten after this time.
 pub const HALF_OPEN_LIFETIME: Duration = Duration::from_secs(15);
 
-/// Half-open IKE SAs of everybody. Each costs some kilobytes and one key exchange per [`HALF_OPEN_LIFETIME`].
+/// Half-open IKE SAs of everybody before an initiator must return a cookie. Each costs some kilobytes and one key exchange per
+/// [`HALF_OPEN_LIFETIME`].
 pub const HALF_OPEN_LIMIT: usize = 64;
 
-/// Half-open IKE SAs of one source (an IPv4 address, or an IPv6 /64 as RFC 8019 §4 counts).
+/// Half-open IKE SAs of one source (an IPv4 address, or an IPv6 /64 as RFC 8019 §4 counts) before it must return a cookie.
 pub const HALF_OPEN_PER_SOURCE: usize = 8;
+
+/// Half-open IKE SAs of everybody, cookie or not: who reaches it owns many addresses.
+pub const HALF_OPEN_MAX: usize = 512;
+
+/// Half-open IKE SAs of one source, cookie or not. Those beyond [`HALF_OPEN_PER_SOURCE`] are out of reach of who forges its
+/// address.
+pub const HALF_OPEN_PER_SOURCE_MAX: usize = 32;
+
+/// A cookie is good for one to two of these. Returning it takes a round trip; RFC 7296 §2.6 wants the secret changed often.
+pub const COOKIE_EPOCH: Duration = Duration::from_secs(60);
 
 /// COOKIE answers that one initiation follows; a responder that asks for more is broken or not the responder.
 pub const MAX_COOKIES: u32 = 5;
@@ -43,6 +57,13 @@ pub const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// CHILD_SAs of one IKE SA. One carries everything; the rest is for rekeys under way and for peers with many subnets.
 pub const MAX_CHILDREN: usize = 16;
+
+/// A peer may ask for one new SA (CREATE_CHILD_SA, rekeys included) per this time: each costs a key exchange, and a rekeyed IKE SA
+/// is remembered for [`REKEYED_LINGER`]. Honest peers ask a few times an hour.
+pub const NEW_SA_INTERVAL: Duration = Duration::from_secs(1);
+
+/// So many at once: a CHILD_SA for each of many subnets, twice.
+pub const NEW_SA_BURST: u32 = 2 * MAX_CHILDREN as u32;
 
 /// Jobs that wait for the request window of one IKE SA. Duplicates are not queued, so this is not reached by honest use.
 pub const MAX_JOBS: usize = 4 * MAX_CHILDREN;
@@ -61,7 +82,7 @@ pub const REKEYED_LINGER: Duration = Duration::from_secs(60);
 
 /// After an IKE rekey its responder makes no request on the new IKE SA before it heard from the peer on it, or for so long: the
 /// peer may still wait for the answer that makes the new SA.
-pub const SUCCESSOR_SILENCE: Duration = Duration::from_secs(6);
+pub const SUCCESSOR_SILENCE: Duration = Duration::from_secs(3);
 
 /// A rekey that was refused for now (TEMPORARY_FAILURE) is tried again after this, and up to as much again.
 pub const RETRY_REKEY: Duration = Duration::from_secs(2);
@@ -99,8 +120,12 @@ pub const SOFT_OCTETS: u64 = 1 << 36;
 /// Octets of our nonces: at least half the key size of the largest PRF (RFC 7296 §2.10).
 pub const NONCE_LEN: usize = 32;
 
-/// IKE_SA_INIT requests that are remembered so that late duplicates make no new state.
-pub const MAX_KNOWN_INITS: usize = 4 * HALF_OPEN_LIMIT;
+/// IKE_SA_INIT requests that are remembered so that late duplicates make no new state. Beyond that the oldest is forgotten: a
+/// duplicate that comes so late costs one half-open IKE SA.
+pub const MAX_KNOWN_INITS: usize = 4 * HALF_OPEN_MAX;
+
+/// Of those, the ones of one source: how many IKE SAs it may begin per [`KNOWN_INIT_LIFETIME`], also if they are done at once.
+pub const MAX_KNOWN_INITS_PER_SOURCE: usize = 256;
 
 /// For how long they are.
 pub const KNOWN_INIT_LIFETIME: Duration = Duration::from_secs(60);

@@ -6,16 +6,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::effect::Effect;
-use super::limits::{LIFETIME_JITTER, NONCE_LEN, SOFT_OCTETS, SOFT_PACKETS};
+use super::limits::{LIFETIME_JITTER, NEW_SA_BURST, NEW_SA_INTERVAL, NONCE_LEN, SOFT_OCTETS, SOFT_PACKETS};
 use super::{CloseReason, EndpointConfig, Event, PeerConfig, Transmit};
 use crate::model::{
-    ChildSaParams, DropReason, Drops, IkeSpi, Instant, Lifetime, Path, PeerIndex, Rng, Spi, Ticket, Transport, WorkerIndex,
+    ChildSaParams, DropReason, Drops, IkeSpi, Instant, KeGroup, Lifetime, Path, PeerIndex, Rng, Spi, Ticket, Transport,
+    WorkerIndex,
 };
 
 /// Handed to every handler.
 pub struct Shared {
     pub config: EndpointConfig,
     pub rng: Box<dyn Rng + Send>,
+    /// The key exchange that IKE_SA_INIT begins with; a peer that wants another one says so.
+    pub first_group: KeGroup,
     pub peers: BTreeMap<PeerIndex, Arc<PeerConfig>>,
     pub drops: Drops,
     pub transmits: VecDeque<Transmit>,
@@ -31,6 +34,8 @@ pub struct Shared {
     pub proven: BTreeMap<(PeerIndex, IkeSpi), Instant>,
     /// IKE SAs that a peer made by rekeying, while the collision with our own rekey is undecided.
     pub candidates: BTreeSet<IkeSpi>,
+    /// When the SAs that a peer asked for are paid back.
+    pub debts: BTreeMap<PeerIndex, Instant>,
 }
 
 impl Shared {
@@ -38,6 +43,7 @@ impl Shared {
         Self {
             config,
             rng,
+            first_group: KeGroup::ALL[0],
             peers: BTreeMap::new(),
             drops: Drops::default(),
             transmits: VecDeque::new(),
@@ -47,6 +53,7 @@ impl Shared {
             tickets: BTreeMap::new(),
             next_ticket: 0,
             candidates: BTreeSet::new(),
+            debts: BTreeMap::new(),
             proven: BTreeMap::new(),
         }
     }
@@ -60,11 +67,22 @@ impl Shared {
         self.proven.range((peer, IkeSpi::MIN)..=(peer, IkeSpi::MAX)).map(|(_, &proved)| proved)
     }
 
-    /// An initiation that began then has failed. If the peer proved itself meanwhile on an IKE SA of its own making, nothing did.
-    pub fn initiate_failed(&mut self, peer: PeerIndex, began: Instant, reason: CloseReason) {
-        if !self.proven_of(peer).any(|proved| proved >= began) {
+    /// An initiation that was last asked for then has failed. If the peer proved itself since on an IKE SA of its own making,
+    /// nothing did.
+    pub fn initiate_failed(&mut self, peer: PeerIndex, wanted: Instant, reason: CloseReason) {
+        if !self.proven_of(peer).any(|proved| proved >= wanted) {
             self.event(Event::InitiateFailed { peer, reason });
         }
+    }
+
+    /// Whether a peer may ask for one more SA now; counts it if so.
+    pub fn may_ask_for_sa(&mut self, now: Instant, peer: PeerIndex) -> bool {
+        let paid_at = self.debts.entry(peer).or_default();
+        let granted = paid_at.since(now) < NEW_SA_INTERVAL * NEW_SA_BURST;
+        if granted {
+            *paid_at = (*paid_at).max(now) + NEW_SA_INTERVAL;
+        }
+        granted
     }
 
     /// Counts a message that is thrown away.

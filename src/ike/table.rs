@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::limits::{HALF_OPEN_LIMIT, HALF_OPEN_PER_SOURCE};
+use super::limits::{HALF_OPEN_LIMIT, HALF_OPEN_MAX, HALF_OPEN_PER_SOURCE, HALF_OPEN_PER_SOURCE_MAX};
 use super::state::{Established, IkeSa};
 use crate::model::{IkeSpi, Instant, PeerIndex};
 
@@ -92,10 +92,17 @@ impl Table {
     }
 
     /// Whether one more half-open IKE SA may be made for this source.
-    pub fn has_room_for(&self, source: IpAddr) -> bool {
+    pub fn room_for(&self, source: IpAddr) -> Room {
         let source = block(source);
-        self.half_open.len() < HALF_OPEN_LIMIT
-            && self.half_open.values().filter(|&&other| other == source).count() < HALF_OPEN_PER_SOURCE
+        let all = self.half_open.len();
+        let own = self.half_open.values().filter(|&&other| other == source).count();
+        if all < HALF_OPEN_LIMIT && own < HALF_OPEN_PER_SOURCE {
+            Room::Free
+        } else if all < HALF_OPEN_MAX && own < HALF_OPEN_PER_SOURCE_MAX {
+            Room::WithCookie
+        } else {
+            Room::None
+        }
     }
 
     /// How many IKE SAs there are in any state.
@@ -104,8 +111,19 @@ impl Table {
     }
 }
 
+/// Whether there is room for a stranger.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Room {
+    /// Yes.
+    Free,
+    /// If it shows that it is where it says.
+    WithCookie,
+    /// No.
+    None,
+}
+
 /// What counts as one source: who has one IPv6 address has the /64.
-fn block(source: IpAddr) -> IpAddr {
+pub fn block(source: IpAddr) -> IpAddr {
     match source {
         IpAddr::V4(_) => source,
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),

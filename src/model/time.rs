@@ -12,6 +12,9 @@ impl Instant {
     /// The origin itself.
     pub const ORIGIN: Instant = Instant(Duration::ZERO);
 
+    /// The last point that there is.
+    pub const END: Instant = Instant(Duration::MAX);
+
     /// The point that lies `elapsed` after the origin.
     #[must_use]
     pub const fn from_origin(elapsed: Duration) -> Self {

@@ -110,6 +110,10 @@ impl Node {
                 other => self.handle_ike_event(now, other),
             }
         }
+        // What lies between two news of one message is no state that anybody was in.
+        while let Some(index) = self.changed.pop_first() {
+            self.note_state(now, index);
+        }
     }
 
     /// An update for the worker that owns the SA.

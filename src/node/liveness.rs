@@ -17,6 +17,9 @@ const EARLY_PROBE_GAP: Duration = Duration::from_secs(3);
 /// A lost probe is followed by another so soon: the path may heal under the old IKE SA.
 const PROBE_AGAIN: Duration = Duration::from_secs(4);
 
+/// Longer than this after we asked, nothing comes in that left the peer before it could have answered.
+const UNDER_WAY: Duration = Duration::from_secs(1);
+
 /// NATs forget a UDP mapping after 30 s and more (RFC 3948 §4 suggests 20 s).
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
@@ -31,6 +34,8 @@ pub struct Liveness {
     probed: Option<Instant>,
     /// Whether a probe is on its way.
     open: bool,
+    /// When the first probe left that no answer followed; none once there is an answer.
+    unanswered: Option<Instant>,
     /// When something of ours last left towards the peer.
     sent: Option<Instant>,
 }
@@ -40,6 +45,7 @@ impl Liveness {
     pub fn proved(&mut self, now: Instant, asked: Instant) {
         self.proof = self.proof.max(Some(asked));
         self.open = false;
+        self.unanswered = None;
         self.heard = Some(now);
     }
 
@@ -73,9 +79,11 @@ impl Liveness {
         self.proof.is_some_and(|proof| now.since(proof) < PROOF_AGE)
     }
 
-    /// Whether the inbound direction is.
+    /// Whether the peer, which does not answer us, is heard all the same: not only by what it sent before it fell silent.
     pub fn is_heard(&self, now: Instant) -> bool {
-        self.heard.is_some_and(|heard| now.since(heard) < PROOF_AGE)
+        let heard = self.heard.filter(|&heard| now.since(heard) < PROOF_AGE);
+        let silent = self.unanswered.map(|asked| asked + UNDER_WAY);
+        heard.is_some() && heard > silent
     }
 
     /// Whether a probe should leave now. `interval` is the longest time between proofs.
@@ -104,6 +112,7 @@ impl Liveness {
     /// A probe left.
     pub fn probing(&mut self, now: Instant) {
         self.open = true;
+        self.unanswered.get_or_insert(now);
         self.probed = Some(now);
         self.sent = Some(now);
     }

@@ -1,7 +1,7 @@
 //! One host: joins the control plane and the data plane, and wants every peer up, for ever.
 //!
 //! [`Node`] owns the IKE endpoint and speaks with every worker's data plane by [`Update`]s and [`Event`]s; it is the only place
-//! that knows both. Four stories, one file each:
+//! that knows both. Five stories, one file each:
 //!
 //! - [`installs`](self): what IKE negotiated goes to the worker that owns the SA, make before break; what the worker did goes
 //!   back as a ticket, and only then does IKE let its message go (`installs.rs`);
@@ -9,22 +9,25 @@
 //!   happened to it (`reconcile.rs`);
 //! - liveness: probes on a fixed maximum interval, and sooner when traffic goes out and nothing comes back; a peer is up only
 //!   while a two-way proof is young (`liveness.rs`);
-//! - what is shown of all that (`view.rs`).
+//! - path MTUs: which paths are to be looked at, and what the workers are told of them (`path_mtu.rs`);
+//! - what is said of a peer that does not come up (`trouble.rs`), and what is shown of all that (`view.rs`).
 //!
 //! Like the machines that it joins it is pure: after each `handle_*` drain the `poll_*`, then sleep until
 //! [`Node::poll_timeout`].
 
 mod installs;
 mod liveness;
+mod path_mtu;
 mod peer;
 mod reconcile;
 #[doc(hidden)]
 pub mod simulation;
 #[cfg(test)]
 mod tests;
+mod trouble;
 mod view;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +40,7 @@ use crate::model::{Instant, Path, PeerIndex, Rng, Transport, WorkerIndex};
 use installs::Installs;
 use peer::Peer;
 
+pub use path_mtu::payload_limit;
 pub use view::{ChildView, IkeView, PeerState, PeerView};
 
 /// How often every peer is looked at: liveness, backoff, keepalives. Coarse on purpose; nothing here is urgent.
@@ -49,6 +53,8 @@ pub struct NodeConfig {
     pub ike: ike::EndpointConfig,
     /// How many workers there are: 1 to 255.
     pub workers: u8,
+    /// MTU of the TUN device, in octets: no inner packet is larger, whatever the path takes.
+    pub tun_mtu: u16,
     /// Inner addresses of this host.
     pub local_prefixes: Vec<IpNet>,
     /// The longest time without a two-way proof before one is asked for.
@@ -76,6 +82,9 @@ pub struct Node {
     updates: VecDeque<(Recipient, Update)>,
     keepalives: VecDeque<Path>,
     notices: VecDeque<Notice>,
+    /// Peers whose state may have changed by what is being drained.
+    changed: BTreeSet<PeerIndex>,
+    refusals: trouble::Refusals,
     next_index: u32,
     next_tick: Instant,
 }
@@ -109,6 +118,8 @@ impl Node {
             updates: VecDeque::new(),
             keepalives: VecDeque::new(),
             notices: VecDeque::new(),
+            changed: BTreeSet::new(),
+            refusals: trouble::Refusals::default(),
             next_index: 0,
             next_tick: now,
         };
@@ -151,6 +162,9 @@ impl Node {
     }
 
     fn remove_peer(&mut self, now: Instant, index: PeerIndex) {
+        if let Some(peer) = self.peers.get_mut(&index) {
+            peer.hold();
+        }
         self.endpoint.handle_command(now, ike::Command::Close(index));
         self.drain_ike(now);
         self.endpoint.remove_peer(index);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::liveness::Liveness;
+use super::path_mtu::PathMtu;
 use crate::ike::{IkeSummary, PeerConfig};
 use crate::model::{DropReason, IkeSpi, Instant, PeerIndex};
 
@@ -40,8 +41,13 @@ pub struct Peer {
     /// IKE SAs that are up, by our SPI; more than one only for moments.
     pub(super) ike: BTreeMap<IkeSpi, IkeSummary>,
     pub(super) liveness: Liveness,
+    pub(super) path_mtu: PathMtu,
     pub(super) last_error: Option<String>,
+    /// Why we refused what the peer sent, or somebody at its address.
+    pub(super) refusal: Option<String>,
     pub(super) has_child: bool,
+    /// Whether a CHILD_SA was asked for in vain since there was one.
+    pub(super) child_refused: bool,
     /// The state that was last written into the history.
     pub(super) shown: Option<super::PeerState>,
     /// What the SAs that are forgotten dropped.
@@ -59,8 +65,11 @@ impl Peer {
             failures: 0,
             ike: BTreeMap::new(),
             liveness: Liveness::default(),
+            path_mtu: PathMtu::default(),
             last_error: None,
+            refusal: None,
             has_child: false,
+            child_refused: false,
             shown: None,
             dropped: BTreeMap::new(),
             history: VecDeque::new(),
@@ -101,6 +110,16 @@ impl Peer {
     /// Whether the last attempts failed.
     pub fn is_failing(&self) -> bool {
         self.failures > 0
+    }
+
+    /// What keeps the peer from being up, as far as it is known.
+    pub fn explanation(&self) -> Option<String> {
+        match (&self.last_error, &self.refusal) {
+            (Some(error), Some(refusal)) => Some(format!("{error}; and what comes from it is refused here: {refusal}")),
+            (Some(error), None) => Some(error.clone()),
+            (None, Some(refusal)) => Some(format!("what comes from it is refused here: {refusal}")),
+            (None, None) => None,
+        }
     }
 
     /// Forgets the failures.

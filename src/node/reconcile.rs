@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::peer::Attempt;
-use super::{Node, PeerState};
+use super::{Node, trouble};
 use crate::ike::{self, CloseReason, Command, PeerConfig};
 use crate::model::{Instant, Path, PeerIndex, Rng};
 
@@ -16,6 +16,9 @@ const POLITE_PAUSE: Duration = Duration::from_secs(1);
 
 /// A peer that deleted its IKE SA is tried again after this: it may be going, or only replacing it.
 const AFTER_DELETE: Duration = Duration::from_secs(1);
+
+/// An IKE SA that the peer deletes within this time was never one to it.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// When a peer's first attempt starts.
 pub fn start_delay(config: &PeerConfig, rng: &mut dyn Rng) -> Duration {
@@ -114,13 +117,18 @@ impl Node {
             ike::Event::IkeDown { peer, spi, reason } => self.ike_down(now, peer, spi, &reason),
             ike::Event::InitiateFailed { peer, reason } => self.initiate_failed(now, peer, &reason),
             ike::Event::ChildFailed { peer, reason } => {
-                self.remember(now, peer, format!("no CHILD_SA: {reason}"), true);
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    state.child_refused = true;
+                    let text = trouble::in_full(state.config(), &reason);
+                    self.remember(now, peer, format!("no CHILD_SA: {text}"), true);
+                }
             }
             ike::Event::Proof { peer, asked } => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
                     peer.liveness.proved(now, asked);
+                    peer.forgive(now);
                 }
-                self.note_state(now, peer);
+                self.changed.insert(peer);
             }
             ike::Event::Heard { peer } => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
@@ -129,12 +137,8 @@ impl Node {
             }
             ike::Event::ProbeLost { peer } => self.probe_lost(now, peer),
             ike::Event::Hint { peer } => self.hinted(now, peer),
-            ike::Event::Refused { peer, path, reason } => {
-                self.notice(true, peer, format!("{}: {reason}", path.remote));
-                if let Some(peer) = peer.and_then(|index| self.peers.get_mut(&index)) {
-                    peer.last_error = Some(reason.to_string());
-                }
-            }
+            ike::Event::Refused { peer, path, reason } => self.refused(now, peer, path, &reason),
+            ike::Event::Trouble { peer, reason } => self.trouble(now, peer, &reason),
             // Handled by the caller.
             ike::Event::Reserve { .. }
             | ike::Event::Release { .. }
@@ -157,7 +161,7 @@ impl Node {
             peer.liveness.probe_forgotten();
         }
         self.notice(false, Some(index), text);
-        self.note_state(now, index);
+        self.changed.insert(index);
     }
 
     fn ike_moved(&mut self, now: Instant, index: PeerIndex, spi: crate::model::IkeSpi, path: Path) {
@@ -171,18 +175,24 @@ impl Node {
 
     fn ike_down(&mut self, now: Instant, index: PeerIndex, spi: crate::model::IkeSpi, reason: &CloseReason) {
         let Some(peer) = self.peers.get_mut(&index) else { return };
-        peer.ike.remove(&spi);
+        let summary = peer.ike.remove(&spi);
         peer.liveness.probe_forgotten();
-        let replaced = *reason == CloseReason::Replaced;
-        if !replaced {
-            let text = format!("IKE SA {spi} ended: {reason}");
+        let was_new = summary.is_some_and(|summary| now.since(summary.established) < AT_ONCE);
+        // RFC 7296 has no other way for an initiator that does not believe its responder.
+        let hint = if was_new && *reason == CloseReason::PeerDeleted && !peer.is_linked() {
+            " as soon as it was made: it may not accept our key or our identity, its log says why"
+        } else {
+            ""
+        };
+        if *reason != CloseReason::Replaced {
+            let text = format!("IKE SA {spi} ended: {reason}{hint}");
             self.remember(now, index, text, *reason != CloseReason::Closed);
         }
         let Some(peer) = self.peers.get_mut(&index) else { return };
         if !peer.is_linked() && peer.config().remote.is_some() && peer.attempt == Attempt::None {
             peer.attempt = Attempt::At(now + AFTER_DELETE + self.rng.jitter(AFTER_DELETE / 2));
         }
-        self.note_state(now, index);
+        self.changed.insert(index);
     }
 
     fn initiate_failed(&mut self, now: Instant, index: PeerIndex, reason: &CloseReason) {
@@ -191,6 +201,12 @@ impl Node {
         if peer.attempt != Attempt::Held {
             peer.attempt = Attempt::At(now + pause);
         }
+        if *reason == CloseReason::Closed {
+            return;
+        }
+        let reason = trouble::in_full(peer.config(), reason);
+        // Said once is enough.
+        peer.refusal.take_if(|refusal| *refusal == reason);
         self.remember(now, index, format!("could not connect: {reason}"), true);
     }
 
@@ -222,6 +238,7 @@ impl Node {
         if let Some(peer) = self.peers.get_mut(&index) {
             let is_first = has_child && !peer.has_child;
             peer.has_child = has_child;
+            peer.child_refused &= !has_child;
             // The answer to IKE_AUTH proves both directions to the initiator only; the responder asks as soon as it has
             // answered.
             if is_first && peer.newest().is_some_and(|summary| !summary.initiator) {
@@ -229,33 +246,6 @@ impl Node {
                 self.endpoint.handle_command(now, Command::Probe(index));
             }
         }
-        self.note_state(now, index);
-    }
-
-    /// Something went wrong with a peer.
-    fn remember(&mut self, now: Instant, index: PeerIndex, text: String, is_error: bool) {
-        if let Some(peer) = self.peers.get_mut(&index) {
-            if is_error {
-                peer.last_error = Some(text.clone());
-            }
-            peer.remember(now, text.clone());
-        }
-        self.notice(is_error, Some(index), text);
-    }
-
-    /// Writes a change of the shown state into the peer's history and the log.
-    pub(super) fn note_state(&mut self, now: Instant, index: PeerIndex) {
-        let Some(state) = self.peers.get(&index).map(|peer| PeerState::of(peer, now)) else { return };
-        let Some(peer) = self.peers.get_mut(&index) else { return };
-        if peer.shown == Some(state) {
-            return;
-        }
-        peer.shown = Some(state);
-        if state == PeerState::Up {
-            peer.last_error = None;
-        }
-        let text = format!("state: {state}");
-        peer.remember(now, text.clone());
-        self.notice(matches!(state, PeerState::OneWay | PeerState::Down), Some(index), text);
+        self.changed.insert(index);
     }
 }

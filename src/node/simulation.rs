@@ -92,10 +92,11 @@ impl World {
 
     /// Starts a host; one that had the address is gone without a word.
     pub fn start(&mut self, address: IpAddr, config: NodeConfig) {
+        let tun_mtu = config.tun_mtu;
         let workers = (0..config.workers)
             .map(|index| {
                 let drops = Arc::new(Drops::default());
-                let config = Config { worker: WorkerIndex(index), provider: Provider::Ring, tun_mtu: 1400 };
+                let config = Config { worker: WorkerIndex(index), provider: Provider::Ring, tun_mtu };
                 Worker {
                     plane: DataPlane::new(config, Arc::clone(&drops)),
                     outbox: Outbox::new(ARENA, DATAGRAMS),

@@ -1,5 +1,8 @@
 //! Two hosts and what happens to them: start, traffic, rekeys, a restart, a partition.
 
+mod mesh;
+mod path_mtu;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -11,6 +14,8 @@ use crate::model::{AeadAlgorithm, DropReason, PeerId, PeerIndex, Secret, Traffic
 
 const ALPHA: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const BETA: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+const GAMMA: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 3));
+const TUN_MTU: u16 = 1400;
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 
 /// A host named by its number, with the block 10.42.N.0/24 and one peer.
@@ -26,6 +31,7 @@ fn config(number: u8, peer: u8, workers: u8) -> NodeConfig {
             natt_port: 4500,
         },
         workers,
+        tun_mtu: TUN_MTU,
         local_prefixes: vec![prefix(number)],
         probe_interval: SECONDS(10),
         peers: vec![PeerConfig {
@@ -212,7 +218,26 @@ fn a_tunnel_that_works_in_one_direction_says_so() {
     let now = world.now;
     let peer = world.host(ALPHA).node.peers(now)[0].clone();
     assert_eq!((peer.state, peer.dead_direction), (PeerState::OneWay, Some("outbound")));
-    assert_ne!(state(&mut world, BETA), PeerState::Up);
+    assert_eq!(state(&mut world, BETA), PeerState::Down, "whom it does not hear at all it cannot call one-way");
+}
+
+#[test]
+fn a_peer_that_fell_silent_is_not_one_way() {
+    for seed in 0..10 {
+        let mut world = two_hosts(500 + seed, 1);
+        world.run_for(SECONDS(20));
+        for _ in 0..10 {
+            assert!(ping(&mut world, 1));
+            world.run_for(Duration::from_millis(500));
+        }
+        world.kill(BETA);
+        for _ in 0..60 {
+            world.send(ALPHA, WorkerIndex(0), &packet([10, 42, 1, 7], [10, 42, 2, 9], 1));
+            world.run_for(Duration::from_millis(500));
+            assert_ne!(state(&mut world, ALPHA), PeerState::OneWay, "seed {seed}");
+        }
+        assert_eq!(state(&mut world, ALPHA), PeerState::Down, "seed {seed}");
+    }
 }
 
 #[test]
@@ -227,6 +252,85 @@ fn a_peer_that_was_never_there_is_retried_for_ever() {
     world.start(BETA, config(2, 1, 1));
     world.run_for(SECONDS(15));
     assert_eq!(state(&mut world, ALPHA), PeerState::Up);
+}
+
+fn history(world: &mut World, host: IpAddr) -> Vec<String> {
+    let now = world.now;
+    world.host(host).node.peers(now)[0].history.iter().map(|(_, text)| text.clone()).collect()
+}
+
+#[test]
+fn what_lies_between_two_news_of_one_message_is_no_state() {
+    let mut world = two_hosts(7, 1);
+    world.run_for(SECONDS(3));
+    for host in [ALPHA, BETA] {
+        let states: Vec<String> = history(&mut world, host).into_iter().filter(|text| text.starts_with("state")).collect();
+        assert!(matches!(states.last().map(String::as_str), Some("state: up")), "{states:?}");
+        assert!(!states.iter().any(|state| state.contains("down") || state.contains("retrying")), "{states:?}");
+    }
+    let now = world.now;
+    world.host(ALPHA).node.close_all(now);
+    world.run_for(SECONDS(1));
+    assert!(!history(&mut world, BETA).iter().any(|text| text == "state: down"), "{:?}", history(&mut world, BETA));
+}
+
+/// Each of the two hosts says why, as far as it can know: its half of what was refused, or what did not match.
+#[test]
+fn both_sides_say_why_a_peer_does_not_come_up() {
+    type Spoil = fn(&mut PeerConfig);
+    let other_psk: Spoil = |peer| {
+        let psk = || Secret::copy_of(b"another key of thirty-two octets");
+        (peer.local_auth, peer.remote_auth) = (LocalAuth::Psk(psk()), PeerAuth::Psk(psk()));
+    };
+    let cases: [(Spoil, PeerState, [&str; 2], [&str; 2]); 4] = [
+        (other_psk, PeerState::Retrying, ["we are host1", "AUTH value does not"], ["we are host2", "AUTH value does not"]),
+        (
+            |peer| peer.remote_id = PeerId::Fqdn("gamma".to_owned()),
+            PeerState::Retrying,
+            ["and wanted gamma", "it calls itself host2, and no peer"],
+            ["we are host2", "host1 wants to reach gamma, but towards it we are host2"],
+        ),
+        (
+            |peer| peer.suites = vec![AeadAlgorithm::Aes128Gcm16],
+            PeerState::Connecting,
+            ["we offered aes128gcm16", "theirs chacha20poly1305, ours aes128gcm16"],
+            ["we offered chacha20poly1305", "theirs aes128gcm16, ours chacha20poly1305"],
+        ),
+        (
+            |peer| peer.remote_selectors = vec![TrafficSelector::from_prefix("10.42.9.0/24".parse().unwrap())],
+            PeerState::Down,
+            ["10.42.9.0/24", "10.42.2.0/24"],
+            ["10.42.1.0/24", "10.42.2.0/24"],
+        ),
+    ];
+    for (number, (spoil, state, at_alpha, at_beta)) in cases.into_iter().enumerate() {
+        let (mut alpha, mut beta) = (config(1, 2, 1), config(2, 1, 1));
+        beta.peers[0].suites = vec![AeadAlgorithm::ChaCha20Poly1305];
+        alpha.peers[0].suites = beta.peers[0].suites.clone();
+        spoil(&mut alpha.peers[0]);
+        let mut world = World::new(400 + number as u64);
+        world.start(ALPHA, alpha);
+        world.start(BETA, beta);
+        world.run_for(SECONDS(8));
+        let now = world.now;
+        for (host, parts) in [(ALPHA, at_alpha), (BETA, at_beta)] {
+            let peer = world.host(host).node.peers(now)[0].clone();
+            assert_eq!(peer.state, state, "case {number}: {:?}", peer.last_error);
+            let error = peer.last_error.unwrap_or_default();
+            assert!(parts.iter().all(|part| error.contains(part)), "case {number}, {host}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_does_not_answer_is_said_not_to_within_seconds() {
+    let mut world = World::new(8);
+    world.start(ALPHA, config(1, 2, 1));
+    world.run_for(SECONDS(6));
+    let now = world.now;
+    let peer = world.host(ALPHA).node.peers(now)[0].clone();
+    assert_eq!(peer.state, PeerState::Connecting);
+    assert_eq!(peer.last_error.as_deref(), Some("not connected yet: no answer to IKE_SA_INIT from 192.0.2.2:500"));
 }
 
 #[test]

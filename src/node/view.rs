@@ -38,7 +38,7 @@ impl PeerState {
                 (true, true) => Self::Up,
                 (true, false) if is_new && peer.liveness.is_awaited() => Self::Connecting,
                 (true, false) if peer.liveness.is_heard(now) => Self::OneWay,
-                (false, true) if peer.last_error.is_none() => Self::Connecting,
+                (false, _) if is_new && !peer.child_refused => Self::Connecting,
                 _ => Self::Down,
             };
         }
@@ -81,6 +81,8 @@ pub struct PeerView {
     pub dead_direction: Option<&'static str>,
     /// Where its IKE messages were seen to come from.
     pub remote: Option<SocketAddr>,
+    /// The largest inner packet that the path carries whole, in octets; none before the path was looked at.
+    pub mtu: Option<u16>,
     /// Whether a NAT hides us from it.
     pub local_behind_nat: Option<bool>,
     /// Whether a NAT hides it.
@@ -158,6 +160,7 @@ impl Node {
             state,
             dead_direction: (state == PeerState::OneWay).then_some("outbound"),
             remote: newest.map(|summary| summary.path.remote),
+            mtu: peer.path_mtu.inner(self.config.tun_mtu).map(|inner| inner.v4),
             local_behind_nat: newest.and_then(|summary| summary.local_behind_nat),
             remote_behind_nat: newest.and_then(|summary| summary.remote_behind_nat),
             ike: newest.map(|summary| IkeView {
@@ -171,7 +174,7 @@ impl Node {
             ike_count: peer.ike.len(),
             children: self.child_views(now, peer),
             last_proof: peer.liveness.last_proof().map(|proof| now.since(proof)),
-            last_error: peer.last_error.clone(),
+            last_error: peer.explanation(),
             next_attempt: match peer.attempt {
                 Attempt::At(at) => Some(at.since(now)),
                 _ => None,

@@ -53,6 +53,7 @@ pub fn render_peer(peer: &Peer) -> String {
     let mut rows = vec![
         ["configured".to_owned(), peer.configured_address.as_deref().map_or_else(|| "it comes to us".to_owned(), plain)],
         ["seen at".to_owned(), peer.remote.map_or_else(|| "nowhere".to_owned(), |remote| remote.to_string())],
+        ["MTU".to_owned(), peer.mtu.map_or_else(|| "not known yet".to_owned(), |mtu| mtu.to_string())],
         ["NAT before us".to_owned(), tristate(peer.local_behind_nat).to_owned()],
         ["NAT before the peer".to_owned(), tristate(peer.remote_behind_nat).to_owned()],
         ["last proof".to_owned(), proof(peer)],
@@ -169,17 +170,24 @@ fn drops(out: &mut String, status: &Status) {
     table(out, &rows, "  ");
 }
 
-fn state_in_words(peer: &Peer) -> &'static str {
-    match (peer.state, peer.dead_direction) {
+fn state_in_words(peer: &Peer) -> String {
+    let words = match (peer.state, peer.dead_direction) {
         (PeerState::Up, _) => "up",
         (PeerState::OneWay, None) => "one-way: only one direction works",
         (PeerState::OneWay, Some(PeerDirection::Inbound)) => "one-way: nothing comes in from the peer",
-        (PeerState::OneWay, Some(PeerDirection::Outbound)) => "one-way: the peer does not get what we send",
+        (PeerState::OneWay, Some(PeerDirection::Outbound)) => "one-way: we hear the peer, but it does not answer",
+        (PeerState::Idle, _) if peer.configured_address.is_none() => "idle: waits for the peer to call",
         (PeerState::Idle, _) => "idle: waits for the peer or for traffic",
         (PeerState::Connecting, _) => "connecting: the first attempt is under way",
-        (PeerState::Retrying, _) => "retrying: an attempt failed, the next one is scheduled",
-        (PeerState::Down, _) => "down: there is no tunnel and none is being tried",
-    }
+        (PeerState::Retrying, _) => match peer.next_attempt_seconds {
+            Some(seconds) => return format!("retrying: the next attempt begins in {}", duration_in_words(seconds)),
+            None => "retrying: another attempt is under way",
+        },
+        (PeerState::Down, _) if peer.children.is_empty() => "down: there is an IKE SA, but no CHILD_SA to carry traffic",
+        (PeerState::Down, _) if peer.configured_address.is_none() => "down: the tunnel is dead until the peer calls",
+        (PeerState::Down, _) => "down: the tunnel is dead, a new one is being tried",
+    };
+    words.to_owned()
 }
 
 const fn tristate(value: Tristate) -> &'static str {
@@ -256,6 +264,7 @@ mod tests {
         let mut peer = Peer::new("beta", PeerState::Up);
         peer.configured_address = Some("192.0.2.2".into());
         peer.remote = Some("192.0.2.2:4501".parse().unwrap());
+        peer.mtu = Some(1238);
         peer.remote_behind_nat = Tristate::Yes;
         peer.local_behind_nat = Tristate::No;
         peer.last_proof_seconds = Some(4);
@@ -315,7 +324,7 @@ PEER   STATE    REMOTE            LAST PROOF  IN    OUT      SUITE
 beta   up       192.0.2.2:4501    4 s ago     84 B  2.9 MiB  aes256gcm16-esn
 gamma  one-way  (192.0.2.3:4600)  never       0 B   0 B      -
 delta  idle     -                 never       0 B   0 B      -
-  gamma: one-way: the peer does not get what we send; last error: the peer refused: \\u{1b}[2JNO
+  gamma: one-way: we hear the peer, but it does not answer; last error: the peer refused: \\u{1b}[2JNO
 
 dropped packets
   1234  no_route  no peer owns the destination
@@ -335,6 +344,7 @@ warnings
 beta: up
   configured           192.0.2.2
   seen at              192.0.2.2:4501
+  MTU                  1238
   NAT before us        no
   NAT before the peer  yes
   last proof           4 s ago
@@ -351,7 +361,7 @@ beta: up
 "
         );
         let gamma = render_peer(&gamma());
-        assert!(gamma.starts_with("gamma: one-way: the peer does not get what we send\n"), "{gamma}");
+        assert!(gamma.starts_with("gamma: one-way: we hear the peer, but it does not answer\n"), "{gamma}");
         assert!(gamma.contains("next attempt         in 1 min 1 s\n"), "{gamma}");
         assert!(!gamma.contains('\u{1b}'), "nothing in a peer's words steers a terminal");
     }

@@ -107,6 +107,8 @@ pub struct Peer {
     pub configured_address: Option<String>,
     /// Where it is: the address and port seen last.
     pub remote: Option<SocketAddr>,
+    /// The largest inner packet that the path to it carries whole, in octets; none before the path was looked at.
+    pub mtu: Option<u16>,
     /// Whether a NAT hides us from it.
     pub local_behind_nat: Tristate,
     /// Whether a NAT hides it from us.
@@ -122,6 +124,8 @@ pub struct Peer {
     /// Until the next attempt, if one is scheduled.
     pub next_attempt_seconds: Option<u64>,
     /// Packets to and from it that were dropped, by reason; they are in the host's counters too.
+    // Agents that still run from before an upgrade do not say.
+    #[serde(default)]
     pub drops: Drops,
     /// The last changes, oldest first.
     pub history: Vec<Change>,
@@ -137,6 +141,7 @@ impl Peer {
             dead_direction: None,
             configured_address: None,
             remote: None,
+            mtu: None,
             local_behind_nat: Tristate::Unknown,
             remote_behind_nat: Tristate::Unknown,
             ike: None,
@@ -171,9 +176,9 @@ pub enum PeerState {
     Idle,
     /// The first attempt is under way.
     Connecting,
-    /// An attempt failed; the next one is scheduled.
+    /// An attempt failed; another one is under way or scheduled.
     Retrying,
-    /// Nothing is up and nothing is being tried.
+    /// There was a tunnel and it is dead, or there is an IKE SA that carries no traffic. Both are being mended.
     Down,
 }
 
@@ -317,6 +322,7 @@ mod tests {
         let mut peer = Peer::new("beta", PeerState::OneWay);
         peer.dead_direction = Some(PeerDirection::Inbound);
         peer.remote = Some("192.0.2.2:4500".parse().unwrap());
+        peer.mtu = Some(1238);
         peer.local_behind_nat = Some(true).into();
         peer.remote_behind_nat = None.into();
         peer.ike = Some(Ike {
@@ -357,6 +363,7 @@ mod tests {
             "peers": [
                 {
                     "name": "beta", "state": "one-way", "dead_direction": "inbound", "configured_address": "192.0.2.2", "remote": "192.0.2.2:4500",
+                    "mtu": 1238,
                     "local_behind_nat": "yes", "remote_behind_nat": "unknown",
                     "ike": {
                         "suite": "aes256gcm16-prfsha256-x25519", "local_spi": "0123456789abcdef",
@@ -373,6 +380,7 @@ mod tests {
                 },
                 {
                     "name": "gamma", "state": "idle", "dead_direction": null, "configured_address": null, "remote": null,
+                    "mtu": null,
                     "local_behind_nat": "unknown", "remote_behind_nat": "unknown", "ike": null, "children": [],
                     "last_proof_seconds": null, "last_error": null, "next_attempt_seconds": null,
                     "drops": {}, "history": []

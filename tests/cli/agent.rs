@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
-use underpass::sys::netlink::{Netlink, VethEnd};
+use underpass::sys::netlink::{Netlink, RouteSpec, VethEnd};
 use underpass::sys::netns::Namespace;
 use underpass::sys::nft;
 
@@ -209,6 +209,51 @@ fn a_peer_with_an_address_of_this_hosts_interfaces_is_5() {
     host.start();
 }
 
+/// ESP inside ESP, for ever: a peer, or this host, on the underlay by an address that leads into the tunnel.
+#[test]
+fn an_outer_address_that_leads_into_the_tunnel_is_5() {
+    let host = Host::new(&CONFIG.replace("name: gamma", "name: gamma, address: 10.42.2.7"));
+    let seen = host.fail();
+    assert_eq!(seen.code, 5);
+    let message =
+        "u.yaml:5: peers[0].remote_blocks[0]: 10.42.2.0/24 holds 10.42.2.7, gamma's address (line 6): what is sent";
+    assert!(seen.err.contains(message), "{}", seen.err);
+    // A gateway's own LAN, as site-to-site tunnels like to name it.
+    host.configure(&CONFIG.replace("name: beta", "name: beta, address: 10.42.2.7"));
+    let seen = host.fail();
+    assert_eq!(seen.code, 5);
+    assert!(seen.err.contains("10.42.2.0/24 holds 10.42.2.7, beta's address (line 5)"), "{}", seen.err);
+    assert!(!host.is_guarded() && !host.has_device(), "nothing was set up");
+    // The prefixes around it.
+    let around = "10.42.2.0/30, 10.42.2.4/31, 10.42.2.6/32, 10.42.2.8/29, 10.42.2.16/28, 10.42.2.32/27, 10.42.2.64/26";
+    host.configure(&CONFIG.replace("name: beta", "name: beta, address: 10.42.2.7").replace("10.42.2.0/24", around));
+    drop(host.start());
+
+    host.namespace.run(|| Netlink::open().unwrap().add_address("lo", "10.43.0.9/32".parse().unwrap()).unwrap()).unwrap();
+    host.configure(&CONFIG.replace("name: alpha", "name: alpha, advertise: ['iface:lo']"));
+    let seen = host.fail();
+    assert_eq!(seen.code, 5);
+    let message =
+        "u.yaml:6: peers[1].remote_blocks: 10.43.0.0/16 holds 10.43.0.9, an address of lo, which host.advertise names";
+    assert!(seen.err.contains(message), "{}", seen.err);
+}
+
+#[test]
+fn a_peers_block_that_is_a_network_of_this_host_is_5() {
+    let host = Host::new(&CONFIG.replace("[10.42.2.0/24]", "[10.42.2.0/24, 10.50.7.0/24]"));
+    let connect = || {
+        let mut netlink = Netlink::open().unwrap();
+        let [near, far] = ["lan", "far"].map(|name| VethEnd { name, namespace: None });
+        netlink.create_veth(near, far).unwrap();
+        netlink.add_address("lan", "10.50.7.1/24".parse().unwrap()).unwrap();
+    };
+    host.namespace.run(connect).unwrap();
+    let seen = host.fail();
+    assert_eq!(seen.code, 5);
+    let message = "u.yaml:5: peers[0].remote_blocks: 10.50.7.0/24 is the network of lan here";
+    assert!(seen.err.contains(message), "{}", seen.err);
+}
+
 #[test]
 fn a_peer_that_pins_our_own_key_is_5() {
     let host = Host::new(CONFIG);
@@ -284,6 +329,38 @@ fn without_a_tun_device_it_is_5() {
     let seen = host.fail_as(command);
     assert_eq!(seen.code, 5, "{}", seen.err);
     assert!(seen.err.contains("/dev/net/tun is missing: load the module"), "{}", seen.err);
+}
+
+/// A gateway stands for the LAN behind it, with an address of its own there: it must not cut itself off from that LAN.
+#[test]
+fn a_host_is_reached_on_the_lan_that_is_its_block() {
+    let host = Host::new(&CONFIG.replace("[10.42.1.0/24]", "[10.42.1.0/24, 10.50.0.0/16]"));
+    let lan = Namespace::create().unwrap();
+    host.namespace
+        .run(|| {
+            let mut netlink = Netlink::open().unwrap();
+            let far = VethEnd { name: "lan", namespace: Some(lan.as_fd()) };
+            netlink.create_veth(VethEnd { name: "lan", namespace: None }, far).unwrap();
+            netlink.add_address("lan", "10.50.7.1/24".parse().unwrap()).unwrap();
+            netlink.set_up("lan").unwrap();
+        })
+        .unwrap();
+    lan.run(|| {
+        let mut netlink = Netlink::open().unwrap();
+        netlink.add_address("lan", "10.50.7.2/24".parse().unwrap()).unwrap();
+        netlink.set_up("lan").unwrap();
+        netlink.add_route(RouteSpec::new("10.42.1.1/32".parse().unwrap(), "lan")).unwrap();
+    })
+    .unwrap();
+    let _agent = host.start();
+    let reaches = |address: &str| {
+        let receiver = host.namespace.run(|| UdpSocket::bind((address, 7)).unwrap()).unwrap();
+        receiver.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        lan.run(|| UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"clear", (address, 7)).unwrap()).unwrap();
+        receiver.recv_from(&mut [0; 16]).is_ok()
+    };
+    assert!(reaches("10.50.7.1"), "the gateway's own address on the LAN");
+    assert!(!reaches("10.42.1.1"), "the overlay's addresses only through the tunnel");
 }
 
 #[test]
@@ -374,6 +451,10 @@ fn a_reload_changes_peers_and_blocks_and_says_what_has_to_wait() {
     host.configure("host: [");
     agent.signal(Signal::HUP);
     agent.expect_log("the configuration stays as it was: ");
+    wait_for("a warning", || {
+        let warnings = host.status()["warnings"].to_string();
+        (warnings.contains(warning) && warnings.contains("the configuration stays as it was: u.yaml:2: ")).then_some(())
+    });
     assert_eq!(host.peers(), ["beta idle", "delta idle"]);
 
     host.configure(CONFIG);

@@ -261,6 +261,24 @@ fn strongswan_is_behind_a_nat() {
     assert_eq!(pings.map(|pings| pings.wait().lost()), [0, 0]);
 }
 
+/// strongSwan's own liveness checks, every two seconds, keep the IKE SA that there is.
+#[test]
+fn liveness_checks_are_answered() {
+    let lab = Lab::direct();
+    let mut config = SwanConfig::new(&lab.beta, &lab.alpha);
+    config.dpd_seconds = 2;
+    let beta = Swan::start(&lab.beta, &config);
+    let alpha = Agent::running(&lab.alpha, &AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)]));
+    alpha.wait_for_state("beta", "up", FIRST_CONTACT);
+    let before = alpha.peer("beta").ike_spis();
+    std::thread::sleep(Duration::from_secs(10));
+    let checks = beta.log().matches("sending DPD request").count();
+    assert!(checks >= 2, "{checks} checks");
+    assert_eq!(beta.log().matches("retransmit").count(), 0);
+    assert_eq!(alpha.peer("beta").ike_spis(), before);
+    assert_eq!(alpha.peer("beta").state(), "up");
+}
+
 /// strongSwan and we call at the same moment: whatever came up, one tunnel remains.
 #[test]
 fn starts_that_meet_leave_one_tunnel() {

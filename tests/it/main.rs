@@ -10,4 +10,6 @@ mod commands;
 mod demo;
 mod foreign;
 mod foreign_alone;
+mod loops;
+mod mtu;
 mod pair;

@@ -183,9 +183,13 @@ fn a_dead_path_is_reported_and_forgiven() {
 fn a_path_that_is_dead_one_way_is_not_up() {
     let lab = Lab::direct();
     let (alpha, beta) = pair(&lab, 1);
+    // What alpha sends arrives; what beta sends does not. beta hears that, and that nobody answers it.
+    let pings = Pinging::start(&lab.alpha, &lab.beta, 20 * 25);
     lab.alpha.block();
+    beta.wait_for_state("alpha", "one-way", PROOF_AGE_MAX);
+    assert_eq!(beta.peer("alpha").0["dead_direction"], "outbound");
     alpha.wait_for_state("beta", NOT_UP, PROOF_AGE_MAX);
-    beta.wait_for_state("alpha", NOT_UP, PROOF_AGE_MAX);
+    pings.abandon();
     lab.alpha.pass();
     wait_until_answered(&lab.alpha, &lab.beta, BACK);
     both_up(&alpha, &beta);
@@ -344,6 +348,35 @@ fn other_ports_work() {
     both_ping(&lab);
     let seen = capture.stop();
     assert!(seen.other.is_empty(), "{seen:?}");
+}
+
+/// What is no packet of ours is counted under its reason, and changes nothing.
+#[test]
+fn noise_is_counted_and_changes_nothing() {
+    let lab = Lab::direct();
+    let (alpha, beta) = pair(&lab, 2);
+    let before = wait_until_agreed(&alpha, &beta).1;
+    // Port, octets as printf writes them, and the reason in `drops`.
+    let noise = [
+        (4500, "\\xff".to_owned(), "keepalive"),
+        (4500, "\\x01\\x02\\x03".to_owned(), "runt"),
+        (4500, format!("\\x00\\x00\\x00\\x07{}", "\\x2a".repeat(60)), "reserved_spi"),
+        (4500, format!("\\x12\\x34\\x56\\x00{}", "\\x2a".repeat(60)), "unknown_spi"),
+        (4500, format!("\\x00\\x00\\x00\\x00{}", "\\x2a".repeat(60)), "ike_malformed"),
+        (500, "\\x2a".repeat(20), "ike_malformed"),
+    ];
+    let count = |reason: &str| beta.status()["drops"][reason].as_u64().unwrap_or(0);
+    let pings = Pinging::start(&lab.alpha, &lab.beta, 60);
+    for (port, octets, reason) in &noise {
+        let counted = count(reason);
+        let script = format!("for n in {{1..20}}; do printf '{octets}' > /dev/udp/{}/{port}; done", lab.beta.address);
+        lab.alpha.run(&["bash", "-c", &script]);
+        let rises = || (count(reason) >= counted + 20).then_some(());
+        wait_for(&format!("20 more under {reason} for port {port}"), Duration::from_secs(3), rises);
+    }
+    assert_eq!(pings.wait().lost(), 0);
+    let after = beta.peer("alpha");
+    assert_eq!((after.state(), after.ike_spis(), after.child_spis()), ("up", before.ike_spis(), before.child_spis()));
 }
 
 /// A neighbour on the LAN sends a packet with an overlay source in clear, to an overlay address: it must not get in.

@@ -22,6 +22,7 @@ fn node(own: u8, other: u8, workers: u8) -> Node {
             natt_port: 4500,
         },
         workers,
+        tun_mtu: 1400,
         local_prefixes: vec![prefix(own)],
         probe_interval: Duration::from_secs(10),
         peers: vec![PeerConfig {

@@ -202,6 +202,10 @@ fn case_114_esp_inside_esp_needs_a_route() {
     // Our own ESP datagram, back at the TUN: its destination is the peer's underlay address, which no route knows.
     let loop_back = v4("192.0.2.1", "192.0.2.2", 100, DF, 0);
     assert_eq!(alpha.send(&loop_back), Outcome::Dropped(DropReason::NoRoute));
+    // A peer that called from an address that is routed to it: the answers enter the TUN, and end there, as they come from our
+    // underlay address.
+    let loop_back = v4("192.0.2.1", "10.42.2.5", 100, DF, 0);
+    assert_eq!(alpha.send(&loop_back), Outcome::Dropped(DropReason::SourceNotOurs));
     assert!(alpha.flush().is_empty());
 }
 

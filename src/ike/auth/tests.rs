@@ -165,9 +165,9 @@ fn case_74_only_the_configured_method_counts() {
     // Who holds both secrets may still use only the one that is asked for.
     let [(_, wants_psk), (by_key, wants_key)] = both();
     let error = check(&wants_psk, &signed, &sign(PRF, &by_key, signed.octets())).unwrap_err();
-    assert_eq!(error, "the peer proves itself by method 14, but its configuration demands a shared key (2)");
+    assert_eq!(error, "the peer proves itself by a digital signature (14), but here it is configured with a shared key (2)");
     let error = check(&wants_key, &signed, &sign(PRF, &LocalAuth::Psk(psk(PSK)), signed.octets())).unwrap_err();
-    assert_eq!(error, "the peer proves itself by method 2, but its configuration demands a digital signature (14)");
+    assert_eq!(error, "the peer proves itself by a shared key (2), but here it is configured with a digital signature (14)");
 }
 
 #[test]

@@ -126,15 +126,16 @@ impl<'a> Claim<'a> {
     /// A sentence for our log.
     pub fn find_peer(&self, peers: &BTreeMap<PeerIndex, Arc<PeerConfig>>) -> Result<Arc<PeerConfig>, String> {
         let is_wanted = |config: &PeerConfig| self.wanted.as_ref().is_none_or(|wanted| *wanted == config.local_id);
-        let mut named = peers.values().filter(|config| config.remote_id == self.id).peekable();
-        if named.peek().is_none() {
+        let named: Vec<_> = peers.values().filter(|config| config.remote_id == self.id).collect();
+        if named.is_empty() {
             let own = peers.values().any(|config| config.local_id == self.id);
-            let why = if own { "that is our own: a reflection" } else { "no peer has it" };
-            return Err(format!("the peer calls itself {}; {why}", self.id));
+            let why = if own { "which is our own: a reflection" } else { "and no peer here has that identity" };
+            return Err(format!("it calls itself {}, {why}", self.id));
         }
-        named.find(|config| is_wanted(config)).map(Arc::clone).ok_or_else(|| {
+        named.iter().find(|config| is_wanted(config)).map(|&config| Arc::clone(config)).ok_or_else(|| {
             let wanted = self.wanted.as_ref().map(ToString::to_string).unwrap_or_default();
-            format!("the peer {} wants to reach {wanted}, which we are not", self.id)
+            let ours: Vec<String> = named.iter().map(|config| config.local_id.to_string()).collect();
+            format!("{} wants to reach {wanted}, but towards it we are {}", self.id, ours.join(" or "))
         })
     }
 

@@ -215,6 +215,9 @@ impl Established {
         if self.children.len() >= MAX_CHILDREN {
             return Err(Refusal::new(NotifyType::NoAdditionalSas, format!("there are {MAX_CHILDREN} CHILD_SAs already")));
         }
+        if !shared.may_ask_for_sa(now, self.peer()) {
+            return Err(Refusal::too_many());
+        }
         let nonce_i = request.nonce.as_ref();
         let nonce_i = nonce_i.ok_or_else(|| Refusal::new(NotifyType::InvalidSyntax, "the request has no nonce"))?;
         let nonce_r = shared.nonce();

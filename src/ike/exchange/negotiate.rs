@@ -32,6 +32,11 @@ impl Refusal {
         Self { notify, sentence: format!("the KE payload is not for {}", group.name()) }
     }
 
+    /// TEMPORARY_FAILURE: the peer asks for SAs without end.
+    pub fn too_many() -> Self {
+        Self::new(NotifyType::TemporaryFailure, "the peer asked for too many SAs in a short time")
+    }
+
     pub fn payload(&self) -> Payload {
         Payload::Notify(self.notify.clone())
     }

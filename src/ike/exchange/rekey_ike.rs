@@ -135,7 +135,8 @@ impl Established {
     fn rekey_refused(&mut self, shared: &mut Shared, now: Instant) {
         self.rekey_at = now + RETRY_REKEY + shared.rng.jitter(RETRY_REKEY);
         self.rekey_failures += 1;
-        if self.rekey_failures.is_multiple_of(MAX_REKEY_FAILURES) {
+        // One that we cannot call will call us when this IKE SA has expired.
+        if self.rekey_failures.is_multiple_of(MAX_REKEY_FAILURES) && self.birth.config.remote.is_some() {
             shared.effects.push_back(Effect::Reinitiate(self.peer()));
         }
     }
@@ -143,7 +144,7 @@ impl Established {
     // --- responder ---
 
     pub fn answer_rekey_ike(mut self: Box<Self>, shared: &mut Shared, now: Instant, request: &Contents) -> Option<IkeSa> {
-        match self.make_ike(shared, request) {
+        match self.make_ike(shared, now, request) {
             Ok((agreed, payloads)) => {
                 self.session.respond(shared, &payloads);
                 let (heir, low_nonce) = (agreed.local_spi, agreed.low_nonce());
@@ -166,7 +167,7 @@ impl Established {
         }
     }
 
-    fn make_ike(&self, shared: &mut Shared, request: &Contents) -> Result<(Agreed, Vec<Payload>), Refusal> {
+    fn make_ike(&self, shared: &mut Shared, now: Instant, request: &Contents) -> Result<(Agreed, Vec<Payload>), Refusal> {
         match &self.task {
             Some(Task::Child(_) | Task::DeleteChild(_)) => {
                 return Err(Refusal::new(NotifyType::TemporaryFailure, "a CHILD_SA is being made or deleted"));
@@ -174,6 +175,7 @@ impl Established {
             Some(Task::RekeyIke(offer)) if offer.rival.is_some() => {
                 return Err(Refusal::new(NotifyType::TemporaryFailure, "the IKE SA is being rekeyed already"));
             }
+            _ if !shared.may_ask_for_sa(now, self.peer()) => return Err(Refusal::too_many()),
             _ => {}
         }
         let missing = |what: &str| Refusal::new(NotifyType::NoProposalChosen, format!("the request has no {what} payload"));

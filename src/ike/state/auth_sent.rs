@@ -17,12 +17,12 @@ use crate::ike::effect::Effect;
 use crate::ike::exchange::auth::{self, Claim, Transcript};
 use crate::ike::exchange::negotiate::{Answer, Offer, Setting, Source};
 use crate::ike::keymat::IkeKeys;
-use crate::ike::limits::GIVE_UP_INITIATE;
+use crate::ike::limits::{GIVE_UP_INITIATE, IKE_PORT};
 use crate::ike::nat;
 use crate::ike::session::{Packet, Received, Session};
 use crate::ike::shared::Shared;
 use crate::ike::state::established::Job;
-use crate::ike::{CloseReason, Event, PeerConfig};
+use crate::ike::{CloseReason, Event, PeerConfig, RemoteEndpoint};
 use crate::model::{DropReason, IkeSuite, Instant, PeerId, PeerIndex, Spi};
 use crate::wire::ike::{ExchangeType, NotifyType};
 
@@ -35,6 +35,8 @@ pub struct AuthStart {
     pub keys: IkeKeys,
     /// When the initiation began.
     pub started: Instant,
+    /// When somebody last asked for it.
+    pub wanted: Instant,
     /// Both IKE_SA_INIT messages as they travelled.
     pub request: Bytes,
     pub response: Bytes,
@@ -73,6 +75,11 @@ impl AuthSent {
         self.offer.spi
     }
 
+    /// Somebody asks for this initiation again.
+    pub const fn want(&mut self, now: Instant) {
+        self.start.wanted = now;
+    }
+
     pub fn handle(mut self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Option<IkeSa> {
         match self.start.session.receive(shared, packet, &[]) {
             Received::Nothing | Received::Request(..) => stay(self, IkeSa::AuthSent),
@@ -104,14 +111,14 @@ impl AuthSent {
         shared.release_spi(self.offer.spi);
         let peer = self.start.config.index;
         shared.refused(Some(peer), self.start.session.path, sentence.clone());
-        shared.initiate_failed(peer, self.start.started, CloseReason::WeRefused(sentence));
+        shared.initiate_failed(peer, self.start.wanted, CloseReason::WeRefused(sentence));
         self.start.session.moved = false;
         stay(Box::new(Leaving::unauthenticated(shared, now, self.start.session, peer)), IkeSa::Leaving)
     }
 
     fn fail(self: Box<Self>, shared: &mut Shared, reason: CloseReason) -> Option<IkeSa> {
         shared.release_spi(self.offer.spi);
-        shared.initiate_failed(self.start.config.index, self.start.started, reason);
+        shared.initiate_failed(self.start.config.index, self.start.wanted, reason);
         None
     }
 
@@ -177,9 +184,19 @@ impl AuthSent {
 
     pub fn handle_timeout(mut self: Box<Self>, shared: &mut Shared, now: Instant) -> Option<IkeSa> {
         if self.start.session.handle_timeout(shared, now) {
-            return self.fail(shared, CloseReason::Timeout);
+            let reason = self.no_answer();
+            return self.fail(shared, reason);
         }
         stay(self, IkeSa::AuthSent)
+    }
+
+    /// The first exchange may have travelled on another port, which firewalls know better than 4500.
+    fn no_answer(&self) -> CloseReason {
+        let answered_on = match self.start.config.remote {
+            Some(RemoteEndpoint::Standard(_)) => Some(IKE_PORT),
+            Some(RemoteEndpoint::Natt(_)) | None => None,
+        };
+        CloseReason::NoAnswer { request: "IKE_AUTH", remote: self.start.session.path.remote, answered_on }
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {

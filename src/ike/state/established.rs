@@ -286,6 +286,8 @@ impl Established {
                 Job::RekeyChild(spi) => self.start_rekey_child(shared, now, spi),
                 Job::DeleteChild(spi) => self.start_delete(shared, now, spi),
                 Job::RekeyIke => Some(self.start_rekey_ike(shared, now)),
+                // Answered already by what stood before it in the queue.
+                Job::Probe if self.probe_deadline.is_none() => None,
                 Job::Probe => {
                     self.ask(shared, now, ExchangeType::Informational, &[]);
                     Some(Task::Probe)
@@ -301,8 +303,9 @@ impl Established {
 
     /// Asks for a sign of life. Any response is one, so a request that is under way serves as well.
     pub fn probe(&mut self, shared: &mut Shared, now: Instant) {
-        self.probe_deadline.get_or_insert(now + PROBE_PATIENCE);
-        if self.task.is_none() && self.queue.is_empty() {
+        let from = self.silent_until.map_or(now, |until| until.max(now));
+        self.probe_deadline.get_or_insert(from + PROBE_PATIENCE);
+        if self.task.is_none() {
             self.enqueue(Job::Probe);
             self.pump(shared, now);
         }

@@ -87,7 +87,7 @@ pub fn respond_to_init(
     };
     let refuse = |refusal: &Refusal| {
         let payload = refusal.payload();
-        Message::emit_clear(&answer_header(header.initiator_spi, 0), &[payload]).into()
+        Message::emit_clear(&init_answer_header(header.initiator_spi, 0), &[payload]).into()
     };
     if let Some(kind) = contents.critical {
         let mut refusal = Refusal::new(NotifyType::UnsupportedCriticalPayload, "");
@@ -119,7 +119,7 @@ pub fn respond_to_init(
     if contents.notify(NotifyType::SignatureHashAlgorithms).is_some() {
         payloads.push(auth::signature_hash_algorithms());
     }
-    let response: Bytes = Message::emit_clear(&answer_header(remote_spi.value(), local_spi.value()), &payloads).into();
+    let response: Bytes = Message::emit_clear(&init_answer_header(remote_spi.value(), local_spi.value()), &payloads).into();
     let state = HalfOpen {
         local_spi,
         remote_spi,
@@ -138,7 +138,8 @@ pub fn respond_to_init(
     Ok((response, Some(state)))
 }
 
-fn answer_header(initiator_spi: u64, responder_spi: u64) -> Header {
+/// The header of an answer to IKE_SA_INIT.
+pub fn init_answer_header(initiator_spi: u64, responder_spi: u64) -> Header {
     let flags = Flags { initiator: false, version: false, response: true };
     Header { initiator_spi, responder_spi, exchange: ExchangeType::IkeSaInit, flags, message_id: 0 }
 }
@@ -186,7 +187,9 @@ impl HalfOpen {
             Err(error) => {
                 shared.drop(DropReason::IkeMalformed);
                 shared.refused(None, packet.path, error.to_string());
-                return None;
+                // It counts until it expires, or such values would buy one key exchange after the other.
+                let source = Some(self.source.remote.ip());
+                return stay(Box::new(Closed { last_answer: None, until: self.expires, source }), IkeSa::Closed);
             }
         };
         let received = keyed.1.receive(shared, packet, &[ExchangeType::IkeAuth]);

@@ -17,15 +17,15 @@ use crate::ike::contents::Contents;
 use crate::ike::exchange::auth::{signature_hash_algorithms, uses_host_keys};
 use crate::ike::exchange::negotiate::{key_exchange_payload, wanted_group};
 use crate::ike::keymat;
-use crate::ike::limits::{GIVE_UP_INITIATE, IKE_PORT, MAX_COOKIES, MAX_INVALID_KE, NATT_PORT};
+use crate::ike::limits::{GIVE_UP_INITIATE, IKE_PORT, MAX_COOKIES, MAX_INVALID_KE, NATT_PORT, SILENCE};
 use crate::ike::nat::{self, Nat};
 use crate::ike::proposals::{accept_ike, offer_ike};
 use crate::ike::retransmit::{Due, Retransmit};
 use crate::ike::session::{Packet, Session, SessionStart};
 use crate::ike::shared::Shared;
 use crate::ike::state::auth_sent::AuthStart;
-use crate::ike::{CloseReason, PeerConfig, RemoteEndpoint};
-use crate::model::{DropReason, IkeSpi, IkeSuite, Instant, KeGroup, Path, PeerIndex, Transport};
+use crate::ike::{CloseReason, Event, PeerConfig, RemoteEndpoint};
+use crate::model::{DropReason, IkeSpi, IkeSuite, Instant, Path, PeerIndex, Transport};
 use crate::wire::ike::{ExchangeType, Flags, Header, Message, Notify, NotifyType, Payload, Proposal};
 
 /// See the module.
@@ -33,6 +33,8 @@ pub struct InitSent {
     pub local_spi: IkeSpi,
     /// When the initiation began: decides which of two IKE SAs is the newer.
     pub started: Instant,
+    /// When somebody last asked for it: who asks while it is open waits for how it ends.
+    pub wanted: Instant,
     config: Arc<PeerConfig>,
     path: Path,
     transport: Transport,
@@ -78,12 +80,13 @@ impl InitSent {
     pub fn start(shared: &mut Shared, now: Instant, config: Arc<PeerConfig>, remote: RemoteEndpoint) -> Self {
         let (path, transport) = first_path(shared, remote);
         let local_spi = IkeSpi::random(&mut *shared.rng);
-        let group = KeGroup::ALL[0];
+        let group = shared.first_group;
         let half = crypto::key_exchange(group, &mut *shared.rng);
         let proposals = offer_ike(&config.suites, group, None);
         let mut state = Self {
             local_spi,
             started: now,
+            wanted: now,
             config,
             path,
             transport,
@@ -156,7 +159,7 @@ impl InitSent {
             }
             Verdict::Hint(reason) => {
                 shared.drop(DropReason::IkeUnexpected);
-                self.hint = Some(reason);
+                self.note(shared, reason);
                 stay(self, IkeSa::InitSent)
             }
         }
@@ -231,7 +234,7 @@ impl InitSent {
             Err(error) => {
                 shared.drop(DropReason::IkeMalformed);
                 let reason = CloseReason::WeRefused(error.to_string());
-                shared.initiate_failed(self.config.index, self.started, reason);
+                shared.initiate_failed(self.config.index, self.wanted, reason);
                 return None;
             }
         };
@@ -254,6 +257,7 @@ impl InitSent {
             suite,
             keys,
             started: self.started,
+            wanted: self.wanted,
             request: self.message,
             response: Bytes::copy_from_slice(packet.datagram),
             nonce_i: self.nonce,
@@ -267,14 +271,30 @@ impl InitSent {
             Due::Wait => stay(self, IkeSa::InitSent),
             Due::Send => {
                 shared.transmit(self.path, self.transport, self.message.clone());
+                if self.hint.is_none() && now.since(self.started) >= SILENCE {
+                    let reason = self.no_answer();
+                    self.note(shared, reason);
+                }
                 stay(self, IkeSa::InitSent)
             }
             Due::GiveUp => {
-                let reason = self.hint.unwrap_or(CloseReason::Timeout);
-                shared.initiate_failed(self.config.index, self.started, reason);
+                let reason = self.hint.take().unwrap_or_else(|| self.no_answer());
+                shared.initiate_failed(self.config.index, self.wanted, reason);
                 None
             }
         }
+    }
+
+    /// Remembers what seems to be wrong; said once.
+    fn note(&mut self, shared: &mut Shared, reason: CloseReason) {
+        if self.hint.as_ref() != Some(&reason) {
+            shared.event(Event::Trouble { peer: self.config.index, reason: reason.clone() });
+            self.hint = Some(reason);
+        }
+    }
+
+    fn no_answer(&self) -> CloseReason {
+        CloseReason::NoAnswer { request: "IKE_SA_INIT", remote: self.path.remote, answered_on: None }
     }
 
     pub fn poll_timeout(&self) -> Instant {

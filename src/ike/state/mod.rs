@@ -17,7 +17,7 @@ mod leaving;
 pub use auth_sent::AuthSent;
 pub use candidate::Candidate;
 pub use established::{Birth, Established, Estate, Job, Lineage, Replacement, Task};
-pub use half_open::{HalfOpen, respond_to_init};
+pub use half_open::{HalfOpen, init_answer_header, respond_to_init};
 pub use init_sent::InitSent;
 pub use leaving::{Closed, Leaving};
 
@@ -93,6 +93,15 @@ impl IkeSa {
             Self::Established(state) => Some(state.peer()),
             Self::Candidate(state) => Some(state.peer()),
             Self::Leaving(state) => Some(state.peer),
+        }
+    }
+
+    /// Somebody asks for an initiation that is open already.
+    pub fn want(&mut self, now: Instant) {
+        match self {
+            Self::InitSent(state) => state.wanted = now,
+            Self::AuthSent(state) => state.want(now),
+            _ => {}
         }
     }
 

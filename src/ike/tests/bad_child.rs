@@ -223,6 +223,21 @@ fn case_90_deletes_of_nothing() {
 }
 
 #[test]
+fn case_90_delete_of_what_we_are_deleting_is_answered_without_delete() {
+    let (mut sim, mut hand) = established();
+    let inbound = sim.hosts[0].plane.installed[0].inbound_spi;
+    sim.command(0, Command::ChildExpired(inbound));
+    let (request, asked) = hand.read(&mut sim).pop().expect("a Delete");
+    assert_eq!(asked.deletes, [Delete::Esp(vec![inbound])]);
+    let answer = hand.ask(&mut sim, ExchangeType::Informational, &[Payload::Delete(Delete::Esp(vec![spi(FIRST)]))]);
+    assert!(answer.deletes.is_empty() && errors(&answer).is_empty());
+    hand.respond(&mut sim, request, &[]);
+    assert!(sim.hosts[0].plane.installed.is_empty());
+    let (_, again) = hand.read(&mut sim).pop().expect("host 0 asks for another");
+    assert!(again.proposals.is_some());
+}
+
+#[test]
 fn case_91_delete_of_the_ike_sa_while_we_ask_for_a_child() {
     let (mut sim, mut hand) = established();
     let inbound = sim.hosts[0].plane.installed[0].inbound_spi;

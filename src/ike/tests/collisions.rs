@@ -263,6 +263,49 @@ fn both_delete_the_ike_sa() {
 }
 
 #[test]
+fn the_winner_of_an_ike_rekey_deletes_a_child_before_the_loser_knows_the_outcome() {
+    let mut sim = pair_by_hand(7);
+    let child = sender(&sim, 0);
+    both_rekey_ike(&mut sim, [50, 60, 10, 20]);
+    deliver_from(&mut sim, 0, REQUEST);
+    deliver_from(&mut sim, 1, RESPONSE);
+    // A saw no collision and works on the new IKE SA; B still waits for the answer to its own rekey of the old one.
+    sim.command(0, Command::ChildExpired(child));
+    let delete = sim.waiting.pop().expect("a Delete on the new IKE SA");
+    assert_eq!(header(&delete).message_id, 0);
+    sim.deliver_again(&delete);
+    assert!(
+        sim.hosts[1].plane.installed.iter().any(|sa| sa.outbound_spi == child),
+        "it waits until B has the CHILD_SAs there"
+    );
+    sim.deliver_all();
+    sim.by_hand = false;
+    sim.run_for(std::time::Duration::from_secs(5));
+    must_be_settled(&sim);
+    assert_ne!(sender(&sim, 0), child);
+}
+
+#[test]
+fn a_delete_overtakes_the_answer_that_made_the_child() {
+    let mut sim = pair_by_hand(7);
+    let old = sender(&sim, 0);
+    sim.command(0, Command::RekeyChild(old));
+    sim.deliver(0);
+    let answer = sim.waiting.remove(0);
+    // B gives up what it has just made, and A hears of that first.
+    let new = sim.hosts[1].plane.installed.last().expect("B installed it").inbound_spi;
+    sim.command(1, Command::ChildExpired(new));
+    let delete = sim.waiting.remove(0);
+    sim.deliver_again(&delete);
+    sim.deliver_again(&answer);
+    assert!(sim.hosts[0].plane.installed.iter().all(|sa| sa.outbound_spi != new), "A must not come up with a dead SA");
+    sim.deliver_all();
+    sim.by_hand = false;
+    sim.run_for(std::time::Duration::from_secs(20));
+    must_be_settled(&sim);
+}
+
+#[test]
 fn initiations_cross() {
     for nonces in permutations() {
         let mut sim = Simulator::new(3, 2, crate::ike::simulator::Proof::Psk);

@@ -1,20 +1,12 @@
-//! A peer that is written by hand: it knows the protocol's keys and sends what a test tells it to.
+//! What tests with the hand-written peer share: what host 0 holds, and what it may do when it is told nonsense.
 
-use std::net::SocketAddr;
+pub use crate::ike::simulator::hand::{Greeting, Hand, own_config, sent, source};
 
-use bytes::Bytes;
-
-use crate::crypto::{self, KeyExchange, Prf};
-use crate::ike::channel::Channel;
+use crate::ike::Event;
 use crate::ike::contents::Contents;
-use crate::ike::exchange::auth::{Transcript, initiator_payloads};
-use crate::ike::exchange::negotiate::key_exchange_payload;
-use crate::ike::keymat::{self, IkeKeys};
-use crate::ike::proposals::{offer_esp, offer_ike};
-use crate::ike::simulator::{Content, Proof, Simulator, address, peer_config};
-use crate::ike::{Event, PeerConfig};
-use crate::model::{AeadAlgorithm, DropReason, IkeSuite, KeGroup, PrfAlgorithm, Rng, SeededRng, Spi, Transport};
-use crate::wire::ike::{ExchangeType, Flags, Header, Message, NotifyType, Payload};
+use crate::ike::simulator::{Proof, Simulator};
+use crate::model::{DropReason, Rng, Spi};
+use crate::wire::ike::{ExchangeType, Flags, Header, NotifyType, Payload};
 
 /// What host 0 holds, without what is only counted or logged.
 #[derive(PartialEq, Eq, Debug)]
@@ -57,192 +49,17 @@ pub fn alone(proof: Proof) -> Simulator {
     sim
 }
 
-/// The hand-written peer. It initiates.
-pub struct Hand {
-    pub source: SocketAddr,
-    pub transport: Transport,
-    pub spis: (u64, u64),
-    pub nonces: (Bytes, Bytes),
-    pub request: Bytes,
-    pub response: Bytes,
-    pub suite: IkeSuite,
-    pub keys: IkeKeys,
-    pub next_id: u32,
-    pub rng: SeededRng,
-    channel: Channel,
+/// The kinds of the error notifications in a message.
+pub fn errors(contents: &Contents) -> Vec<NotifyType> {
+    contents.notifies.iter().map(|notify| notify.kind).filter(|kind| kind.is_error()).collect()
 }
 
-/// What an IKE_SA_INIT request is made of.
-pub struct Greeting {
-    pub spi: u64,
-    pub nonce: Bytes,
-    pub half: Box<dyn KeyExchange>,
-    pub payloads: Vec<Payload>,
-}
-
-impl Greeting {
-    pub fn new(seed: u64) -> Self {
-        let mut rng = SeededRng::new(seed);
-        let mut nonce = vec![0; 32];
-        rng.fill(&mut nonce);
-        let nonce = Bytes::from(nonce);
-        let half = crypto::key_exchange(KeGroup::X25519, &mut rng);
-        let payloads = vec![
-            Payload::SecurityAssociation(offer_ike(&AeadAlgorithm::ALL, KeGroup::X25519, None)),
-            key_exchange_payload(half.as_ref()),
-            Payload::Nonce(nonce.clone()),
-        ];
-        Self { spi: rng.u64() | 1, nonce, half, payloads }
-    }
-
-    pub fn header(&self) -> Header {
-        let flags = Flags { initiator: true, version: false, response: false };
-        Header { initiator_spi: self.spi, responder_spi: 0, exchange: ExchangeType::IkeSaInit, flags, message_id: 0 }
-    }
-
-    pub fn message(&self) -> Vec<u8> {
-        Message::emit_clear(&self.header(), &self.payloads)
-    }
-}
-
-/// The address of host 1 with its NAT-T port: where hand-written messages come from.
-pub fn source() -> SocketAddr {
-    SocketAddr::new(address(1), 4500)
-}
-
-/// Takes what host 0 has sent since the last call.
-pub fn sent(sim: &mut Simulator) -> Vec<Bytes> {
-    let own = address(0);
-    let mut sent = Vec::new();
-    sim.waiting.retain(|datagram| match &datagram.content {
-        Content::Ike(message) if datagram.path.local.ip() == own => {
-            sent.push(message.clone());
-            false
-        }
-        _ => true,
-    });
-    sent
-}
-
-/// The configuration with which host 1 would speak to host 0.
-pub fn own_config(proof: Proof) -> PeerConfig {
-    peer_config(1, 0, proof)
+/// How many IKE SAs came up at host 0.
+pub fn ups(sim: &Simulator) -> usize {
+    sim.hosts[0].events.iter().filter(|event| matches!(event, Event::IkeUp { .. })).count()
 }
 
 impl Hand {
-    /// Does IKE_SA_INIT with host 0.
-    pub fn greet(sim: &mut Simulator, seed: u64) -> Self {
-        let greeting = Greeting::new(seed);
-        let request = Bytes::from(greeting.message());
-        sim.inject(0, source(), Transport::Natt, &request);
-        let response = sent(sim).pop().expect("host 0 answers IKE_SA_INIT");
-        let message = Message::parse(&response).expect("the answer parses");
-        let contents = Contents::of(message.payloads);
-        let suite = IkeSuite { aead: AeadAlgorithm::Aes256Gcm16, prf: PrfAlgorithm::HmacSha2_256, group: KeGroup::X25519 };
-        let spis = (greeting.spi, message.header.responder_spi);
-        let nonces = (greeting.nonce, contents.nonce.expect("a nonce"));
-        let secret = greeting.half.agree(&contents.key_exchange.expect("a KE payload").value).expect("an honest value");
-        let keys = keymat::initial(suite, &secret, &nonces.0, &nonces.1, spis.0, spis.1);
-        let channel = Channel::new(suite.aead, &keys, true);
-        let rng = SeededRng::new(seed + 1);
-        Self {
-            source: source(),
-            transport: Transport::Natt,
-            spis,
-            nonces,
-            request,
-            response,
-            suite,
-            keys,
-            next_id: 1,
-            rng,
-            channel,
-        }
-    }
-
-    /// The payloads of an IKE_AUTH that host 0 accepts, with a CHILD_SA.
-    pub fn auth_payloads(&self, config: &PeerConfig) -> Vec<Payload> {
-        let mut payloads = self.proof_payloads(config);
-        payloads.extend(self.child_payloads(config, 0x1234_5600));
-        payloads
-    }
-
-    /// Its part without CHILD_SA: IDi, CERT, IDr, AUTH.
-    pub fn proof_payloads(&self, config: &PeerConfig) -> Vec<Payload> {
-        let ours = Transcript { message: &self.request, nonce: &self.nonces.1, sk_p: &self.keys.sk_pi };
-        initiator_payloads(Prf(self.suite.prf), config, ours, false)
-    }
-
-    /// SA, TSi and TSr with this SPI.
-    pub fn child_payloads(&self, config: &PeerConfig, spi: u32) -> Vec<Payload> {
-        let spi = Spi::new(spi).expect("a legal SPI");
-        vec![
-            Payload::SecurityAssociation(offer_esp(&config.suites, &[], spi)),
-            Payload::TsInitiator(config.local_selectors.clone()),
-            Payload::TsResponder(config.remote_selectors.clone()),
-        ]
-    }
-
-    /// A whole tunnel with host 0.
-    pub fn establish(sim: &mut Simulator, seed: u64) -> Self {
-        let mut hand = Self::greet(sim, seed);
-        let payloads = hand.auth_payloads(&own_config(Proof::Psk));
-        hand.send(sim, ExchangeType::IkeAuth, &payloads);
-        sim.finish_installs();
-        let answer = hand.read(sim).pop().expect("host 0 answers IKE_AUTH");
-        assert!(answer.1.auth.is_some(), "{:?} {:?}", answer.1.notifies, sim.hosts[0].complaints());
-        assert_eq!(sim.hosts[0].endpoint.children(crate::model::PeerIndex(1)).len(), 1);
-        hand
-    }
-
-    pub fn header(&self, exchange: ExchangeType, message_id: u32, response: bool) -> Header {
-        let flags = Flags { initiator: true, version: false, response };
-        Header { initiator_spi: self.spis.0, responder_spi: self.spis.1, exchange, flags, message_id }
-    }
-
-    /// A sealed message with any header.
-    pub fn seal(&mut self, header: &Header, payloads: &[Payload]) -> Bytes {
-        self.channel.seal(header, payloads)
-    }
-
-    /// A sealed message whose plaintext, padding and pad length included, is these octets.
-    pub fn seal_octets(&mut self, header: &Header, first_inner: u8, text: &[u8]) -> Vec<u8> {
-        let (key, salt) = self.keys.sk_ei.keymat.expose().split_at(self.suite.aead.key_len());
-        let mut nonce = [0xff; 12];
-        nonce[..4].copy_from_slice(salt);
-        self.rng.fill(&mut nonce[8..]);
-        let mut message = Message::emit_clear(header, &[]);
-        message[16] = 46;
-        let length = 28 + 4 + 8 + text.len() + 16;
-        message[24..28].copy_from_slice(&u32::try_from(length).expect("a short text").to_be_bytes());
-        message.extend_from_slice(&[first_inner, 0]);
-        message.extend_from_slice(&u16::try_from(length - 28).expect("a short text").to_be_bytes());
-        let mut text = text.to_vec();
-        let icv = crypto::aead(crypto::Provider::default(), self.suite.aead, key).seal(&nonce, &message, &mut text);
-        message.extend_from_slice(&nonce[4..]);
-        message.extend_from_slice(&text);
-        message.extend_from_slice(&icv);
-        message
-    }
-
-    /// The next request.
-    pub fn next(&mut self, exchange: ExchangeType, payloads: &[Payload]) -> Bytes {
-        let header = self.header(exchange, self.next_id, false);
-        self.next_id += 1;
-        self.seal(&header, payloads)
-    }
-
-    /// Sends the next request.
-    pub fn send(&mut self, sim: &mut Simulator, exchange: ExchangeType, payloads: &[Payload]) {
-        let message = self.next(exchange, payloads);
-        self.inject(sim, &message);
-    }
-
-    /// Sends octets.
-    pub fn inject(&self, sim: &mut Simulator, message: &[u8]) {
-        sim.inject(0, self.source, self.transport, message);
-    }
-
     /// Sends a request, lets the data plane finish, and reads the answer.
     pub fn ask(&mut self, sim: &mut Simulator, exchange: ExchangeType, payloads: &[Payload]) -> Contents {
         sent(sim);
@@ -251,18 +68,6 @@ impl Hand {
         let (header, contents) = self.read(sim).pop().expect("host 0 answers");
         assert!(header.flags.response && header.message_id + 1 == self.next_id, "{header:?}");
         contents
-    }
-
-    /// What host 0 sent on this IKE SA.
-    pub fn read(&mut self, sim: &mut Simulator) -> Vec<(Header, Contents)> {
-        let mut read = Vec::new();
-        for octets in sent(sim) {
-            let message = Message::parse(&octets).expect("host 0 sends what parses");
-            if let Ok(payloads) = self.channel.open(&message, &octets) {
-                read.push((message.header, Contents::of(payloads)));
-            }
-        }
-        read
     }
 
     /// Answers a request of host 0.
@@ -286,14 +91,4 @@ impl Hand {
         payloads.insert(1, self.nonce());
         payloads
     }
-}
-
-/// The kinds of the error notifications in a message.
-pub fn errors(contents: &Contents) -> Vec<NotifyType> {
-    contents.notifies.iter().map(|notify| notify.kind).filter(|kind| kind.is_error()).collect()
-}
-
-/// How many IKE SAs came up at host 0.
-pub fn ups(sim: &Simulator) -> usize {
-    sim.hosts[0].events.iter().filter(|event| matches!(event, Event::IkeUp { .. })).count()
 }

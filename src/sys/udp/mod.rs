@@ -10,11 +10,13 @@
 //! - UDP_GRO, also on the control thread's: one member of a group without it would get aggregates cut by the kernel.
 //! - IP_PKTINFO both ways: answers leave from the address that was asked.
 //! - No IP_RECVERR: an ICMP error about one peer would fail the next send to another.
-//! - IP_PMTUDISC_DONT: the outer packet travels without DF. Until a path's MTU has been measured, a datagram too large for it
-//!   is better fragmented than lost without a word; the inner MTU (1400) makes that rare.
+//! - IP_PMTUDISC_DONT: the outer packet travels without DF. Nobody measures paths; what the kernel knows of them
+//!   ([`path_mtu`]) keeps our packets whole on the first link, and further on a datagram that is too large is better fragmented
+//!   than lost without a word.
 
 mod address;
 mod control_message;
+mod path_mtu;
 mod receive;
 mod send;
 
@@ -25,6 +27,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+pub use path_mtu::path_mtu;
 pub use receive::{Message, ReceiveBatch};
 pub use send::{Datagram, SendBatch, SendReport};
 

@@ -81,6 +81,8 @@ pub struct AgentConfig {
     pub ports: (u16, u16),
     pub queues: u16,
     pub backend: &'static str,
+    /// `auto`, or so many octets.
+    pub mtu: String,
     pub overlay: String,
     /// Blocks of this host, comma separated.
     pub blocks: String,
@@ -98,6 +100,7 @@ impl AgentConfig {
             ports: (500, 4500),
             queues: 1,
             backend: "offload",
+            mtu: "auto".to_owned(),
             overlay: format!("{}/32", host.inner),
             blocks: host.block.to_owned(),
             more: String::new(),
@@ -117,12 +120,13 @@ impl AgentConfig {
   name: {}
   advertise: [\"{}\"]
   listen: {{address: 0.0.0.0, ike_port: {ike_port}, natt_port: {natt_port}}}
-tun: {{name: underpass0, queues: {}, backend: {}}}
+tun: {{name: underpass0, mtu: {}, queues: {}, backend: {}}}
 overlay: {{address: {}, blocks: [{}]}}
 {}peers:{}
 ",
             self.name,
             self.advertise,
+            self.mtu,
             self.queues,
             self.backend,
             self.overlay,

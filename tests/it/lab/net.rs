@@ -61,29 +61,27 @@ impl Host {
 
     /// Drops so many percent of the IKE and ESP datagrams that arrive.
     pub fn lose(&self, percent: u8) {
-        let random = format!("numgen random mod 100 < {percent}");
-        self.run(&["nft", &table("loss", &format!("udp dport {{ 500, 4500 }} {random} drop"))]);
-        self.run(&[
-            "nft",
-            &table("loss2", &format!("udp sport {{ 500, 4500 }} udp dport != {{ 500, 4500 }} {random} drop")),
-        ]);
+        let random = format!("numgen random mod 100 < {percent} drop");
+        self.filter(&format!("udp dport {{ 500, 4500 }} {random}; udp sport 4500 udp dport != {{ 500, 4500 }} {random}"));
     }
 
     /// Drops everything that arrives on the underlay.
     pub fn block(&self) {
-        self.run(&["nft", &table("block", "drop")]);
+        self.filter("drop");
     }
 
     /// Ends [`lose`](Self::lose) and [`block`](Self::block).
     pub fn pass(&self) {
-        self.run(&["nft", "flush ruleset"]);
+        self.run(&["nft", "add table inet lab; delete table inet lab"]);
     }
-}
 
-fn table(name: &str, rule: &str) -> String {
-    format!(
-        "table inet {name} {{ chain input {{ type filter hook input priority -300; iifname \"{UNDERLAY}\" {rule}; }}; }}"
-    )
+    /// The one table of ours on this host, anew; other tables are the agent's.
+    fn filter(&self, rules: &str) {
+        self.pass();
+        let rules: Vec<String> = rules.split("; ").map(|rule| format!("iifname \"{UNDERLAY}\" {rule};")).collect();
+        let chain = format!("chain input {{ type filter hook input priority -300; {} }}", rules.join(" "));
+        self.run(&["nft", &format!("table inet lab {{ {chain}; }}")]);
+    }
 }
 
 /// The NAT's only rule, with the ports that it maps to.
@@ -103,6 +101,13 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// Both hosts' underlay interfaces take packets of so many octets.
+    pub fn set_underlay_mtu(&self, mtu: u32) {
+        for host in [&self.alpha, &self.beta] {
+            host.run(&["ip", "link", "set", UNDERLAY, "mtu", &mtu.to_string()]);
+        }
+    }
+
     /// Both hosts on one link.
     pub fn direct() -> Self {
         let mut lab = Self::hosts("10.9.0.1");

@@ -65,6 +65,12 @@ impl Pinging {
         Self { child: command.spawn().expect("the command ping") }
     }
 
+    /// Ends them early; their figures do not matter.
+    pub fn abandon(mut self) {
+        self.child.kill().expect("a child of ours");
+        self.child.wait().expect("a child of ours");
+    }
+
     /// Waits for the last answer.
     pub fn wait(self) -> Pings {
         let output = self.child.wait_with_output().expect("a child of ours");

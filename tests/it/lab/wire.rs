@@ -118,6 +118,11 @@ fn kind(frame: &[u8], (ike_port, natt_port): (u16, u16)) -> Option<Kind> {
         [0x08, 0x00] => {}
         _ => return None,
     }
+    // More fragments, or an offset: the tunnel is not to make any.
+    let fragment = u16::from_be_bytes([*packet.get(6)?, *packet.get(7)?]) & 0x3fff;
+    if fragment != 0 {
+        return None;
+    }
     let (header_octets, protocol) = (usize::from(packet.first()? & 0x0f) * 4, *packet.get(9)?);
     let udp = packet.get(header_octets..).filter(|_| protocol == 17)?;
     let port = |at: usize| Some(u16::from_be_bytes([*udp.get(at)?, *udp.get(at + 1)?]));
@@ -131,4 +136,21 @@ fn kind(frame: &[u8], (ike_port, natt_port): (u16, u16)) -> Option<Kind> {
         });
     }
     ports.contains(&ike_port).then_some(Kind::Ike)
+}
+
+#[test]
+fn a_fragment_is_not_taken_for_esp() {
+    // Ethernet, IPv4 of 32 octets, UDP from 4500 to 4500 with four octets.
+    let mut frame = vec![0; 12];
+    frame.extend([0x08, 0x00, 0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0, 0, 10, 9, 0, 1, 10, 9, 0, 2]);
+    frame.extend([0x11, 0x94, 0x11, 0x94, 0, 12, 0, 0, 0xc0, 0, 0, 1]);
+    let ports = (500, 4500);
+    assert_eq!(sort(&[frame.clone()], ports), Seen { esp: 1, ..Seen::default() });
+    for fragment in [[0x20, 0], [0, 1], [0x20, 185]] {
+        frame[20..22].copy_from_slice(&fragment);
+        assert_eq!(sort(&[frame.clone()], ports).other.len(), 1);
+    }
+    frame[20] = 0x40;
+    frame[21] = 0;
+    assert_eq!(sort(&[frame], ports).esp, 1, "DF is fine");
 }

@@ -4,17 +4,24 @@
 //! itself, with the [`Faults`] that are set; with [`Simulator::by_hand`] every datagram waits for [`Simulator::deliver`], so that a
 //! test can write down who hears what first. Nothing here is used by the agent.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+pub(in crate::ike) mod hand;
+mod host;
+mod nonsense;
+mod plane;
+mod reconciler;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Command, Endpoint, EndpointConfig, Event, LocalAuth, PeerAuth, PeerConfig, RemoteEndpoint};
-use crate::model::{
-    AeadAlgorithm, ChildSaParams, Instant, Path, PeerId, PeerIndex, Rng, Secret, SeededRng, Spi, Ticket, TrafficSelector,
-    Transport, WorkerIndex,
-};
+pub use host::{Host, Nat, Proof, address, endpoint_config, peer_config};
+pub use nonsense::speak_nonsense;
+pub use plane::Plane;
+
+use super::{Command, Endpoint};
+use crate::model::{ChildSaParams, Instant, KeGroup, Path, PeerIndex, Rng, SeededRng, Spi, Transport};
 
 /// What the wire does to datagrams, as probabilities of 0 to 1.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,109 +52,6 @@ pub enum Content {
     Ike(Bytes),
     /// An authentic ESP packet.
     Esp(Spi),
-}
-
-/// What a data plane of one host was told.
-#[derive(Debug, Default)]
-pub struct Plane {
-    /// Installed, by inbound SPI, in the order of installation.
-    pub installed: Vec<ChildSaParams>,
-    /// Parked.
-    pub reserved: BTreeSet<Spi>,
-    /// Who sends, by peer.
-    pub active: BTreeMap<PeerIndex, Spi>,
-    /// Retired, still open inbound until then.
-    pub grace: BTreeMap<Spi, Instant>,
-    /// How many SAs were ever installed.
-    pub installs: usize,
-    used: BTreeSet<Spi>,
-    pending: VecDeque<(Instant, Ticket)>,
-}
-
-/// How long a retired SA still receives.
-const GRACE: Duration = Duration::from_secs(5);
-
-impl Plane {
-    /// The SA that is sent with.
-    pub fn sender(&self, peer: PeerIndex) -> Option<&ChildSaParams> {
-        let spi = self.active.get(&peer)?;
-        self.installed.iter().find(|child| child.inbound_spi == *spi)
-    }
-
-    /// The installed SA with this inbound SPI.
-    pub fn receiver(&self, spi: Spi) -> Option<&ChildSaParams> {
-        self.installed.iter().find(|child| child.inbound_spi == spi)
-    }
-
-    /// Whether a packet on this SPI would not be lost.
-    pub fn takes(&self, spi: Spi) -> bool {
-        self.receiver(spi).is_some() || self.reserved.contains(&spi) || self.grace.contains_key(&spi)
-    }
-
-    fn retire(&mut self, now: Instant, spi: Spi, at_once: bool) {
-        let Some(index) = self.installed.iter().position(|child| child.inbound_spi == spi) else { return };
-        let gone = self.installed.remove(index);
-        if !at_once {
-            self.grace.insert(spi, now + GRACE);
-        }
-        if self.active.get(&gone.peer) == Some(&spi) {
-            // The newest standby takes over.
-            match self.installed.iter().rfind(|child| child.peer == gone.peer) {
-                Some(heir) => self.active.insert(gone.peer, heir.inbound_spi),
-                None => self.active.remove(&gone.peer),
-            };
-        }
-    }
-}
-
-/// A small reconciler, as the agent has a large one: wants every peer up, with backoff, and probes.
-#[derive(Debug, Default)]
-struct Reconciler {
-    next: BTreeMap<PeerIndex, Instant>,
-    failures: BTreeMap<PeerIndex, u32>,
-    open: BTreeSet<PeerIndex>,
-    up: BTreeMap<PeerIndex, BTreeSet<crate::model::IkeSpi>>,
-    next_probe: BTreeMap<PeerIndex, Instant>,
-}
-
-/// One host.
-pub struct Host {
-    /// Its control plane.
-    pub endpoint: Endpoint,
-    /// Its data plane.
-    pub plane: Plane,
-    /// Its address.
-    pub address: IpAddr,
-    /// Every event so far.
-    pub events: Vec<Event>,
-    /// Whether the small reconciler runs.
-    pub reconciled: bool,
-    /// If set, a NAT stands before it: its public address, and inside ports by public port.
-    pub nat: Option<Nat>,
-    reconciler: Reconciler,
-}
-
-/// A NAT that gives every inside port a public one.
-#[derive(Clone, Debug)]
-pub struct Nat {
-    /// The outside address.
-    pub public: IpAddr,
-    /// Public port to inside port.
-    pub ports: BTreeMap<u16, u16>,
-    /// The next public port.
-    pub next: u16,
-}
-
-impl Nat {
-    fn outward(&mut self, inside: u16) -> SocketAddr {
-        let known = self.ports.iter().find(|&(_, &port)| port == inside).map(|(&public, _)| public);
-        let port = known.unwrap_or_else(|| {
-            self.next += 1;
-            self.ports.insert(self.next, inside);
-            self.next
-        });
-        SocketAddr::new(self.public, port)
-    }
 }
 
 /// See the module.
@@ -182,69 +86,6 @@ const TRIP: Duration = Duration::from_millis(10);
 /// Time between ESP packets.
 const TRAFFIC_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How often the small reconciler probes.
-const PROBE_INTERVAL: Duration = Duration::from_secs(10);
-
-/// How two hosts prove themselves to each other.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Proof {
-    /// One key for the pair.
-    Psk,
-    /// Ed25519 host keys.
-    HostKeys,
-}
-
-/// Settings of an endpoint that are good for simulations.
-#[must_use]
-pub fn endpoint_config() -> EndpointConfig {
-    EndpointConfig {
-        ike_rekey: Duration::from_secs(4 * 3600),
-        child_rekey: Duration::from_secs(3600),
-        replay_window: 4096,
-        ike_port: 500,
-        natt_port: 4500,
-    }
-}
-
-/// The address of a host.
-#[must_use]
-pub fn address(host: usize) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::from(0xc000_0201 + host as u32))
-}
-
-/// What host `of` knows about its peer `peer`.
-///
-/// # Panics
-/// Beyond 250 hosts.
-#[must_use]
-pub fn peer_config(of: usize, peer: usize, proof: Proof) -> PeerConfig {
-    let block = |host: usize| {
-        let prefix: ipnet::IpNet = format!("10.42.{host}.0/24").parse().expect("a prefix");
-        TrafficSelector::from_prefix(prefix)
-    };
-    let key = |host: usize| crate::crypto::SigningKey::from_seed(&[host as u8 + 1; 32]);
-    let psk = || Secret::new(format!("the key of {} and {}, long enough", of.min(peer), of.max(peer)).into_bytes());
-    PeerConfig {
-        index: PeerIndex(peer as u32),
-        name: format!("host{peer}"),
-        local_id: PeerId::Fqdn(format!("host{of}")),
-        remote_id: PeerId::Fqdn(format!("host{peer}")),
-        local_auth: match proof {
-            Proof::Psk => LocalAuth::Psk(psk()),
-            Proof::HostKeys => LocalAuth::HostKey(key(of)),
-        },
-        remote_auth: match proof {
-            Proof::Psk => PeerAuth::Psk(psk()),
-            Proof::HostKeys => PeerAuth::HostKey(key(peer).verifying_key()),
-        },
-        remote: Some(RemoteEndpoint::Standard(address(peer))),
-        suites: AeadAlgorithm::ALL.to_vec(),
-        local_selectors: vec![block(of)],
-        remote_selectors: vec![block(peer)],
-        owner: WorkerIndex(0),
-    }
-}
-
 impl Simulator {
     /// So many hosts that all know each other.
     #[must_use]
@@ -276,15 +117,7 @@ impl Simulator {
         for peer in (0..hosts).filter(|&peer| peer != index) {
             endpoint.upsert_peer(peer_config(index, peer, proof));
         }
-        Host {
-            endpoint,
-            plane: Plane::default(),
-            address: address(index),
-            events: Vec::new(),
-            reconciled: false,
-            nat: None,
-            reconciler: Reconciler::default(),
-        }
+        Host::new(endpoint, address(index))
     }
 
     /// Ends a host without a word and starts it anew, with nothing but its configuration.
@@ -294,6 +127,13 @@ impl Simulator {
         host.reconciled = self.hosts[index].reconciled;
         host.nat = self.hosts[index].nat.clone();
         self.hosts[index] = host;
+    }
+
+    /// Makes every host begin with this key exchange.
+    pub fn begin_with(&mut self, group: KeGroup) {
+        for host in &mut self.hosts {
+            host.endpoint.shared.first_group = group;
+        }
     }
 
     /// Lets every host want its peers, from now on and with a little jitter.
@@ -346,7 +186,7 @@ impl Simulator {
 
     fn next_event(&self) -> Option<Instant> {
         let hosts = self.hosts.iter().flat_map(|host| {
-            let ticket = host.plane.pending.front().map(|&(at, _)| at);
+            let ticket = host.plane.next_ticket();
             [host.endpoint.poll_timeout(), ticket, host.next_wish(self.now)]
         });
         let traffic = self.traffic.then_some(self.next_traffic);
@@ -377,10 +217,7 @@ impl Simulator {
         self.hosts[index].plane.grace.retain(|_, until| *until > now);
         self.hosts[index].endpoint.handle_timeout(now);
         self.drain(index);
-        while let Some(&(at, ticket)) = self.hosts[index].plane.pending.front()
-            && at <= now
-        {
-            self.hosts[index].plane.pending.pop_front();
+        while let Some(ticket) = self.hosts[index].plane.take_ticket(now) {
             self.command(index, Command::Installed(ticket));
         }
         let jitter = self.rng.jitter(Duration::from_millis(500));
@@ -457,7 +294,7 @@ impl Simulator {
     /// Lets the data planes finish, in a test by hand.
     pub fn finish_installs(&mut self) {
         for index in 0..self.hosts.len() {
-            while let Some((_, ticket)) = self.hosts[index].plane.pending.pop_front() {
+            while let Some(ticket) = self.hosts[index].plane.take_ticket(Instant::END) {
                 self.command(index, Command::Installed(ticket));
             }
         }
@@ -489,7 +326,7 @@ impl Simulator {
                 let plane = &mut self.hosts[index].plane;
                 if !plane.takes(spi) {
                     self.lost_packets += 1;
-                } else if plane.receiver(spi).is_some() && plane.used.insert(spi) {
+                } else if plane.note_use(spi) {
                     self.command(index, Command::InboundUsed(spi));
                 }
             }
@@ -558,146 +395,5 @@ impl Simulator {
             }
         }
         Ok(())
-    }
-}
-
-impl Host {
-    /// The summary of what was refused or failed, for messages of tests.
-    #[must_use]
-    pub fn complaints(&self) -> Vec<String> {
-        let text = |event: &Event| match event {
-            Event::Refused { reason, .. } => Some(format!("refused: {reason}")),
-            Event::InitiateFailed { reason, .. } => Some(format!("initiation failed: {reason}")),
-            Event::ChildFailed { reason, .. } => Some(format!("no child: {reason}")),
-            _ => None,
-        };
-        self.events.iter().filter_map(text).collect()
-    }
-
-    /// Where every IKE SA and CHILD_SA of this host stands, for messages of tests.
-    #[must_use]
-    pub fn standing(&self) -> Vec<String> {
-        let peers = self.endpoint.shared.peers.keys();
-        let sas = peers.flat_map(|&peer| self.endpoint.table.established_of(peer));
-        sas.flat_map(|state| {
-            let head = format!("{}: task {:?}, queue {:?}", state.session.local_spi, state.task, state.queue);
-            let children = state.children.values().map(|child| {
-                let ours = if child.ours { "ours" } else { "theirs" };
-                let (inbound, outbound) = (child.inbound_spi, child.outbound_spi);
-                format!("  {inbound} {outbound:?} {ours} {:?} successor {:?}", child.phase, child.successor)
-            });
-            std::iter::once(head).chain(children).collect::<Vec<_>>()
-        })
-        .collect()
-    }
-
-    fn note(&mut self, now: Instant, install_delay: Duration, event: &Event) {
-        let plane = &mut self.plane;
-        match event {
-            Event::Reserve { spi, .. } => {
-                plane.reserved.insert(*spi);
-            }
-            Event::Release { spi } => {
-                plane.reserved.remove(spi);
-            }
-            Event::Install { child, ticket } => {
-                plane.reserved.remove(&child.inbound_spi);
-                plane.installed.push((**child).clone());
-                plane.installs += 1;
-                plane.pending.push_back((now + install_delay, *ticket));
-            }
-            Event::Activate { spi } => {
-                if let Some(peer) = plane.receiver(*spi).map(|child| child.peer) {
-                    plane.active.insert(peer, *spi);
-                }
-            }
-            Event::Retire { spi, at_once } => plane.retire(now, *spi, *at_once),
-            Event::PathChanged { spi, path } => {
-                if let Some(child) = plane.installed.iter_mut().find(|child| child.inbound_spi == *spi) {
-                    child.path = *path;
-                }
-            }
-            _ => self.reconciler.note(now, event),
-        }
-    }
-
-    fn next_wish(&self, now: Instant) -> Option<Instant> {
-        if !self.reconciled {
-            return None;
-        }
-        let peers = self.endpoint.shared.peers.keys();
-        peers.map(|peer| self.reconciler.next_wish(*peer, now)).min()
-    }
-
-    fn wishes(&mut self, now: Instant, jitter: Duration) -> Vec<Command> {
-        if !self.reconciled {
-            return Vec::new();
-        }
-        let peers: Vec<PeerIndex> = self.endpoint.shared.peers.keys().copied().collect();
-        peers.into_iter().filter_map(|peer| self.reconciler.wish(peer, now, jitter)).collect()
-    }
-}
-
-impl Reconciler {
-    fn is_up(&self, peer: PeerIndex) -> bool {
-        self.up.get(&peer).is_some_and(|spis| !spis.is_empty())
-    }
-
-    fn note(&mut self, now: Instant, event: &Event) {
-        match event {
-            Event::IkeUp { peer, summary } => {
-                self.up.entry(*peer).or_default().insert(summary.local_spi);
-                self.open.remove(peer);
-                self.failures.remove(peer);
-                self.next_probe.insert(*peer, now + PROBE_INTERVAL);
-                self.next.remove(peer);
-            }
-            Event::IkeDown { peer, spi, .. } => {
-                self.up.entry(*peer).or_default().remove(spi);
-            }
-            Event::InitiateFailed { peer, .. } => {
-                self.open.remove(peer);
-                let failures = self.failures.entry(*peer).or_default();
-                *failures += 1;
-                self.next.insert(*peer, now + Duration::from_secs(1 << (*failures).min(4)));
-            }
-            Event::ProbeLost { peer } => {
-                self.next.insert(*peer, now);
-            }
-            _ => {}
-        }
-    }
-
-    /// When it has something to ask for: always at a date that it set before.
-    fn next_wish(&self, peer: PeerIndex, now: Instant) -> Instant {
-        let initiate = self.next.get(&peer).copied().filter(|_| !self.open.contains(&peer));
-        let probe = self.next_probe.get(&peer).copied().filter(|_| self.is_up(peer));
-        let undated = !self.is_up(peer) && initiate.is_none() && !self.open.contains(&peer);
-        if undated {
-            return now;
-        }
-        initiate.into_iter().chain(probe).min().unwrap_or(now + PROBE_INTERVAL)
-    }
-
-    fn wish(&mut self, peer: PeerIndex, now: Instant, jitter: Duration) -> Option<Command> {
-        if !self.open.contains(&peer) {
-            let wanted = !self.is_up(peer);
-            match self.next.get(&peer) {
-                Some(&at) if at <= now => {
-                    self.next.remove(&peer);
-                    self.open.insert(peer);
-                    return Some(Command::Initiate(peer));
-                }
-                None if wanted => {
-                    self.next.insert(peer, now + jitter);
-                }
-                _ => {}
-            }
-        }
-        if self.is_up(peer) && self.next_probe.get(&peer).is_some_and(|&at| at <= now) {
-            self.next_probe.insert(peer, now + PROBE_INTERVAL + jitter);
-            return Some(Command::Probe(peer));
-        }
-        None
     }
 }

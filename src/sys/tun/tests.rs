@@ -128,7 +128,7 @@ fn without_cap_net_admin_the_error_says_so() {
 /// RFC 1071, word by word: zero if the octets hold their own right checksum.
 fn internet_checksum(octets: &[u8]) -> u16 {
     let word = |pair: &[u8]| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
-    let add = |sum: u32, word: u32| (sum + word & 0xffff) + (sum + word >> 16);
+    let add = |sum: u32, word: u32| ((sum + word) & 0xffff) + ((sum + word) >> 16);
     !octets.chunks(2).map(word).fold(0, add) as u16
 }
 

@@ -79,7 +79,10 @@ impl Answers {
         let facts = self.facts();
         let mut status = Status::new(&facts.host);
         status.uptime_seconds = self.started.elapsed().as_secs();
-        status.tun = Some(facts.tun.clone());
+        let offloads = self.caller.offloads();
+        let offloads = [(offloads.tcp, "tcp"), (offloads.udp, "udp")];
+        let offloads = offloads.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()).collect();
+        status.tun = Some(Tun { offloads, ..facts.tun.clone() });
         status.peers = views.into_iter().map(|view| peer(view, &facts.addresses)).collect();
         for drops in &self.drops {
             status.drops.add(drops);

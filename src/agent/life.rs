@@ -130,6 +130,7 @@ impl Agent {
             mtu: tun_mtu,
             queues: desired::workers(config).into(),
             backend: config.tun.backend.name().to_owned(),
+            offloads: Vec::new(),
         };
         let mut facts = Facts {
             host: String::new(),

@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::{Command, Shared};
 use crate::model::{Drops, Instant};
+use crate::sys::tun::Offloads;
 use crate::sys::udp::UdpSocket;
 
 /// How long a request may wait for the control thread, which answers within milliseconds unless something is wrong.
@@ -103,6 +104,12 @@ impl<B: 'static> Caller<B> {
             true => Unreachable::Busy,
             false => Unreachable::Ended,
         })
+    }
+
+    /// Which packets travel as super-packets between the host's stack and us, in both directions.
+    #[must_use]
+    pub fn offloads(&self) -> Offloads {
+        self.shared.joined.offloads()
     }
 
     /// The time, as the brain and the workers count it.

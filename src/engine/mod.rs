@@ -31,15 +31,34 @@ pub use handle::{Caller, Ended, Handle, Unreachable};
 pub use start::{Config, Engine, EngineError};
 
 use crate::model::Instant;
+use crate::sys::tun::Offloads;
 use exchange::Exchange;
 
 /// A request to the brain, done on the control thread.
 pub(crate) type Command<B> = Box<dyn FnOnce(&mut B, Instant) + Send>;
 
+/// What of the inner packets is joined; what the kernel refuses leaves it.
+#[derive(Debug, Default)]
+pub(crate) struct LiveOffloads {
+    tcp: AtomicBool,
+    udp: AtomicBool,
+}
+
+impl LiveOffloads {
+    fn new(offloads: Offloads) -> Self {
+        Self { tcp: offloads.tcp.into(), udp: offloads.udp.into() }
+    }
+
+    fn offloads(&self) -> Offloads {
+        Offloads { tcp: self.tcp.load(Ordering::Relaxed), udp: self.udp.load(Ordering::Relaxed) }
+    }
+}
+
 /// What all threads see.
 pub(crate) struct Shared {
     origin: time::Instant,
     stopping: AtomicBool,
+    joined: LiveOffloads,
     exchange: Exchange,
 }
 

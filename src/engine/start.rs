@@ -16,7 +16,7 @@ use super::exchange::{Doorbell, Exchange};
 use super::forward::pool_size;
 use super::handle::{Caller, Ended, Handle, spawn};
 use super::worker::{self, WAKER, Worker};
-use super::{Shared, mailbox};
+use super::{LiveOffloads, Shared, mailbox};
 use crate::crypto::Provider;
 use crate::esp;
 use crate::model::{Drops, WorkerIndex};
@@ -102,7 +102,12 @@ impl Engine {
             ends.push((pool_size(member, workers.into()), doorbell));
         }
         let exchange = Exchange::new(ends);
-        let shared = Arc::new(Shared { origin: time::Instant::now(), stopping: AtomicBool::new(false), exchange });
+        let shared = Arc::new(Shared {
+            origin: time::Instant::now(),
+            stopping: AtomicBool::new(false),
+            joined: LiveOffloads::new(tun.offloads),
+            exchange,
+        });
         let (commands, command_receiver) = bounded(COMMANDS);
         let (ended, ended_receiver) = bounded(polls.len());
         let mut handle = Handle {

@@ -17,11 +17,12 @@ pub fn render_status(status: &Status) -> String {
         Some(tun) => line(
             &mut out,
             format_args!(
-                "{}: MTU {}, {}, backend {}",
+                "{}: MTU {}, {}, backend {}, offloads {}",
                 plain(&tun.name),
                 tun.mtu,
                 counted(u64::from(tun.queues), "queue"),
-                plain(&tun.backend)
+                plain(&tun.backend),
+                if tun.offloads.is_empty() { "none".into() } else { plain(&tun.offloads.join(" ")) }
             ),
         ),
         None => line(&mut out, format_args!("no TUN device is open")),
@@ -307,7 +308,13 @@ mod tests {
         let mut status = Status {
             version: "1.2.3".into(),
             uptime_seconds: 7_322,
-            tun: Some(Tun { name: "underpass0".into(), mtu: 1400, queues: 1, backend: "offload".into() }),
+            tun: Some(Tun {
+                name: "underpass0".into(),
+                mtu: 1400,
+                queues: 1,
+                backend: "offload".into(),
+                offloads: vec!["tcp".into(), "udp".into()],
+            }),
             peers: vec![beta(), gamma(), Peer::new("delta", PeerState::Idle)],
             control: ControlCounters::default(),
             warnings: vec!["peers[0].psk: a key".into()],
@@ -318,7 +325,7 @@ mod tests {
             render_status(&status),
             "\
 alpha: underpass 1.2.3, running for 2 h 2 min
-underpass0: MTU 1400, 1 queue, backend offload
+underpass0: MTU 1400, 1 queue, backend offload, offloads tcp udp
 
 PEER   STATE    REMOTE            LAST PROOF  IN    OUT      SUITE
 beta   up       192.0.2.2:4501    4 s ago     84 B  2.9 MiB  aes256gcm16-esn

@@ -92,6 +92,9 @@ pub struct Tun {
     pub queues: u16,
     /// `offload` or `plain`.
     pub backend: String,
+    /// What travels as super-packets between the host's stack and the agent: `tcp`, `udp`. What the kernel refuses is missing.
+    #[serde(default)]
+    pub offloads: Vec<String>,
 }
 
 /// One peer.
@@ -318,7 +321,13 @@ mod tests {
     #[test]
     fn json_is_what_the_schema_says() {
         let mut status = Status::new("alpha");
-        status.tun = Some(Tun { name: "underpass0".into(), mtu: 1400, queues: 2, backend: "offload".into() });
+        status.tun = Some(Tun {
+            name: "underpass0".into(),
+            mtu: 1400,
+            queues: 2,
+            backend: "offload".into(),
+            offloads: vec!["tcp".into(), "udp".into()],
+        });
         let mut peer = Peer::new("beta", PeerState::OneWay);
         peer.dead_direction = Some(PeerDirection::Inbound);
         peer.remote = Some("192.0.2.2:4500".parse().unwrap());
@@ -359,7 +368,7 @@ mod tests {
             "version": env!("CARGO_PKG_VERSION"),
             "host": "alpha",
             "uptime_seconds": 0,
-            "tun": {"name": "underpass0", "mtu": 1400, "queues": 2, "backend": "offload"},
+            "tun": {"name": "underpass0", "mtu": 1400, "queues": 2, "backend": "offload", "offloads": ["tcp", "udp"]},
             "peers": [
                 {
                     "name": "beta", "state": "one-way", "dead_direction": "inbound", "configured_address": "192.0.2.2", "remote": "192.0.2.2:4500",

@@ -391,7 +391,10 @@ fn an_agent_sets_the_host_up_and_takes_everything_back() {
     let agent = host.start();
     assert_eq!(host.peers(), ["beta idle", "gamma idle"]);
     let status = host.status();
-    assert_eq!(status["tun"], serde_json::json!({"name": "underpass0", "mtu": 1400, "queues": 2, "backend": "offload"}));
+    assert_eq!(
+        status["tun"],
+        serde_json::json!({"name": "underpass0", "mtu": 1400, "queues": 2, "backend": "offload", "offloads": ["tcp", "udp"]})
+    );
     assert_eq!(status["host"], "alpha");
     assert_eq!(host.addresses(), ["10.42.1.1/32"], "and no link-local one");
     assert!(["10.42.2.0/24", "10.42.3.0/24", "10.43.0.0/16"].iter().all(|prefix| host.has_route(prefix)));

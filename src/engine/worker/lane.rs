@@ -13,6 +13,7 @@ use std::io::{self, ErrorKind};
 use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -373,11 +374,14 @@ impl Lane {
     /// The kernel does not take such super-packets: packets of that protocol go one by one from now on.
     fn stop_joining(&mut self, gso: Gso) {
         let mut offloads = self.coalescer.offloads();
-        let (joined, name) = match gso {
-            Gso::Udp(_) => (&mut offloads.udp, "UDP"),
-            _ => (&mut offloads.tcp, "TCP"),
+        let shown = &self.shared.joined;
+        let (joined, shown, name) = match gso {
+            Gso::Udp(_) => (&mut offloads.udp, &shown.udp, "UDP"),
+            _ => (&mut offloads.tcp, &shown.tcp, "TCP"),
         };
-        if std::mem::take(joined) {
+        *joined = false;
+        // The first worker that learns it tells it for all.
+        if shown.swap(false, Ordering::Relaxed) {
             tracing::warn!(
                 "the kernel refuses joined {name} packets on the TUN device: they are written one by one from now on"
             );

@@ -13,6 +13,7 @@ use mio::{Poll, Token, Waker};
 
 use super::*;
 use crate::crypto::Provider;
+use crate::engine::LiveOffloads;
 use crate::engine::exchange::{Doorbell, Exchange};
 use crate::engine::forward::pool_size;
 use crate::engine::tests::{PEER, child, install, routes, spi};
@@ -106,7 +107,12 @@ impl Bench {
         let doorbell = |poll: &Poll| Doorbell::new(Waker::new(poll.registry(), Token(0)).unwrap());
         let ends = polls.iter().enumerate().map(|(member, poll)| (pool_size(member, 2), doorbell(poll)));
         let exchange = Exchange::new(ends);
-        let shared = Arc::new(Shared { origin: time::Instant::now(), stopping: AtomicBool::new(false), exchange });
+        let shared = Arc::new(Shared {
+            origin: time::Instant::now(),
+            stopping: AtomicBool::new(false),
+            joined: LiveOffloads::new(BOTH),
+            exchange,
+        });
         let (tun, drops) = (FakeTun::default(), Arc::new(Drops::default()));
         let udp = Arc::new(UdpSocket::bind(SocketAddr::new(local, 4500)).unwrap());
         let (orders, mailbox) = crossbeam_channel::bounded(16);
@@ -392,6 +398,7 @@ fn super_packets(refuses: bool, rounds: usize) -> (u64, usize, usize, Offloads) 
     }
     let lists = receiver.tun.0.lock().unwrap();
     assert_eq!(receiver.drops.nonzero().chain(sender.drops.nonzero()).collect::<Vec<_>>(), []);
+    assert_eq!(receiver.lane.shared.joined.offloads(), receiver.lane.coalescer.offloads(), "what is shown");
     (asked, lists.joined, lists.count, receiver.lane.coalescer.offloads())
 }
 

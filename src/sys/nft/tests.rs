@@ -16,8 +16,9 @@ use super::*;
 use crate::sys::netlink::{Netlink, RouteSpec, VethEnd};
 use crate::sys::netns::Namespace;
 
-/// Long enough for a packet over a veth pair, which takes microseconds.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Long enough for a packet over a veth pair, which takes microseconds; shorter than the second after which a neighbour
+/// solicitation is repeated, which would be counted too.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 const TABLE: &str = "underpass-test";
 

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::AgentError;
-use super::preflight::outer_addresses;
+use super::preflight;
 use crate::config::Config;
 use crate::sys::netlink::{Netlink, NetlinkError, RouteSpec};
 use crate::sys::nft::{self, Guard, GuardCounters};
@@ -49,13 +49,15 @@ impl Plumbing {
 
     fn guard(&self, config: &Config) -> Result<Vec<String>, AgentError> {
         let remote: Vec<IpNet> = config.peers.iter().flat_map(|peer| peer.remote_blocks.iter().copied()).collect();
+        let around = preflight::surroundings(config, &self.tun)?;
         let guard = Guard {
             table: &self.table,
             tun: &self.tun,
             allowed: &[],
             local: &config.overlay.blocks,
+            inside: &around.inside,
             remote: &remote,
-            outer: &outer_addresses(config, &self.tun)?,
+            outer: &around.outer,
         };
         let unguarded = nft::install(&guard)?;
         Ok(unguarded.iter().map(|prefix| format!("packets in clear from {prefix} cannot be told from others")).collect())

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use ipnet::IpNet;
+
 use super::AgentError;
 use crate::config::{Advertise, Config, PeerRemote, Report, holds_outer};
 use crate::control::{ServerError, prepare_run_dir};
@@ -85,6 +87,15 @@ pub(super) fn check_interfaces(config: &Config, report: &mut Report) -> Result<(
             let key = peer.name.key.replace(".name", ".address");
             report.error(peer.name.line, key, format!("{} is this host's own address", remote.address()));
         }
+        for address in &listed {
+            let network = address.address.trunc();
+            let link = links.iter().find(|link| link.index == address.link_index && link.name != config.tun.name);
+            if let (Some(link), true) = (link, peer.remote_blocks.contains(&network)) {
+                let key = peer.name.key.replace(".name", ".remote_blocks");
+                let message = format!("{network} is the network of {} here: it cannot be behind a peer, too", link.name);
+                report.error(peer.name.line, key, message);
+            }
+        }
     }
     Ok(())
 }
@@ -104,18 +115,37 @@ fn advertised_is_outside(config: &Config, address: IpAddr, interface: &str, repo
     }
 }
 
-/// The addresses of this host and its peers on the underlay: what the TUN device has does not count.
-pub(super) fn outer_addresses(config: &Config, tun: &str) -> Result<Vec<IpAddr>, NetlinkError> {
+/// What the guard must know of this host's interfaces; what the TUN device has does not count.
+pub(super) struct Surroundings {
+    /// The addresses of this host and its peers on the underlay.
+    pub outer: Vec<IpAddr>,
+    /// Parts of our blocks that live on other interfaces, because an address of ours is there with its network: containers'
+    /// bridges, the LAN behind a gateway.
+    pub inside: Vec<(String, IpNet)>,
+}
+
+/// Looks around.
+pub(super) fn surroundings(config: &Config, tun: &str) -> Result<Surroundings, NetlinkError> {
     let mut netlink = Netlink::open()?;
-    let tun = netlink.links()?.into_iter().find(|link| link.name == tun).map(|link| link.index);
-    let own = netlink.addresses()?.into_iter().filter(|address| Some(address.link_index) != tun);
+    let links = netlink.links()?;
     let peers = config.peers.iter().filter_map(|peer| peer.remote).map(|remote| remote.address());
-    let mut outer: Vec<IpAddr> = own.map(|address| address.address.addr()).chain(peers).collect();
-    // Addresses of our blocks on other interfaces are containers' gateways, not underlay.
-    outer.retain(|address| !address.is_loopback() && !config.overlay.blocks.iter().any(|block| block.contains(address)));
-    outer.sort();
-    outer.dedup();
-    Ok(outer)
+    let mut around = Surroundings { outer: peers.collect(), inside: Vec::new() };
+    for address in netlink.addresses()? {
+        let Some(link) = links.iter().find(|link| link.index == address.link_index) else { continue };
+        let (own, network) = (address.address.addr(), address.address.trunc());
+        if link.name == tun || own.is_loopback() {
+            continue;
+        }
+        match config.overlay.blocks.iter().find(|block| block.contains(&own)) {
+            Some(block) => around.inside.push((link.name.clone(), if block.contains(&network) { network } else { *block })),
+            None => around.outer.push(own),
+        }
+    }
+    around.outer.sort();
+    around.outer.dedup();
+    around.inside.sort();
+    around.inside.dedup();
+    Ok(around)
 }
 
 /// Says why a file could not be read.

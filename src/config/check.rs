@@ -239,6 +239,10 @@ fn outer_addresses(draft: &Draft, report: &mut Report) {
             outer.push((address, format!("an advertised address of this host{}", on_line(advertise))));
         }
     }
+    let listen = draft.listen.value.address;
+    if !listen.is_unspecified() {
+        outer.push((listen, format!("where this host listens{}", on_line(&draft.listen))));
+    }
     outer.sort();
     for block in all_blocks(draft) {
         let net = block.prefix.value;

@@ -90,7 +90,11 @@ pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, repo
     let (addresses, blocks) = match top.take("overlay") {
         Some(field) => overlay(&field, report),
         None => {
-            report.error(None, "overlay", "expected a section with `blocks`: the addresses that this host owns");
+            report.error(
+                None,
+                "overlay",
+                "expected a section with `blocks`, the addresses that this host owns; it is missing",
+            );
             (Vec::new(), Vec::new())
         }
     };

@@ -183,7 +183,7 @@ Overlay: {}
     assert_eq!(
         messages,
         "\
-u.yaml: overlay: expected a section with `blocks`: the addresses that this host owns
+u.yaml: overlay: expected a section with `blocks`, the addresses that this host owns; it is missing
 u.yaml:2: host.nmae: unknown key; did you mean \"name\"?
 u.yaml:2: host.listen: expected two different ports, got 4500 as ike_port and as natt_port
 u.yaml:4: tun.mtu: expected auto or a whole number from 576 to 9216, got \"100\"
@@ -210,9 +210,12 @@ u.yaml:16: Overlay: unknown key; did you mean \"overlay\"?
 fn yaml_beyond_need_is_refused_with_its_line() {
     let deep = format!("x-a: {}", "[".repeat(100));
     for (text, messages) in [
-        ("", "u.yaml: overlay: expected a section with `blocks`: the addresses that this host owns\n"),
-        ("# nothing\n", "u.yaml: overlay: expected a section with `blocks`: the addresses that this host owns\n"),
-        ("~\n", "u.yaml: overlay: expected a section with `blocks`: the addresses that this host owns\n"),
+        ("", "u.yaml: overlay: expected a section with `blocks`, the addresses that this host owns; it is missing\n"),
+        (
+            "# nothing\n",
+            "u.yaml: overlay: expected a section with `blocks`, the addresses that this host owns; it is missing\n",
+        ),
+        ("~\n", "u.yaml: overlay: expected a section with `blocks`, the addresses that this host owns; it is missing\n"),
         ("- a\n- b\n", "u.yaml:1: expected a section with keys, got a list\n"),
         ("underpass", "u.yaml:1: expected a section with keys, got \"underpass\"\n"),
         ("host: {}\n---\nhost: {}\n", "u.yaml:2: expected one YAML document, got a second one (`---`)\n"),
@@ -241,7 +244,7 @@ fn octets_that_are_no_text_are_refused_with_their_line() {
 #[test]
 fn a_file_may_not_be_larger_than_a_megabyte() {
     let comment = format!("# {}\n{GOOD}", "x".repeat(MAX_FILE));
-    let expected = format!("u.yaml: expected a file of at most 1048576 octets, got {}\n", comment.len());
+    let expected = "u.yaml: expected a file of at most 1048576 octets, and this one is larger\n";
     assert_eq!(read(&comment).1, expected);
 }
 
@@ -565,6 +568,12 @@ fn peers_are_checked() {
             "[10.42.2.0/24]",
             "[192.0.0.0/8]",
             "u.yaml:7: peers[0].remote_blocks[0]: 192.0.0.0/8 holds 192.0.2.2, beta's address (line 5): what is sent there \
+             would enter the tunnel again; name the prefixes around it instead\n",
+        ),
+        (
+            "{name: alpha}",
+            "{name: alpha, listen: {address: 10.42.1.9}}",
+            "u.yaml:2: overlay.blocks[0]: 10.42.1.0/24 holds 10.42.1.9, where this host listens (line 1): what is sent there \
              would enter the tunnel again; name the prefixes around it instead\n",
         ),
         (

@@ -57,8 +57,7 @@ pub(super) struct Key {
 /// The tree in a file, or none and an error in the report. An empty file is an empty map.
 pub(super) fn parse(octets: &[u8], report: &mut Report) -> Option<Node> {
     if octets.len() > MAX_FILE {
-        let len = octets.len();
-        report.error(None, "", format!("expected a file of at most {MAX_FILE} octets, got {len}"));
+        report.error(None, "", format!("expected a file of at most {MAX_FILE} octets, and this one is larger"));
         return None;
     }
     let text = match std::str::from_utf8(octets) {

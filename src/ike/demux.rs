@@ -52,7 +52,8 @@ impl Endpoint {
             return self.shared.drop(DropReason::IkeUnexpected);
         }
         let (name, source) = (header.initiator_spi, packet.path.remote);
-        if let Some(known) = self.known_inits.find(now, name, source) {
+        // What became of it may be gone: then its sender never got our answer, or begins anew.
+        if let Some(known) = self.known_inits.find(now, name, source).filter(|&known| self.table.peek(known).is_some()) {
             return self.repeat_init(known, packet);
         }
         if !self.admits(now, packet) {

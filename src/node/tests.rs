@@ -1,5 +1,6 @@
 //! Two hosts and what happens to them: start, traffic, rekeys, a restart, a partition.
 
+mod mesh;
 mod path_mtu;
 
 use std::net::{IpAddr, Ipv4Addr};

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
-use underpass::sys::netlink::{Netlink, VethEnd};
+use underpass::sys::netlink::{Netlink, RouteSpec, VethEnd};
 use underpass::sys::netns::Namespace;
 use underpass::sys::nft;
 
@@ -239,6 +239,22 @@ fn an_outer_address_that_leads_into_the_tunnel_is_5() {
 }
 
 #[test]
+fn a_peers_block_that_is_a_network_of_this_host_is_5() {
+    let host = Host::new(&CONFIG.replace("[10.42.2.0/24]", "[10.42.2.0/24, 10.50.7.0/24]"));
+    let connect = || {
+        let mut netlink = Netlink::open().unwrap();
+        let [near, far] = ["lan", "far"].map(|name| VethEnd { name, namespace: None });
+        netlink.create_veth(near, far).unwrap();
+        netlink.add_address("lan", "10.50.7.1/24".parse().unwrap()).unwrap();
+    };
+    host.namespace.run(connect).unwrap();
+    let seen = host.fail();
+    assert_eq!(seen.code, 5);
+    let message = "u.yaml:5: peers[0].remote_blocks: 10.50.7.0/24 is the network of lan here";
+    assert!(seen.err.contains(message), "{}", seen.err);
+}
+
+#[test]
 fn a_peer_that_pins_our_own_key_is_5() {
     let host = Host::new(CONFIG);
     let key = run(host.folder.path(), &["key", "generate"]).out;
@@ -313,6 +329,38 @@ fn without_a_tun_device_it_is_5() {
     let seen = host.fail_as(command);
     assert_eq!(seen.code, 5, "{}", seen.err);
     assert!(seen.err.contains("/dev/net/tun is missing: load the module"), "{}", seen.err);
+}
+
+/// A gateway stands for the LAN behind it, with an address of its own there: it must not cut itself off from that LAN.
+#[test]
+fn a_host_is_reached_on_the_lan_that_is_its_block() {
+    let host = Host::new(&CONFIG.replace("[10.42.1.0/24]", "[10.42.1.0/24, 10.50.0.0/16]"));
+    let lan = Namespace::create().unwrap();
+    host.namespace
+        .run(|| {
+            let mut netlink = Netlink::open().unwrap();
+            let far = VethEnd { name: "lan", namespace: Some(lan.as_fd()) };
+            netlink.create_veth(VethEnd { name: "lan", namespace: None }, far).unwrap();
+            netlink.add_address("lan", "10.50.7.1/24".parse().unwrap()).unwrap();
+            netlink.set_up("lan").unwrap();
+        })
+        .unwrap();
+    lan.run(|| {
+        let mut netlink = Netlink::open().unwrap();
+        netlink.add_address("lan", "10.50.7.2/24".parse().unwrap()).unwrap();
+        netlink.set_up("lan").unwrap();
+        netlink.add_route(RouteSpec::new("10.42.1.1/32".parse().unwrap(), "lan")).unwrap();
+    })
+    .unwrap();
+    let _agent = host.start();
+    let reaches = |address: &str| {
+        let receiver = host.namespace.run(|| UdpSocket::bind((address, 7)).unwrap()).unwrap();
+        receiver.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        lan.run(|| UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"clear", (address, 7)).unwrap()).unwrap();
+        receiver.recv_from(&mut [0; 16]).is_ok()
+    };
+    assert!(reaches("10.50.7.1"), "the gateway's own address on the LAN");
+    assert!(!reaches("10.42.1.1"), "the overlay's addresses only through the tunnel");
 }
 
 #[test]

@@ -187,7 +187,9 @@ impl HalfOpen {
             Err(error) => {
                 shared.drop(DropReason::IkeMalformed);
                 shared.refused(None, packet.path, error.to_string());
-                return None;
+                // It counts until it expires, or such values would buy one key exchange after the other.
+                let source = Some(self.source.remote.ip());
+                return stay(Box::new(Closed { last_answer: None, until: self.expires, source }), IkeSa::Closed);
             }
         };
         let received = keyed.1.receive(shared, packet, &[ExchangeType::IkeAuth]);

@@ -7,7 +7,7 @@ use crate::crypto;
 use crate::ike::exchange::negotiate::key_exchange_payload;
 use crate::ike::narrow::is_subset;
 use crate::ike::proposals::{offer_esp, offer_ike};
-use crate::ike::simulator::{Datagram, Proof, Simulator, address, peer_config};
+use crate::ike::simulator::{Content, Datagram, Proof, Simulator, address, peer_config};
 use crate::ike::state::IkeSa;
 use crate::ike::{Command, Event, PeerConfig};
 use crate::model::{
@@ -276,4 +276,42 @@ fn a_probe_behind_a_job_that_turns_out_needless_is_sent_all_the_same() {
     sim.run_for(SECONDS(20));
     let lost = sim.hosts[0].events.iter().any(|event| matches!(event, Event::ProbeLost { .. }));
     assert!(!lost);
+}
+
+/// The answers are lost for longer than a half-open IKE SA lives: the request that comes then is as good as new.
+#[test]
+fn a_request_that_is_repeated_after_its_half_open_ike_sa_ended_is_answered() {
+    let mut sim = Simulator::new(9, 2, Proof::Psk);
+    sim.by_hand = true;
+    sim.command(0, Command::Initiate(PeerIndex(1)));
+    let request = sim.waiting.remove(0);
+    sim.deliver_again(&request);
+    sim.run_for(SECONDS(16));
+    sim.waiting.clear();
+    sim.deliver_again(&request);
+    sim.deliver_all();
+    sim.settled(0, 1).unwrap();
+}
+
+/// A KE value that cannot be is noticed when the keys are needed; it does not free the place of its half-open IKE SA.
+#[test]
+fn an_impossible_ke_value_frees_no_place() {
+    let mut sim = Simulator::new(10, 2, Proof::Psk);
+    sim.by_hand = true;
+    let remote = SocketAddr::new(address(1), 500);
+    let mut request = init(77);
+    let value = request.windows(4).position(|window| window == [0, 31, 0, 0]).expect("KE payload of X25519") + 4;
+    request[value..value + 32].fill(0);
+    sim.inject(0, remote, Transport::Plain, &request);
+    let Content::Ike(response) = sim.waiting.remove(0).content else { panic!("an IKE message") };
+    let responder_spi = Header::parse(&response).unwrap().0.responder_spi;
+    let flags = Flags { initiator: true, version: false, response: false };
+    let header = Header { initiator_spi: 77, responder_spi, exchange: ExchangeType::IkeAuth, flags, message_id: 1 };
+    let auth = Message::emit_protected(&header, &[], |_, _| ([0; 8], [0; 16]));
+    sim.inject(0, remote, Transport::Plain, &auth);
+    assert_eq!(sim.hosts[0].endpoint.ike_sa_count(), 1);
+    sim.inject(0, remote, Transport::Plain, &request);
+    assert!(sim.waiting.is_empty(), "the same request buys no second key exchange");
+    sim.run_for(SECONDS(16));
+    assert_eq!(sim.hosts[0].endpoint.ike_sa_count(), 0);
 }

@@ -222,15 +222,20 @@ fn case_44_and_45_ke_values_that_cannot_be() {
         greeting.payloads[1] = Payload::KeyExchange(KeyExchangePayload { group, value: value.clone().into() });
         inject(&mut sim, &greeting.message());
         let octets = sent(&mut sim).pop().expect("an answer");
-        // The key exchange is done at the first IKE_AUTH, whoever sent it; a bad value ends the state there.
+        // The key exchange is done at the first IKE_AUTH, whoever sent it. A bad value ends the state there; what is left counts as
+        // half-open until it expires, and does no second key exchange.
         let header = Message::parse(&octets).expect("it parses").header;
         let flags = Flags { initiator: true, version: false, response: false };
         let header = Header { exchange: ExchangeType::IkeAuth, flags, message_id: 1, ..header };
         let auth = Message::emit_protected(&header, &[], |_, _| ([0; 8], [0; 16]));
         inject(&mut sim, &auth);
-        let expected = if value == [0xff; 32] { 1 } else { 0 };
-        assert_eq!(sim.hosts[0].endpoint.ike_sa_count(), expected, "{value:?}");
-        assert_eq!(counted(&sim), 1);
+        assert_eq!((sim.hosts[0].endpoint.ike_sa_count(), counted(&sim)), (1, 1), "{value:?}");
+        let refused = sim.hosts[0].events.iter().filter(|event| matches!(event, Event::Refused { .. })).count();
+        inject(&mut sim, &auth);
+        assert_eq!(refused, usize::from(value != [0xff; 32]), "{value:?}");
+        assert_eq!(sim.hosts[0].events.len(), refused, "{value:?}");
+        sim.run_for(std::time::Duration::from_secs(16));
+        assert_eq!(sim.hosts[0].endpoint.ike_sa_count(), 0);
     }
 }
 

@@ -4,8 +4,9 @@
 //! addresses on any interface), or send packets that claim to come from an overlay address. So a chain in `prerouting`, as
 //! early as rules run at all, lets everything pass that came out of the TUN, off `lo` or off an interface that the caller
 //! allows, and drops what is left if
-//! - its destination lies in one of this host's overlay prefixes: counted as `clear_overlay`, or
-//! - its source lies in one of the peers' prefixes: counted as `forged_overlay`.
+//! - its source lies in one of the peers' prefixes: counted as `forged_overlay`, or
+//! - its destination lies in one of this host's overlay prefixes: counted as `clear_overlay`; unless it came in by the
+//!   interface on which that part of the prefix lives (a bridge of containers, the LAN behind a gateway).
 //!
 //! [`install`] replaces the whole table in one transaction and carries the counts over, so it can be called at every change
 //! of the prefixes, and no packet finds the door open in between. It belongs to nobody's process: after a crash of the agent it
@@ -16,8 +17,9 @@
 //!     type filter hook prerouting priority raw; policy accept;
 //!     iifname "underpass0" accept
 //!     iifname "lo" accept
-//!     ip daddr 10.42.1.0/24 counter name "clear_overlay" drop
 //!     ip saddr 10.42.2.0/24 counter name "forged_overlay" drop
+//!     iifname "br0" ip daddr 10.42.1.0/25 accept
+//!     ip daddr 10.42.1.0/24 counter name "clear_overlay" drop
 //! }
 //! ```
 
@@ -100,6 +102,8 @@ pub struct Guard<'a> {
     pub allowed: &'a [String],
     /// This host's overlay addresses and blocks.
     pub local: &'a [IpNet],
+    /// Parts of `local` that live on another interface of this host, and which: there they are reached in clear.
+    pub inside: &'a [(String, IpNet)],
     /// The blocks behind the peers.
     pub remote: &'a [IpNet],
     /// Addresses of the underlay, ours and the peers'. Where a prefix contains one of them (a gateway within the network that
@@ -196,15 +200,23 @@ pub fn counters(table: &str) -> Result<Option<GuardCounters>, GuardError> {
 fn rules(guard: &Guard<'_>) -> Vec<Rule> {
     let trusted = [guard.tun, "lo"].into_iter().chain(guard.allowed.iter().map(String::as_str));
     let mut rules: Vec<_> = trusted.map(|interface| Rule::default().came_in_by(interface).accept()).collect();
-    let kinds = [(Field::Destination, guard.local, CLEAR_OVERLAY), (Field::Source, guard.remote, FORGED_OVERLAY)];
-    for (field, prefixes, counter) in kinds {
-        // Neighbouring blocks become one prefix: a fleet's blocks are many rules less.
-        for prefix in IpNet::aggregate(&prefixes.to_vec()).into_iter().filter(|prefix| prefix.prefix_len() > 0) {
-            let except: Vec<_> = guard.outer.iter().filter(|&address| prefix.contains(address)).copied().collect();
-            rules.push(Rule::default().address_in(field, prefix, &except).count(counter).drop());
-        }
-    }
+    rules.extend(drops(guard, Field::Source, guard.remote, FORGED_OVERLAY));
+    let inside = guard.inside.iter().map(|(interface, prefix)| {
+        Rule::default().came_in_by(interface).address_in(Field::Destination, *prefix, &[]).accept()
+    });
+    rules.extend(inside);
+    rules.extend(drops(guard, Field::Destination, guard.local, CLEAR_OVERLAY));
     rules
+}
+
+fn drops(guard: &Guard<'_>, field: Field, prefixes: &[IpNet], counter: &str) -> Vec<Rule> {
+    // Neighbouring blocks become one prefix: a fleet's blocks are many rules less.
+    let prefixes = IpNet::aggregate(&prefixes.to_vec()).into_iter().filter(|prefix| prefix.prefix_len() > 0);
+    let rule = |prefix: IpNet| {
+        let except: Vec<_> = guard.outer.iter().filter(|&address| prefix.contains(address)).copied().collect();
+        Rule::default().address_in(field, prefix, &except).count(counter).drop()
+    };
+    prefixes.map(rule).collect()
 }
 
 fn table_message(kind: u16, table: &str) -> Message {
@@ -321,7 +333,8 @@ fn check_names(guard: &Guard<'_>) -> Result<(), GuardError> {
     }
     // A lone `*` would trust every interface, which is to have no guard.
     let allowed = guard.allowed.iter().map(|name| name.strip_suffix('*').unwrap_or(name));
-    for name in allowed.chain([guard.tun]) {
+    let inside = guard.inside.iter().map(|(name, _)| name.as_str());
+    for name in allowed.chain([guard.tun]).chain(inside) {
         if !printable(name) || name.contains(['*', '/']) || name.len() > INTERFACE_NAME_LIMIT {
             return Err(GuardError::BadName(name.to_owned(), "a network interface"));
         }

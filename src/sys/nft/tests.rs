@@ -17,7 +17,7 @@ use crate::sys::netlink::{Netlink, RouteSpec, VethEnd};
 use crate::sys::netns::Namespace;
 
 /// Long enough for a packet over a veth pair, which takes microseconds.
-const PATIENCE: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 const TABLE: &str = "underpass-test";
 
@@ -79,7 +79,8 @@ impl World {
         let allowed: Vec<_> = allowed.iter().map(|&name| name.to_owned()).collect();
         let local = prefixes(&["10.42.1.0/24", "2001:db8:1::/64"]);
         let remote = prefixes(&["10.42.2.0/24", "2001:db8:2::/64"]);
-        let guard = Guard { table: TABLE, tun: "underpass0", allowed: &allowed, local: &local, remote: &remote, outer };
+        let guard =
+            Guard { table: TABLE, tun: "underpass0", allowed: &allowed, local: &local, inside: &[], remote: &remote, outer };
         self.host.run(|| install(&guard)).unwrap().unwrap()
     }
 
@@ -180,6 +181,30 @@ fn an_outer_address_inside_a_guarded_prefix_stays_reachable() {
 }
 
 #[test]
+fn what_lives_on_an_interface_is_reached_by_that_interface_only() {
+    let world = world();
+    let install = |interface: &str| {
+        let (local, remote) = (prefixes(&["10.42.1.0/24"]), prefixes(&["10.42.2.0/24"]));
+        let inside = [(interface.to_owned(), "10.42.1.0/30".parse().unwrap())];
+        let guard = Guard {
+            table: TABLE,
+            tun: "underpass0",
+            allowed: &[],
+            local: &local,
+            inside: &inside,
+            remote: &remote,
+            outer: &[],
+        };
+        world.host.run(|| super::install(&guard)).unwrap().unwrap();
+    };
+    install("wire");
+    assert!(world.arrives("wire", "192.0.2.2", "10.42.1.1"));
+    assert!(!world.arrives("wire", "10.42.2.5", "10.42.1.1"), "a forged source is one there, too");
+    install("other0");
+    assert!(!world.arrives("wire", "192.0.2.2", "10.42.1.1"));
+}
+
+#[test]
 fn counts_go_on_when_the_guard_is_installed_again_and_end_with_it() {
     let world = world();
     world.install(&[], &[]);
@@ -202,7 +227,7 @@ fn counts_go_on_when_the_guard_is_installed_again_and_end_with_it() {
 fn everything_is_no_prefix_to_guard() {
     let world = world();
     let all = prefixes(&["0.0.0.0/0", "::/0"]);
-    let guard = Guard { table: TABLE, tun: "underpass0", allowed: &[], local: &[], remote: &all, outer: &[] };
+    let guard = Guard { table: TABLE, tun: "underpass0", allowed: &[], local: &[], inside: &[], remote: &all, outer: &[] };
     assert_eq!(world.host.run(|| install(&guard)).unwrap().unwrap(), all);
     assert!(world.arrives("wire", "192.0.2.2", "192.0.2.1"));
 }
@@ -213,7 +238,8 @@ fn a_thousand_blocks_are_one_transaction() {
     // Every second /24, so that nothing can be merged.
     let remote: Vec<_> = (0..1000u32).map(|n| format!("{}.{}.{}.0/24", 10 + n / 500, n / 100, n % 100 * 2)).collect();
     let remote: Vec<IpNet> = remote.iter().map(|prefix| prefix.parse().unwrap()).collect();
-    let guard = Guard { table: TABLE, tun: "underpass0", allowed: &[], local: &[], remote: &remote, outer: &[] };
+    let guard =
+        Guard { table: TABLE, tun: "underpass0", allowed: &[], local: &[], inside: &[], remote: &remote, outer: &[] };
     host.run(|| install(&guard)).unwrap().unwrap();
     let listing = nft(&host, &["list", "table", "inet", TABLE]);
     assert_eq!(listing.matches("ip saddr").count(), 1000);
@@ -238,10 +264,10 @@ fn nft_reads_the_table_as_it_was_meant() {
             "iifname \"underpass0\" accept",
             "iifname \"lo\" accept",
             "iifname \"podman*\" accept",
-            "ip daddr 10.42.1.0/24 counter name \"clear_overlay\" drop",
-            "ip6 daddr 2001:db8:1::/64 counter name \"clear_overlay\" drop",
             "ip saddr 10.42.2.0/24 ip saddr != 10.42.2.9 counter name \"forged_overlay\" drop",
             "ip6 saddr 2001:db8:2::/64 counter name \"forged_overlay\" drop",
+            "ip daddr 10.42.1.0/24 counter name \"clear_overlay\" drop",
+            "ip6 daddr 2001:db8:1::/64 counter name \"clear_overlay\" drop",
         ]
     );
 }
@@ -257,7 +283,7 @@ fn nft(namespace: &Namespace, arguments: &[&str]) -> String {
 
 #[test]
 fn names_that_mean_something_else_are_refused() {
-    let guard = |table, tun, allowed| Guard { table, tun, allowed, local: &[], remote: &[], outer: &[] };
+    let guard = |table, tun, allowed| Guard { table, tun, allowed, local: &[], inside: &[], remote: &[], outer: &[] };
     let everything = ["*".to_owned()];
     let long = "a".repeat(16);
     for bad in [

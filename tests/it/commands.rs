@@ -36,6 +36,20 @@ fn a_fine_configuration_passes() {
 }
 
 #[test]
+fn the_readmes_configuration_passes() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("the README");
+    let (_, rest) = readme.split_once("```yaml\n").expect("a configuration in the README");
+    let (example, _) = rest.split_once("```").expect("its end");
+    let folder = tempfile::tempdir().expect("a folder");
+    // A point of the curve (RFC 8032, section 7.1, test 1) where the README has words.
+    let key = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
+    let example = example.replace("<underpass key show, on beta>", key);
+    assert!(example.contains(key), "the README's words for a key");
+    let output = check(folder.path(), &example);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+}
+
+#[test]
 fn a_bad_configuration_names_the_place() {
     let folder = tempfile::tempdir().expect("a folder");
     // What is changed, into what, and what the message must hold.

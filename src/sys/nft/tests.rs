@@ -16,8 +16,9 @@ use super::*;
 use crate::sys::netlink::{Netlink, RouteSpec, VethEnd};
 use crate::sys::netns::Namespace;
 
-/// Long enough for a packet over a veth pair, which takes microseconds.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Long enough for a packet over a veth pair, which takes microseconds; shorter than the second after which a neighbour
+/// solicitation is repeated, which would be counted too.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 const TABLE: &str = "underpass-test";
 
@@ -57,7 +58,9 @@ fn world() -> World {
         }
     })
     .unwrap();
-    World { neighbour, host }
+    let world = World { neighbour, host };
+    world.wait_for_links();
+    world
 }
 
 fn configure(namespace: &Namespace, links: &[&str], addresses: &[&str]) {
@@ -75,6 +78,18 @@ fn configure(namespace: &Namespace, links: &[&str], addresses: &[&str]) {
 }
 
 impl World {
+    /// A link that was just set up drops packets until the kernel has noticed its carrier, on a busy machine for a second.
+    fn wait_for_links(&self) {
+        for (interface, source, destination) in [
+            ("wire", "192.0.2.2", "192.0.2.1"),
+            ("wire", "2001:db8::2", "2001:db8::1"),
+            ("tun", "10.42.2.5", "10.42.1.1"),
+            ("tun", "2001:db8:2::5", "2001:db8:1::1"),
+        ] {
+            assert!((0..20).any(|_| self.arrives(interface, source, destination)), "{interface} stays dead for {source}");
+        }
+    }
+
     fn install(&self, allowed: &[&str], outer: &[IpAddr]) -> Vec<IpNet> {
         let allowed: Vec<_> = allowed.iter().map(|&name| name.to_owned()).collect();
         let local = prefixes(&["10.42.1.0/24", "2001:db8:1::/64"]);

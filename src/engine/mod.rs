@@ -10,6 +10,7 @@
 
 mod brain;
 mod control;
+mod diary;
 mod exchange;
 mod forward;
 mod handle;

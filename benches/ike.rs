@@ -11,6 +11,9 @@ use underpass::model::{KeGroup, PeerIndex};
 /// Host 1, as host 0 knows it.
 const PEER: PeerIndex = PeerIndex(1);
 
+/// Virtual time between rekeys: a peer that asks for SAs faster than this for long is refused.
+const PAUSE: Duration = Duration::from_secs(20);
+
 /// Two hosts that know each other and hold nothing.
 fn hosts(group: KeGroup, proof: Proof) -> Simulator {
     let mut sim = Simulator::new(1, 2, proof);
@@ -42,15 +45,18 @@ fn rekey(criterion: &mut Criterion) {
     sim.settled(0, 1).expect("the pair is up");
     criterion.bench_function("ike/rekey-child", |bencher| {
         bencher.iter(|| {
-            let spi = sim.hosts[0].plane.active[&PEER];
-            sim.command(0, Command::RekeyChild(spi));
-            sim.run_for(Duration::from_millis(100));
+            let old = sim.hosts[0].plane.active[&PEER];
+            sim.command(0, Command::RekeyChild(old));
+            sim.run_for(PAUSE);
+            assert_ne!(sim.hosts[0].plane.active[&PEER], old, "it was rekeyed");
         });
     });
     criterion.bench_function("ike/rekey-ike", |bencher| {
         bencher.iter(|| {
+            let old = sim.hosts[0].endpoint.ike_sas(PEER)[0].local_spi;
             sim.command(0, Command::RekeyIke(PEER));
-            sim.run_for(Duration::from_millis(100));
+            sim.run_for(PAUSE);
+            assert_ne!(sim.hosts[0].endpoint.ike_sas(PEER)[0].local_spi, old, "it was rekeyed");
         });
     });
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::plumbing;
+use super::{plumbing, preflight};
 use crate::config::{Config, PeerRemote};
 use crate::control::{Counters, Fault, FaultKind, Handler, RekeyWhat, Rekeyed, Request, Version};
 use crate::engine::{Caller, Unreachable};
@@ -20,6 +20,8 @@ use crate::observe::{Change, Child, Ike, Peer, PeerDirection, PeerState, Peers, 
 pub(super) struct Facts {
     /// `host.name`.
     pub host: String,
+    /// `host.advertise`, its interfaces resolved.
+    pub advertise: Vec<String>,
     /// Where each peer is configured to be.
     pub addresses: HashMap<String, String>,
     /// The device.
@@ -34,6 +36,7 @@ impl Facts {
     /// Takes from a configuration what the status shows.
     pub(super) fn describe(&mut self, config: &Config) {
         self.host.clone_from(&config.host.name);
+        self.advertise = preflight::advertised(config);
         let shown = |remote: PeerRemote| match remote {
             PeerRemote::Standard(address) => address.to_string(),
             PeerRemote::Natt(endpoint) => endpoint.to_string(),
@@ -78,6 +81,7 @@ impl Answers {
         let (views, ike_drops) = self.caller.ask(question).map_err(unreachable)?;
         let facts = self.facts();
         let mut status = Status::new(&facts.host);
+        status.advertise.clone_from(&facts.advertise);
         status.uptime_seconds = self.started.elapsed().as_secs();
         let offloads = self.caller.offloads();
         let offloads = [(offloads.tcp, "tcp"), (offloads.udp, "udp")];

@@ -134,6 +134,7 @@ impl Agent {
         };
         let mut facts = Facts {
             host: String::new(),
+            advertise: Vec::new(),
             addresses: Default::default(),
             tun,
             table: plumbing.table().to_owned(),

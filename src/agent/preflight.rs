@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -113,6 +113,24 @@ fn advertised_is_outside(config: &Config, address: IpAddr, interface: &str, repo
             report.error(peer.name.line, key, holds_outer(*block, address, &what));
         }
     }
+}
+
+/// `host.advertise` as other hosts would write it. An interface that is not there (yet) stands for itself.
+pub(super) fn advertised(config: &Config) -> Vec<String> {
+    let of_interface = |name: &str| match Netlink::open().and_then(|mut netlink| netlink.addresses_of(name)) {
+        Ok(addresses) => {
+            let link_local = |address: &IpAddr| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+            let addresses = addresses.iter().map(|address| address.address.addr()).filter(|address| !link_local(address));
+            addresses.map(|address| address.to_string()).collect()
+        }
+        Err(_) => vec![format!("iface:{name}")],
+    };
+    let places = config.host.advertise.iter().map(|advertise| match advertise {
+        Advertise::Address(address, None) => vec![address.to_string()],
+        Advertise::Address(address, Some(port)) => vec![SocketAddr::new(*address, *port).to_string()],
+        Advertise::Interface(name) => of_interface(name),
+    });
+    places.flatten().collect()
 }
 
 /// What the guard must know of this host's interfaces; what the TUN device has does not count.

@@ -9,6 +9,9 @@ use crate::observe::init_log;
 
 /// Runs the agent until a signal ends it.
 pub(super) fn run(places: &Places, arguments: &AgentArgs) -> Exit {
+    if places.json {
+        return complain("the agent prints no data: --json is for the commands that ask it", Exit::Usage);
+    }
     init_log(match arguments.log {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,

@@ -94,7 +94,7 @@ struct AgentArgs {
     /// The configuration.
     #[arg(long, value_name = "FILE", default_value = CONFIG_FILE)]
     config: PathBuf,
-    /// How much to log to standard error.
+    /// How much to log to standard error: from debug on every IKE message and SA, but never a key.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: LogLevel,
 }
@@ -129,7 +129,9 @@ enum Rekey {
 enum ConfigCommand {
     /// Read a configuration as the agent would, and say what is wrong with it.
     ///
-    /// Each message begins with file:line. Key files are read too. Exits with 0 if the agent would take it, with 5 if not.
+    /// Each message begins with file:line. Key files are read too, except the host's own. Exits with 0 if the agent would take it,
+    /// with 5 if not. Nothing is asked of this machine: whether ports are free and whose addresses a peer has, the agent finds
+    /// out.
     #[command(after_help = "Example:\n  underpass config check ./underpass.yaml")]
     Check {
         /// The configuration.

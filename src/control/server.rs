@@ -128,7 +128,13 @@ impl Drop for Server {
 /// [`ServerError::Unsafe`], or what the kernel said.
 pub fn prepare_run_dir(run_dir: &Path) -> Result<(), ServerError> {
     let failed = |error| ServerError::Io(run_dir.to_owned(), error);
-    DirBuilder::new().recursive(true).mode(0o700).create(run_dir).map_err(failed)?;
+    if run_dir.join(SOCKET_NAME).as_os_str().len() > MAX_SOCKET_PATH {
+        return Err(ServerError::TooLong(run_dir.to_owned()));
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(run_dir).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => ServerError::Unsafe(run_dir.to_owned(), "is no folder".to_owned()),
+        _ => failed(error),
+    })?;
     let metadata = fs::metadata(run_dir).map_err(failed)?;
     let own = rustix::process::geteuid().as_raw();
     if metadata.uid() != own && metadata.uid() != 0 {

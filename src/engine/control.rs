@@ -19,7 +19,7 @@ use super::exchange::Content;
 use super::forward::Forwarder;
 use super::mailbox::Outgoing;
 use super::stranger::Stranger;
-use super::{Command, Shared};
+use super::{Command, Shared, diary};
 use crate::esp::Event;
 use crate::ike::Transmit;
 use crate::model::{DropReason, Drops, Instant, Path, Transport, WorkerIndex};
@@ -173,11 +173,13 @@ impl<B: Brain> Control<B> {
     fn take_mail(&mut self, now: Instant) {
         for _ in 0..MAIL_BATCH {
             let Ok((worker, event)) = self.news.try_recv() else { break };
+            diary::heard(worker, &event);
             self.brain.handle_event(now, worker, event);
         }
         for _ in 0..MAIL_BATCH {
             let Some(parcel) = self.shared.exchange.receive(self.shared.exchange.control()) else { break };
             if let Content::Ike { path, transport } = parcel.content {
+                diary::received(path, parcel.text());
                 self.brain.handle_ike(now, path, transport, parcel.text());
             }
             self.shared.exchange.give_back(parcel);
@@ -194,6 +196,7 @@ impl<B: Brain> Control<B> {
             for message in messages {
                 for (start, len) in message.datagrams() {
                     let octets = &arena[start as usize..(start + len) as usize];
+                    diary::received(message.path, octets);
                     self.brain.handle_ike(now, message.path, self.ike.transport, octets);
                 }
             }
@@ -213,7 +216,10 @@ impl<B: Brain> Control<B> {
                     let octets = &arena[start as usize..(start + len) as usize];
                     match natt::classify(octets) {
                         Natt::Keepalive => self.drops.count(DropReason::Keepalive),
-                        Natt::Ike(text) => self.brain.handle_ike(now, message.path, self.natt.transport, text),
+                        Natt::Ike(text) => {
+                            diary::received(message.path, text);
+                            self.brain.handle_ike(now, message.path, self.natt.transport, text);
+                        }
                         Natt::Esp(spi) => match self.shared.exchange.worker(spi.owner()) {
                             Some(to) => self.forward.outer(to, message.path, message.ecn, octets),
                             None => {
@@ -237,6 +243,7 @@ impl<B: Brain> Control<B> {
     /// Does what the brain wants: orders first, as messages may announce what they install.
     fn drain(&mut self) {
         while let Some((recipient, update)) = self.brain.poll_update() {
+            diary::ordered(&update);
             match recipient {
                 Recipient::All => self.mailboxes.iter_mut().for_each(|mailbox| mailbox.post(update.clone())),
                 Recipient::Worker(WorkerIndex(number)) => {
@@ -252,6 +259,7 @@ impl<B: Brain> Control<B> {
             }
         }
         while let Some(Transmit { path, transport, message }) = self.brain.poll_transmit() {
+            diary::sent(path, &message);
             self.frame.clear();
             if transport == Transport::Natt {
                 self.frame.extend_from_slice(&natt::NON_ESP_MARKER);

@@ -12,6 +12,7 @@
 mod brain;
 mod coalesce;
 mod control;
+mod diary;
 mod exchange;
 mod forward;
 mod handle;

@@ -13,6 +13,10 @@ pub fn render_status(status: &Status) -> String {
     let mut out = String::new();
     let uptime = duration_in_words(status.uptime_seconds);
     line(&mut out, format_args!("{}: underpass {}, running for {uptime}", plain(&status.host), plain(&status.version)));
+    if !status.advertise.is_empty() {
+        let places: Vec<String> = status.advertise.iter().map(|place| plain(place)).collect();
+        line(&mut out, format_args!("reached at {}", places.join(", ")));
+    }
     match &status.tun {
         Some(tun) => line(
             &mut out,
@@ -307,6 +311,7 @@ mod tests {
     fn a_status_is_one_screen() {
         let mut status = Status {
             version: "1.2.3".into(),
+            advertise: vec!["192.0.2.1".into()],
             uptime_seconds: 7_322,
             tun: Some(Tun {
                 name: "underpass0".into(),
@@ -325,6 +330,7 @@ mod tests {
             render_status(&status),
             "\
 alpha: underpass 1.2.3, running for 2 h 2 min
+reached at 192.0.2.1
 underpass0: MTU 1400, 1 queue, backend offload, offloads tcp udp
 
 PEER   STATE    REMOTE            LAST PROOF  IN    OUT      SUITE

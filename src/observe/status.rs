@@ -26,6 +26,9 @@ pub struct Status {
     pub version: String,
     /// The host's name in the overlay.
     pub host: String,
+    /// Where other hosts reach this one, as `host.advertise` says; the addresses of the interfaces that it names.
+    #[serde(default)]
+    pub advertise: Vec<String>,
     /// Seconds since the agent started.
     pub uptime_seconds: u64,
     /// The device; none before it is open.
@@ -48,6 +51,7 @@ impl Status {
             schema: STATUS_SCHEMA.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host: host.to_owned(),
+            advertise: Vec::new(),
             uptime_seconds: 0,
             tun: None,
             peers: Vec::new(),
@@ -367,6 +371,7 @@ mod tests {
             "schema": "underpass.status/1",
             "version": env!("CARGO_PKG_VERSION"),
             "host": "alpha",
+            "advertise": [],
             "uptime_seconds": 0,
             "tun": {"name": "underpass0", "mtu": 1400, "queues": 2, "backend": "offload", "offloads": ["tcp", "udp"]},
             "peers": [

@@ -278,6 +278,12 @@ fn a_port_in_use_is_5() {
 }
 
 #[test]
+fn a_flag_that_would_do_nothing_is_2() {
+    let seen = run(folder().path(), &["agent", "--json"]);
+    assert_eq!((seen.code, seen.out.as_str()), (2, ""));
+}
+
+#[test]
 fn without_rights_it_is_6() {
     let host = Host::new(CONFIG);
     // Its program must be where anybody can run it, and its files where anybody can read them.
@@ -432,18 +438,20 @@ fn a_killed_agent_leaves_the_guard_and_nothing_in_its_successors_way() {
 fn a_reload_changes_peers_and_blocks_and_says_what_has_to_wait() {
     let host = Host::new(CONFIG);
     let agent = host.start();
+    assert_eq!(host.status()["advertise"], serde_json::json!([]));
     let new = CONFIG
         .replace("name: gamma", "name: delta")
         .replace(", 10.43.0.0/16", ", 10.44.0.0/16")
         .replace("[10.42.1.0/24]", "[10.45.0.0/24]")
         .replace("queues: 2", "queues: 1")
-        .replace("name: alpha", "name: omega");
+        .replace("name: alpha", "name: omega, advertise: [192.0.2.7, '192.0.2.8:4600', 'iface:lo']");
     host.configure(&new);
     agent.signal(Signal::HUP);
     wait_for("the new peers", || (host.peers() == ["beta idle", "delta idle"]).then_some(()));
     agent.expect_log("read the configuration again: 2 peers");
     let status = host.status();
     assert_eq!(status["host"], "omega");
+    assert_eq!(status["advertise"], serde_json::json!(["192.0.2.7", "192.0.2.8:4600", "127.0.0.1", "::1"]));
     assert_eq!(status["tun"]["queues"], 2);
     let warning = "tun changed in the configuration: that takes effect when the agent starts next";
     assert_eq!(status["warnings"], serde_json::json!([warning]));

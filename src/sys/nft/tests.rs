@@ -158,7 +158,9 @@ fn a_packet_in_clear_with_an_overlay_source_does_not_get_in() {
     assert!(!world.arrives("wire", "10.42.2.5", "192.0.2.1"));
     assert!(!world.arrives("wire", "2001:db8:2::5", "2001:db8::1"));
     let counters = world.counters();
-    assert_eq!((counters.clear_overlay.packets, counters.forged_overlay.packets), (0, 2));
+    assert_eq!(counters.clear_overlay.packets, 0);
+    // At least: the kernel asks for a neighbour with the same source, and again after a second.
+    assert!(counters.forged_overlay.packets >= 2, "{counters:?}");
 }
 
 #[test]

@@ -35,6 +35,25 @@ fn good(text: &str) -> Config {
     config.unwrap()
 }
 
+/// The manual's example says each default but the ones that it has names and addresses for.
+#[test]
+fn the_manual_names_every_key_with_its_default() {
+    let manual = include_str!("../../docs/configuration.md");
+    let example = manual.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let told = good(example);
+    let short = GOOD
+        .replace("{name: alpha}", "{name: alpha, advertise: [192.0.2.1]}")
+        .replace("psk_file", "suites: [aes256gcm16]\n    psk_file");
+    let mut silent = good(&short);
+    // Places differ.
+    silent.peers[0].name = told.peers[0].name.clone();
+    silent.peers[0].auth = told.peers[0].auth.clone();
+    assert_eq!(silent, told);
+    for key in include_str!("read.rs").split("take(\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+        assert!(manual.contains(&format!("{key}:")), "{key} is not in the manual");
+    }
+}
+
 /// The messages of [`GOOD`] with `from` replaced.
 fn spoiled(from: &str, to: &str) -> String {
     assert!(GOOD.contains(from), "{from}");

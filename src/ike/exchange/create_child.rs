@@ -94,6 +94,9 @@ impl Established {
         let setting = Setting::new(shared, &config, esp_path);
         let source = self.source();
         match task.offer.accept(setting, source, &nonce_r, response) {
+            Ok(Answer::Child(params)) if self.child_by_outbound(params.outbound_spi).is_some() => {
+                self.child_unusable(shared, now, &task, "the answer's SPI is in use by another CHILD_SA".to_owned());
+            }
             Ok(Answer::Child(params)) if !nonce_r.is_empty() => self.child_agreed(shared, now, &task, *params, nonce_r),
             Ok(Answer::OtherGroup(group)) => return self.retry_child(shared, now, task, group),
             Ok(Answer::Child(_)) => self.child_unusable(shared, now, &task, "the answer has no nonce".to_owned()),

@@ -222,6 +222,27 @@ fn a_tunnel_that_works_in_one_direction_says_so() {
 }
 
 #[test]
+fn a_peer_that_is_to_call_is_idle_until_it_did_and_down_when_it_is_gone() {
+    let mut world = World::new(9);
+    let mut waiting = config(2, 1, 1);
+    waiting.peers[0].remote = None;
+    world.start(BETA, waiting);
+    world.run_for(SECONDS(60));
+    assert_eq!(state(&mut world, BETA), PeerState::Idle);
+    world.start(ALPHA, config(1, 2, 1));
+    world.run_for(SECONDS(5));
+    assert_eq!(state(&mut world, BETA), PeerState::Up);
+    world.kill(ALPHA);
+    world.run_for(SECONDS(120));
+    assert_eq!(state(&mut world, BETA), PeerState::Down);
+    let now = world.now;
+    assert_eq!(world.host(BETA).node.peers(now)[0].last_error.as_deref(), Some("the peer does not answer"));
+    world.start(ALPHA, config(1, 2, 1));
+    world.run_for(SECONDS(5));
+    assert_eq!(state(&mut world, BETA), PeerState::Up);
+}
+
+#[test]
 fn a_peer_that_fell_silent_is_not_one_way() {
     for seed in 0..10 {
         let mut world = two_hosts(500 + seed, 1);

@@ -19,13 +19,14 @@ pub enum PeerState {
     Up,
     /// We hear the peer, but it does not answer us: the outbound direction is dead.
     OneWay,
-    /// Nobody tries: an on-demand peer, or one that must come to us.
+    /// Nobody tries: an on-demand peer, or one that must come to us and has not yet.
     Idle,
     /// The first attempt is under way.
     Connecting,
     /// Attempts failed; another one is under way or will be.
     Retrying,
-    /// There was a tunnel and it is dead, or there is an IKE SA that carries no traffic.
+    /// There was a tunnel and it is dead, or there is an IKE SA that carries no traffic. A peer that we can call and that has no
+    /// IKE SA any more is `Retrying` instead.
     Down,
 }
 
@@ -44,6 +45,8 @@ impl PeerState {
         }
         match peer.attempt {
             _ if peer.is_failing() => Self::Retrying,
+            // It must call us, and did once: somebody should look why it does not.
+            Attempt::None if peer.liveness.last_proof().is_some() => Self::Down,
             Attempt::None | Attempt::Held => Self::Idle,
             Attempt::Open | Attempt::At(_) if peer.liveness.last_proof().is_some() => Self::Retrying,
             Attempt::Open | Attempt::At(_) => Self::Connecting,

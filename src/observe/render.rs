@@ -149,7 +149,7 @@ fn location(peer: &Peer) -> String {
 
 /// Below the table: what a column cannot hold.
 fn peer_remarks(out: &mut String, peer: &Peer) {
-    if peer.state.is_fine() {
+    if peer.state.is_fine() && peer.last_error.is_none() {
         return;
     }
     let error = peer.last_error.as_deref().map_or_else(String::new, |error| format!("; last error: {}", plain(error)));
@@ -188,6 +188,7 @@ fn state_in_words(peer: &Peer) -> String {
             Some(seconds) => return format!("retrying: the next attempt begins in {}", duration_in_words(seconds)),
             None => "retrying: another attempt is under way",
         },
+        (PeerState::Down, _) if peer.ike.is_none() => "down: there was a tunnel, the peer is to call again",
         (PeerState::Down, _) if peer.children.is_empty() => "down: there is an IKE SA, but no CHILD_SA to carry traffic",
         (PeerState::Down, _) if peer.configured_address.is_none() => "down: the tunnel is dead until the peer calls",
         (PeerState::Down, _) => "down: the tunnel is dead, a new one is being tried",

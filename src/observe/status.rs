@@ -185,7 +185,8 @@ pub enum PeerState {
     Connecting,
     /// An attempt failed; another one is under way or scheduled.
     Retrying,
-    /// There was a tunnel and it is dead, or there is an IKE SA that carries no traffic. Both are being mended.
+    /// There was a tunnel and it is dead, or there is an IKE SA that carries no traffic. It is being mended, or the peer is to
+    /// call again.
     Down,
 }
 

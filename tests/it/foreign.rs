@@ -29,7 +29,7 @@ fn we_call(lab: &Lab, queues: u16) -> (Agent, Swan) {
     (alpha, beta)
 }
 
-/// Once strongSwan's own side carries packets: on a busy machine its first ones after an install may get lost.
+/// Waits for a first answer, then counts.
 fn both_ping(lab: &Lab) {
     wait_until_answered(&lab.alpha, &lab.beta, Duration::from_secs(5));
     assert_eq!(ping(&lab.alpha, &lab.beta, 10).lost(), 0, "alpha to beta");

@@ -7,7 +7,7 @@ use crate::lab::traffic::{Pinging, ping, tcp_bits_per_second, wait_until_answere
 use crate::lab::wire::Capture;
 use crate::lab::{Lab, Swan, SwanConfig, wait_for};
 
-/// Once strongSwan's own side carries packets: on a busy machine its first ones after an install may get lost.
+/// Waits for a first answer, then counts.
 fn both_ping(lab: &Lab) {
     wait_until_answered(&lab.alpha, &lab.beta, Duration::from_secs(5));
     assert_eq!(ping(&lab.alpha, &lab.beta, 10).lost(), 0, "alpha to beta");

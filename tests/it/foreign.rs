@@ -29,7 +29,9 @@ fn we_call(lab: &Lab, queues: u16) -> (Agent, Swan) {
     (alpha, beta)
 }
 
+/// Waits for a first answer, then counts.
 fn both_ping(lab: &Lab) {
+    wait_until_answered(&lab.alpha, &lab.beta, Duration::from_secs(5));
     assert_eq!(ping(&lab.alpha, &lab.beta, 10).lost(), 0, "alpha to beta");
     assert_eq!(ping(&lab.beta, &lab.alpha, 10).lost(), 0, "beta to alpha");
 }

@@ -1,5 +1,6 @@
 //! Traffic through the tunnel: pings that count their losses, and TCP that counts its bits.
 
+use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -58,7 +59,7 @@ impl Pinging {
 
     /// Pings with these arguments.
     pub fn with(from: &Host, arguments: &[&str]) -> Self {
-        let argv = from.on(&[&["ping", "-n", "-q", "-W", "2"], arguments].concat()).join(" ");
+        let argv = from.on(&[&["ping", "-n", "-W", "2"], arguments].concat()).join(" ");
         let mut command = Command::new("sh");
         command.args(["-c", &format!("exec setpriv --pdeathsig KILL {argv}")]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -74,7 +75,11 @@ impl Pinging {
     /// Waits for the last answer.
     pub fn wait(self) -> Pings {
         let output = self.child.wait_with_output().expect("a child of ours");
-        Pings::parse(&said(&output))
+        let pings = Pings::parse(&said(&output));
+        if pings.lost() > 0 {
+            eprintln!("{} of {} pings lost: {}", pings.lost(), pings.sent, missing(&text(&output.stdout), pings.sent));
+        }
+        pings
     }
 }
 
@@ -93,10 +98,20 @@ pub fn tcp_bits_per_second(from: &Host, to: &Host, seconds: u32) -> f64 {
     report["end"]["sum_received"]["bits_per_second"].as_f64().expect("a figure")
 }
 
+/// The numbers of the pings that were not answered.
+fn missing(output: &str, sent: u32) -> String {
+    let number = |line: &str| line.split("icmp_seq=").nth(1)?.split(' ').next()?.parse::<u32>().ok();
+    let answered: BTreeSet<u32> = output.lines().filter(|line| line.contains("bytes from")).filter_map(number).collect();
+    let missing: Vec<String> = (1..=sent).filter(|n| !answered.contains(n)).map(|n| n.to_string()).collect();
+    missing.join(" ")
+}
+
 #[test]
 fn figures_are_read() {
     let output = "--- 10.42.2.1 ping statistics ---\n40 packets transmitted, 38 received, 5% packet loss, time 2ms\n";
     assert_eq!(Pings::parse(output), Pings { sent: 40, received: 38 });
     let output = "3 packets transmitted, 0 received, +3 errors, 100% packet loss, time 2ms\n";
     assert_eq!(Pings::parse(output).lost(), 3);
+    let output = "64 bytes from 10.42.2.1: icmp_seq=2 ttl=64 time=1 ms\nFrom 10.42.1.1 icmp_seq=3 Unreachable\n";
+    assert_eq!(missing(output, 4), "1 3 4");
 }

@@ -11,5 +11,6 @@ mod demo;
 mod foreign;
 mod foreign_alone;
 mod loops;
+mod matrix;
 mod mtu;
 mod pair;

@@ -1,0 +1,133 @@
+//! Correctness under speed: whatever the interfaces on the way segment, merge or sum, what arrives is what left, octet by octet,
+//! datagram by datagram, in order.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::lab::agent::{Agent, AgentConfig, PeerConfig};
+use crate::lab::flows::{End, Flow, Kind, carry};
+use crate::lab::net::UNDERLAY;
+use crate::lab::{Host, Lab};
+
+/// Addresses of IPv6 on both hosts.
+const INNER6: [&str; 2] = ["fd00:42:1::1", "fd00:42:2::1"];
+const BLOCKS6: [&str; 2] = ["fd00:42:1::/64", "fd00:42:2::/64"];
+
+/// What an interface of the underlay does for its host. Every feature is named in each, so that they may follow each other.
+const OFFLOADS: [(&str, &str); 4] = [
+    ("default", "rx on tx on sg on gso on tso on tx-udp-segmentation on gro off"),
+    // The one that really segments and merges: trains are cut where they leave and joined where they arrive.
+    ("segmented", "rx on tx on sg on gso on tso off tx-udp-segmentation off gro on"),
+    // Nobody sums: the kernel refuses trains, or cuts and sums by itself.
+    ("unsummed", "rx off tx off sg on gso on tso off tx-udp-segmentation off gro on"),
+    ("none", "rx off tx off sg off gso off tso off tx-udp-segmentation off gro off"),
+];
+
+/// Octets of UDP that fit into the tunnel whole, over IPv4 and IPv6.
+const WHOLE4: usize = 1400 - 28;
+const WHOLE6: usize = 1400 - 48;
+
+fn set_offloads(host: &Host, features: &str) {
+    let words: Vec<&str> = ["ethtool", "-K", UNDERLAY].into_iter().chain(features.split(' ')).collect();
+    host.run(&words);
+}
+
+/// Two agents that know both families, both up.
+fn pair(lab: &Lab, queues: u16, change: impl Fn(&mut AgentConfig)) -> (Agent, Agent) {
+    let ends = [(&lab.alpha, &lab.beta, [0, 1]), (&lab.beta, &lab.alpha, [1, 0])];
+    let [alpha, beta] = ends.map(|(host, peer, [local, remote])| {
+        let mut peer = PeerConfig::at(peer);
+        peer.blocks = format!("{}, {}", peer.blocks, BLOCKS6[remote]);
+        let mut config = AgentConfig::new(host, &[peer]).queues(queues);
+        config.overlay = format!("[{}/32, {}/128]", host.inner, INNER6[local]);
+        config.blocks = format!("{}, {}", config.blocks, BLOCKS6[local]);
+        change(&mut config);
+        Agent::running(host, &config)
+    });
+    alpha.wait_for_state("beta", "up", Duration::from_secs(15));
+    beta.wait_for_state("alpha", "up", Duration::from_secs(15));
+    (alpha, beta)
+}
+
+/// Everything that hosts send each other, both ways at once; `scale` multiplies how much.
+fn all_kinds(lab: &Lab, scale: u32) -> Vec<Flow> {
+    let ends4 = [&lab.alpha, &lab.beta].map(|host| End::of(host, host.inner));
+    let ends6 = [(&lab.alpha, INNER6[0]), (&lab.beta, INNER6[1])].map(|(host, address)| End::of(host, address));
+    let megabyte = u64::from(scale) << 20;
+    let v4 = [
+        (0, Kind::Tcp(8 * megabyte, None)),
+        (0, Kind::Tcp(2 * megabyte, Some(536))),
+        (0, Kind::Udp(0..=WHOLE4)),
+        (0, Kind::Udp(WHOLE4 + 1..=1472)),
+        (0, Kind::Udp(1473..=6000)),
+        (0, Kind::Trains(1..=WHOLE4)),
+        (4789, Kind::Trains(50..=WHOLE4)),
+        (8472, Kind::Udp(50..=WHOLE4)),
+        (0, Kind::Raw(0..=WHOLE4, true)),
+        (0, Kind::Raw(0..=WHOLE4, false)),
+    ];
+    let v6 = [
+        (0, Kind::Tcp(2 * megabyte, None)),
+        (0, Kind::Udp(0..=WHOLE6)),
+        (0, Kind::Udp(1400..=4000)),
+        (0, Kind::Trains(1..=WHOLE6)),
+    ];
+    let flows = v4.into_iter().map(|flow| (&ends4, flow)).chain(v6.into_iter().map(|flow| (&ends6, flow)));
+    let flow = |(ends, (port, kind)): (&[End; 2], (u16, Kind))| {
+        let flow = |from, to| Flow { kind: kind.clone(), from, to, port, datagrams: 200 * scale };
+        let [alpha, beta] = ends.clone();
+        [flow(alpha.clone(), beta.clone()), flow(beta, alpha)]
+    };
+    flows.flat_map(flow).collect()
+}
+
+/// Echoes of all sizes with content that `ping` compares.
+fn echoes(lab: &Lab) {
+    let pings = |from: &Host, to: &'static str, size: &'static str| {
+        let argv = ["ping", "-n", "-c20", "-i0.01", "-W5", "-p", "a5005ac3", "-M", "dont", "-s", size, to];
+        (from.clone(), argv)
+    };
+    let all: Vec<_> = ["1", "56", "1372", "1373", "5000"]
+        .into_iter()
+        .flat_map(|size| [pings(&lab.alpha, lab.beta.inner, size), pings(&lab.beta, INNER6[0], size)])
+        .collect();
+    std::thread::scope(|scope| {
+        for (from, argv) in &all {
+            scope.spawn(move || {
+                let said = from.run(argv);
+                assert!(said.contains(" 0% packet loss") && !said.contains("wrong data"), "{argv:?}: {said}");
+            });
+        }
+    });
+}
+
+/// What an agent dropped: nothing of what the tests send may be in it.
+fn drops(agent: &Agent) -> Value {
+    agent.status()["drops"].clone()
+}
+
+/// All kinds of traffic through all pairs of offloads.
+fn what_left_arrives(lab: &Lab, agents: &(Agent, Agent), scale: u32) {
+    let (alpha, beta) = agents;
+    for (of_alpha, features) in OFFLOADS {
+        set_offloads(&lab.alpha, features);
+        for (of_beta, features) in OFFLOADS {
+            set_offloads(&lab.beta, features);
+            eprintln!("offloads of alpha: {of_alpha}, of beta: {of_beta}");
+            let before = [drops(alpha), drops(beta)];
+            let start = std::time::Instant::now();
+            carry(&all_kinds(lab, scale));
+            eprintln!("  carried in {:?}", start.elapsed());
+            assert_eq!([drops(alpha), drops(beta)], before, "offloads of alpha: {of_alpha}, of beta: {of_beta}");
+        }
+        echoes(lab);
+    }
+}
+
+#[test]
+fn what_left_arrives_whatever_is_offloaded() {
+    let lab = Lab::direct();
+    let agents = pair(&lab, 2, |_| ());
+    what_left_arrives(&lab, &agents, 1);
+}

@@ -2,7 +2,7 @@
 //! it came, whole, once, and in order.
 //!
 //! Sender and sink are threads of the test, each with sockets in its host's namespace. The sender never has more under way than
-//! the smallest queue on the way holds, so nothing may be lost: what is missing was lost by somebody's mistake.
+//! it is told, which is less than the smallest queue on the way holds: what is missing was lost by somebody's mistake.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use underpass::model::{Path, Rng, SeededRng};
 use underpass::sys::udp::{Datagram, SendBatch};
 
@@ -29,8 +29,8 @@ const PIECE: usize = 1 << 16;
 /// Datagrams of one length in a row; the last of them is shorter.
 const RUN: u32 = 16;
 
-/// Datagrams under way at most.
-const WINDOW: u32 = 2 * RUN;
+/// Octets that a sink's socket holds for it, as far as the kernel grants them.
+const SINK_BUFFER: usize = 1 << 20;
 
 /// How long a flow may stand still.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -75,6 +75,8 @@ pub struct Flow {
     pub port: u16,
     /// So many of them, if it has datagrams.
     pub datagrams: u32,
+    /// So many of them under way at most.
+    pub window: u32,
 }
 
 /// Runs `work` on a thread in a namespace; a socket that it makes stays there.
@@ -135,6 +137,7 @@ impl Flow {
     fn carry_datagrams(&self, content: &Content) -> Result<(), String> {
         let sink = in_netns(&self.to.netns, || UdpSocket::bind((self.to.address, self.port))).map_err(said("bind"))?;
         sink.set_read_timeout(Some(PATIENCE)).map_err(said("set a timeout"))?;
+        SockRef::from(&sink).set_recv_buffer_size(SINK_BUFFER).map_err(said("set a buffer's size"))?;
         let to = sink.local_addr().map_err(said("bind"))?;
         let source = in_netns(&self.from.netns, || Source::new(&self.kind, self.from.address, to)).map_err(said("bind"))?;
         let arrived = AtomicU32::new(0);
@@ -150,11 +153,12 @@ impl Flow {
     fn send(&self, mut source: Source, content: &Content, to: SocketAddr, arrived: &AtomicU32) -> Result<(), String> {
         let mut sent = 0;
         while sent < self.datagrams {
-            let run = sent..(sent + RUN).min(self.datagrams);
-            sent = run.end;
-            source.send(content, run, to)?;
+            let burst = sent..(sent + self.window.min(RUN)).min(self.datagrams);
+            sent = burst.end;
+            source.send(content, burst, to)?;
+            let next = (sent + self.window.min(RUN)).min(self.datagrams);
             let start = Instant::now();
-            while sent - arrived.load(Ordering::Relaxed) > WINDOW {
+            while next - arrived.load(Ordering::Relaxed) > self.window {
                 std::thread::sleep(Duration::from_micros(50));
                 if start.elapsed() > PATIENCE {
                     return Err(format!("{} of {sent} arrived", arrived.load(Ordering::Relaxed)));
@@ -411,7 +415,7 @@ fn a_way_without_faults_has_none() {
         Kind::Raw(lengths.clone(), true),
         Kind::Raw(lengths, false),
     ];
-    let flow = |kind| Flow { kind, from: from.clone(), to: to.clone(), port: 0, datagrams: 500 };
+    let flow = |kind| Flow { kind, from: from.clone(), to: to.clone(), port: 0, datagrams: 500, window: 16 };
     carry(&kinds.map(flow));
 }
 

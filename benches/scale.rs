@@ -107,7 +107,7 @@ fn child(peer: u32, side: u32) -> ChildSaParams {
     let key = |side: u32| SaKey { keymat: Secret::new(vec![side as u8 + 1; AeadAlgorithm::Aes128Gcm16.keymat_len()]) };
     let inbound = |side: u32| spi(0x1000 + (2 * peer + side) * 256);
     let end = |side: u32| SocketAddr::from((Ipv4Addr::from_bits(0xc000_0200 + side * (peer + 1)), 4500));
-    let any = || vec![TrafficSelector::from_prefix("10.0.0.0/8".parse().expect("a prefix"))];
+    let any = || vec![TrafficSelector::from_prefix("8.0.0.0/5".parse().expect("a prefix"))];
     ChildSaParams {
         peer: PeerIndex(peer),
         inbound_spi: inbound(side),

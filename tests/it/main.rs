@@ -14,3 +14,4 @@ mod loops;
 mod matrix;
 mod mtu;
 mod pair;
+mod speed;

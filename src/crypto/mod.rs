@@ -1,6 +1,6 @@
 //! Cryptography behind four small traits, and the only place that names a cryptographic library.
 //!
-//! - [`Aead`]: seals and opens, whole batches at a time ([`aead`] with the providers ring and RustCrypto);
+//! - [`Aead`]: seals and opens, whole batches at a time ([`aead`], by one of several libraries: [`Provider`]);
 //! - [`Prf`]: HMAC, and prf+ over it (RFC 7296 §2.13);
 //! - [`KeyExchange`]: X25519 and the ECP groups, with randomness as an argument;
 //! - [`SigningKey`] and [`VerifyingKey`]: Ed25519.
@@ -24,8 +24,19 @@ pub enum Provider {
     /// ring: the default.
     #[default]
     Ring,
+    /// AES-GCM of graviola, which uses AVX-512 and wipes its keys; ChaCha20-Poly1305 of ring. Only where
+    /// [`fastest`](Self::fastest) names it: other processors may lack what it needs.
+    Graviola,
     /// aes-gcm and chacha20poly1305 of the RustCrypto project.
     RustCrypto,
+}
+
+impl Provider {
+    /// The fastest that this processor allows, having proved that it computes what ring computes.
+    #[must_use]
+    pub fn fastest() -> Self {
+        if aead::graviola_works() { Self::Graviola } else { Self::Ring }
+    }
 }
 
 /// The ICV did not match. Nothing else is known, and the buffer's content is undefined.

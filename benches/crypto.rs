@@ -10,7 +10,7 @@ use underpass::crypto::{Aead, BatchItem, ICV_LEN, Provider, aead, key_exchange};
 use underpass::model::{AeadAlgorithm, KeGroup, SeededRng};
 
 const PROVIDERS: [(Provider, &str); 3] =
-    [(Provider::Ring, "ring"), (Provider::Graviola, "graviola"), (Provider::RustCrypto, "rustcrypto")];
+    [(Provider::Ring, "ring"), (Provider::Vector, "vector"), (Provider::RustCrypto, "rustcrypto")];
 
 /// A TCP acknowledgement, the classic minimum reassembly size, a full packet of the overlay, a jumbo frame.
 const SIZES: [u32; 4] = [64, 576, 1400, 8192];
@@ -21,8 +21,8 @@ const TRAIN: u32 = 46;
 /// One object per suite and provider, by its name.
 fn suites() -> impl Iterator<Item = (String, Box<dyn Aead>)> {
     AeadAlgorithm::ALL.into_iter().flat_map(|algorithm| {
-        // Without AVX-512 graviola is not in use.
-        let runs = |&(provider, _): &(Provider, _)| provider != Provider::Graviola || Provider::fastest() == provider;
+        // Without AVX-512 ring computes in its place.
+        let runs = |&(provider, _): &(Provider, _)| provider != Provider::Vector || Provider::fastest() == provider;
         PROVIDERS.into_iter().filter(runs).map(move |(provider, name)| {
             let key = [0x42; 32];
             (format!("{}/{name}", algorithm.name()), aead(provider, algorithm, &key[..algorithm.key_len()]))

@@ -24,9 +24,8 @@ pub enum Provider {
     /// ring: the default.
     #[default]
     Ring,
-    /// AES-GCM of graviola, which uses AVX-512 and wipes its keys; ChaCha20-Poly1305 of ring. Only where
-    /// [`fastest`](Self::fastest) names it: other processors may lack what it needs.
-    Graviola,
+    /// AES-GCM in our own vector code, where the processor has AVX-512, VAES and VPCLMULQDQ; what it has not, ring does.
+    Vector,
     /// aes-gcm and chacha20poly1305 of the RustCrypto project.
     RustCrypto,
 }
@@ -35,7 +34,7 @@ impl Provider {
     /// The fastest that this processor allows, having proved that it computes what ring computes.
     #[must_use]
     pub fn fastest() -> Self {
-        if aead::graviola_works() { Self::Graviola } else { Self::Ring }
+        if aead::vector_code_works() { Self::Vector } else { Self::Ring }
     }
 }
 

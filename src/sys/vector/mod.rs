@@ -1,8 +1,11 @@
-//! The Internet checksum's sum with the widest registers that the processor has: a pure function, here because calling code
-//! for a processor that may be another is unsafe.
+//! Vector code: pure functions that are here because calling code for a processor that may be another is unsafe. The Internet
+//! checksum's sum, with the widest registers that there are, and AES-GCM in a file of its own.
 //!
-//! Each variant is the same loop, compiled for other registers. A word of eight octets is added in two halves, each into an
+//! Each variant of the sum is the same loop, compiled for other registers. A word of eight octets is added in two halves, each into an
 //! accumulator of 64 bits, so nothing overflows below 2^32 words and no carry has to be looked at.
+
+#[cfg(target_arch = "x86_64")]
+pub mod aes_gcm;
 
 /// Words of eight octets that one step takes: the widest register there is.
 const LANES: usize = 8;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::RouteTable;
-use crate::model::{ChildSaParams, Drops, Path, PeerIndex, Spi, Ticket};
+use crate::model::{ChildSaParams, Drops, Path, PeerIndex, Spi, Ticket, WorkerIndex};
 
 /// An order of the control thread. None is ever lost; each takes effect at a batch boundary.
 #[derive(Clone, Debug)]
@@ -57,6 +57,8 @@ pub enum Event {
     AddressSeen(Spi, Path),
     /// A packet to this peer waits and there is no SA.
     WantSa(PeerIndex),
+    /// This worker has packets for the peer and no SA of its own: they go by another worker's.
+    WantOwnSa(PeerIndex, WorkerIndex),
     /// ESP for an SPI of nobody came from there.
     UnknownSpi(Path),
 }

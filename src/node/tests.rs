@@ -29,6 +29,7 @@ fn config(number: u8, peer: u8, workers: u8) -> NodeConfig {
             replay_window: 4096,
             ike_port: 500,
             natt_port: 4500,
+            workers,
         },
         workers,
         tun_mtu: TUN_MTU,

@@ -20,6 +20,7 @@ fn node(own: u8, other: u8, workers: u8) -> Node {
             replay_window: 4096,
             ike_port: 500,
             natt_port: 4500,
+            workers,
         },
         workers,
         tun_mtu: 1400,

@@ -101,6 +101,73 @@ fn rekeys_lose_nothing(workers: u8) {
     }
 }
 
+/// Many flows, so that both TUN queues of both hosts have some: soon each worker seals and opens its own, and no packet changes
+/// hands.
+#[test]
+fn between_our_own_hosts_nothing_strays() {
+    const FLOWS: usize = 32;
+    let namespaces = joined_namespaces();
+    let handles = [(1, 2), (2, 1)].map(|(own, other): (u8, u8)| {
+        inside(&namespaces[usize::from(own) - 1], || {
+            let handle = Engine::start(&config(2, TunBackend::Offload), node(own, other, 2)).unwrap();
+            plumb(own);
+            handle
+        })
+    });
+    await_that("both are up", || handles.iter().all(is_up));
+    let open = || {
+        [(0, 1), (1, 2)].map(|(place, number): (usize, u8)| {
+            let own = IpAddr::from([10, 42, number, 1]);
+            let socket = inside(&namespaces[place], || UdpSocket::bind((own, 0)).unwrap());
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket
+        })
+    };
+    let round = |flows: &[[UdpSocket; 2]], number: u8| {
+        for (from, to) in [(0, 1), (1, 0)] {
+            for flow in flows {
+                flow[from].send_to(&[number], flow[to].local_addr().unwrap()).unwrap();
+            }
+            for flow in flows {
+                let mut buffer = [0; 10];
+                assert_eq!(receive(&flow[to], &mut buffer), (1, flow[from].local_addr().unwrap()));
+                assert_eq!(buffer[0], number, "no packet is lost or late");
+            }
+        }
+    };
+    let strays = || handles.each_ref().map(|handle| handle.caller().strays());
+    let traffic = |handle: &Handle<Node>| handle.ask(|node, _| node.worker_traffic()).unwrap();
+    // The answers of these flows come in by the first SA, and their queues follow them to its worker.
+    let first: Vec<_> = (0..FLOWS).map(|_| open()).collect();
+    await_that("worker 1 has its own", || {
+        round(&first, 0);
+        let children = |handle: &Handle<Node>| handle.ask(|node, now| node.peers(now)[0].children.len()).unwrap();
+        handles.iter().all(|handle| children(handle) == 2)
+    });
+    // Those that begin now stay where the kernel puts them.
+    let flows: Vec<_> = (0..FLOWS).map(|_| open()).collect();
+    await_that("the workers have heard of it, and the strays end", || {
+        let before = strays();
+        round(&flows, 1);
+        round(&flows, 2);
+        strays() == before
+    });
+    let (before, carried) = (strays(), handles.each_ref().map(traffic));
+    for number in 3..23 {
+        round(&flows, number);
+    }
+    assert_eq!(strays(), before);
+    assert!(before.iter().flatten().any(|strays| strays.inner > 0), "at first some did: {before:?}");
+    for (before, after) in carried.iter().zip(handles.each_ref().map(traffic)) {
+        let sealed: Vec<u64> = before.iter().zip(&after).map(|(before, after)| after.outbound.0 - before.outbound.0).collect();
+        assert_eq!(sealed.iter().sum::<u64>(), 20 * FLOWS as u64);
+        assert!(sealed.iter().all(|&packets| packets > 0), "both workers seal: {sealed:?}");
+    }
+    for handle in handles {
+        assert_eq!(handle.stop(PATIENCE), Ok(()));
+    }
+}
+
 #[test]
 fn rekeys_lose_nothing_with_one_worker() {
     rekeys_lose_nothing(1);

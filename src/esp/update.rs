@@ -26,6 +26,8 @@ pub enum Update {
     },
     /// Send with the outbound half of the SA that we receive on with this SPI.
     Activate(Spi),
+    /// Send a dummy packet with it, so that the peer, which waits for a first packet, may send with it too.
+    Announce(Spi),
     /// End the outbound half now (the newest standby of that peer takes over if it was active), and the inbound half now or
     /// after the grace time of five seconds.
     Retire {

@@ -247,6 +247,8 @@ pub struct IkeSummary {
     pub remote_spi: IkeSpi,
     /// Whether we are its original initiator.
     pub initiator: bool,
+    /// Whether the peer is one of our own hosts.
+    pub kin: bool,
     /// Suite.
     pub suite: IkeSuite,
     /// When it came up.

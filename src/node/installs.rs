@@ -86,10 +86,14 @@ impl Installs {
         self.of(peer).filter(|(_, sa)| sa.stage == Stage::Active).map(|(spi, _)| spi)
     }
 
-    /// The SAs for single workers, of all peers, that are not retired.
-    pub fn per_worker(&self) -> impl Iterator<Item = (Spi, &Installed)> {
-        let lives = |sa: &Installed| sa.per_worker && !matches!(sa.stage, Stage::Retired(_));
-        self.sas.iter().filter(move |(_, sa)| lives(sa)).map(|(&spi, sa)| (spi, sa))
+    /// How many SAs for single workers there are with all peers.
+    pub fn per_worker(&self) -> usize {
+        self.sas.values().filter(|sa| sa.per_worker && !matches!(sa.stage, Stage::Retired(_))).count()
+    }
+
+    /// Whose SA this is.
+    pub fn peer_of(&self, spi: Spi) -> Option<PeerIndex> {
+        self.sas.get(&spi).map(|sa| sa.peer)
     }
 
     /// What the SAs of each worker carried so far.
@@ -160,8 +164,12 @@ impl Node {
     fn activate(&mut self, now: Instant, spi: Spi) {
         let Some(installed) = self.installs.sas.get_mut(&spi) else { return };
         installed.stage = Stage::Active;
-        let peer = installed.peer;
+        let (peer, per_worker) = (installed.peer, installed.per_worker);
         self.update(spi, Update::Activate(spi));
+        if per_worker {
+            // The worker that has the other half need not wait for packets of ours.
+            self.update(spi, Update::Announce(spi));
+        }
         self.child_changed(now, peer);
     }
 

@@ -198,7 +198,11 @@ impl Node {
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
             Event::Installed(ticket) => self.endpoint.handle_command(now, ike::Command::Installed(ticket)),
-            Event::InboundUsed(spi) => self.endpoint.handle_command(now, ike::Command::InboundUsed(spi)),
+            Event::InboundUsed(spi) => {
+                self.endpoint.handle_command(now, ike::Command::InboundUsed(spi));
+                self.drain_ike(now);
+                self.spread(now, spi);
+            }
             Event::SoftExpired(spi) => self.endpoint.handle_command(now, ike::Command::RekeyChild(spi)),
             Event::HardExpired(spi) => self.endpoint.handle_command(now, ike::Command::ChildExpired(spi)),
             Event::AddressSeen(spi, path) => self.endpoint.handle_command(now, ike::Command::AddressSeen(spi, path)),
@@ -247,7 +251,7 @@ impl Node {
         self.drain_ike(now);
         if now >= self.next_tick {
             self.next_tick = now + TICK;
-            self.retire_idle(now);
+            self.tend_own_sas(now);
             for forgotten in self.installs.forget_retired(now) {
                 if let Some(peer) = self.peers.get_mut(&forgotten.peer) {
                     peer.add_drops(forgotten.counters.drops.nonzero());

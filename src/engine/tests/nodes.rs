@@ -96,7 +96,7 @@ fn rekeys_lose_nothing(workers: u8) {
     assert!(handles.iter().all(is_up));
     for handle in handles {
         let lost: Vec<_> = handle.drops().iter().flat_map(|drops| drops.nonzero()).collect();
-        assert!(lost.iter().all(|(reason, _)| *reason == DropReason::NoRoute), "{lost:?}");
+        assert!(lost.iter().all(|(reason, _)| matches!(reason, DropReason::NoRoute | DropReason::Dummy)), "{lost:?}");
         assert_eq!(handle.stop(PATIENCE), Ok(()));
     }
 }
@@ -137,32 +137,29 @@ fn between_our_own_hosts_nothing_strays() {
     };
     let strays = || handles.each_ref().map(|handle| handle.caller().strays());
     let traffic = |handle: &Handle<Node>| handle.ask(|node, _| node.worker_traffic()).unwrap();
-    // The answers of these flows come in by the first SA, and their queues follow them to its worker.
-    let first: Vec<_> = (0..FLOWS).map(|_| open()).collect();
-    await_that("worker 1 has its own", || {
+    // A first flow makes them.
+    let first = [open()];
+    await_that("each worker has its own", || {
         round(&first, 0);
-        let children = |handle: &Handle<Node>| handle.ask(|node, now| node.peers(now)[0].children.len()).unwrap();
-        handles.iter().all(|handle| children(handle) == 2)
+        let children = |handle: &Handle<Node>| handle.ask(|node, now| node.peers(now)[0].children.clone()).unwrap();
+        handles.iter().map(children).all(|children| children.len() == 2 && children.iter().all(|child| child.active))
     });
-    // Those that begin now stay where the kernel puts them.
-    let flows: Vec<_> = (0..FLOWS).map(|_| open()).collect();
-    await_that("the workers have heard of it, and the strays end", || {
-        let before = strays();
+    // A flow that began by the other worker's SA stays with that worker: those of the first moment are not looked at.
+    await_that("both workers of both hosts seal, and nothing strays", || {
+        let flows: Vec<_> = (0..FLOWS).map(|_| open()).collect();
         round(&flows, 1);
-        round(&flows, 2);
-        strays() == before
+        let (before, carried) = (strays(), handles.each_ref().map(traffic));
+        for number in 2..22 {
+            round(&flows, number);
+        }
+        let mut sealed = carried.iter().zip(handles.each_ref().map(traffic)).map(|(before, after)| {
+            let sealed = before.iter().zip(&after).map(|(before, after)| after.outbound.0 - before.outbound.0);
+            let sealed: Vec<u64> = sealed.collect();
+            assert_eq!(sealed.iter().sum::<u64>(), 20 * FLOWS as u64);
+            sealed
+        });
+        strays() == before && sealed.all(|sealed| sealed.iter().all(|&packets| packets > 0))
     });
-    let (before, carried) = (strays(), handles.each_ref().map(traffic));
-    for number in 3..23 {
-        round(&flows, number);
-    }
-    assert_eq!(strays(), before);
-    assert!(before.iter().flatten().any(|strays| strays.inner > 0), "at first some did: {before:?}");
-    for (before, after) in carried.iter().zip(handles.each_ref().map(traffic)) {
-        let sealed: Vec<u64> = before.iter().zip(&after).map(|(before, after)| after.outbound.0 - before.outbound.0).collect();
-        assert_eq!(sealed.iter().sum::<u64>(), 20 * FLOWS as u64);
-        assert!(sealed.iter().all(|&packets| packets > 0), "both workers seal: {sealed:?}");
-    }
     for handle in handles {
         assert_eq!(handle.stop(PATIENCE), Ok(()));
     }

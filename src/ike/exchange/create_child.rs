@@ -265,7 +265,8 @@ impl Established {
         let setting = Setting::new(shared, &config, self.session.esp_path(shared.config.natt_port));
         let setting = setting.owned_by(purpose.unwrap_or(config.owner));
         let nonces = Nonces { initiator: nonce_i, responder: &nonce_r, in_auth: false };
-        let (params, mut payloads) = negotiate::answer(shared, self.session.local_spi, setting, self.source(), nonces, request)?;
+        let (params, mut payloads) =
+            negotiate::answer(shared, self.session.local_spi, setting, self.source(), nonces, request)?;
         if self.child_by_outbound(params.outbound_spi).is_some() {
             shared.spi_owners.remove(&params.inbound_spi);
             return Err(Refusal::new(NotifyType::NoProposalChosen, "the proposal's SPI is in use by another CHILD_SA"));

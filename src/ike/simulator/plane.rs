@@ -110,7 +110,8 @@ impl Plane {
         }
         if self.active.get(&gone.peer) == Some(&spi) {
             // The newest standby takes over.
-            let falls_back = |child: &&ChildSaParams| child.peer == gone.peer && !self.per_worker.contains(&child.inbound_spi);
+            let falls_back =
+                |child: &&ChildSaParams| child.peer == gone.peer && !self.per_worker.contains(&child.inbound_spi);
             match self.installed.iter().rfind(falls_back) {
                 Some(heir) => self.active.insert(gone.peer, heir.inbound_spi),
                 None => self.active.remove(&gone.peer),

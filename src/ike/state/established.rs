@@ -168,6 +168,7 @@ impl Established {
             local_spi: self.session.local_spi,
             remote_spi: self.session.remote_spi,
             initiator: self.session.initiator,
+            kin: self.birth.kin,
             suite: self.birth.suite,
             established: self.since,
             rekey_at: self.rekey_at,
@@ -256,9 +257,10 @@ impl Established {
                 // One for a single worker is sent with when the peer has sent on it, so that nothing overtakes our answer.
                 let purpose = child.purpose();
                 let alone = purpose.is_none()
-                    && !self.children.values().any(|child| {
-                        child.purpose().is_none() && matches!(child.phase, Phase::Active | Phase::Superseded)
-                    });
+                    && !self
+                        .children
+                        .values()
+                        .any(|child| child.purpose().is_none() && matches!(child.phase, Phase::Active | Phase::Superseded));
                 if alone && let Some(child) = self.children.get_mut(&spi) {
                     child.activate(shared);
                 }

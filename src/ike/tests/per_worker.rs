@@ -35,8 +35,7 @@ fn own(sim: &Simulator, host: usize, worker: u8) -> Option<Spi> {
 /// For each SA: our worker and the peer's, in order.
 fn workers(sim: &Simulator, host: usize) -> Vec<(u8, u8)> {
     let installed = sim.hosts[host].plane.installed.iter();
-    let mut workers: Vec<_> =
-        installed.map(|child| (child.inbound_spi.owner().0, child.outbound_spi.owner().0)).collect();
+    let mut workers: Vec<_> = installed.map(|child| (child.inbound_spi.owner().0, child.outbound_spi.owner().0)).collect();
     workers.sort_unstable();
     workers
 }

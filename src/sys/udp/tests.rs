@@ -118,7 +118,8 @@ fn each_of_eight_workers_gets_its_own() {
         // For each worker a train and a single datagram on SPIs of its own; the control thread gets what bears the marker.
         let esp = |spi: u32| [spi.to_be_bytes().to_vec(), vec![7; 96]].concat();
         let everybody: Vec<&UdpSocket> = group.workers.iter().chain([&group.control]).collect();
-        let owners = (0..8).flat_map(|owner| [0x0100_0000, 0x89ab_cd00, 0xffff_ff00].map(|spi| (spi | owner, owner as usize)));
+        let owners =
+            (0..8).flat_map(|owner| [0x0100_0000, 0x89ab_cd00, 0xffff_ff00].map(|spi| (spi | owner, owner as usize)));
         for (spi, receiver) in owners.chain([(0, 8), (0x0100_0008, 0), (0x0100_00ff, 0)]) {
             let datagram = esp(spi);
             for count in [1, 5] {

@@ -153,9 +153,9 @@ fn every_worker_of_both_asks_at_once_and_their_number_is_bounded() {
         let mut sim = with_workers(pair(seed), counts);
         for round in 0..4 {
             for worker in 0..5 {
-                for host in 0..2 {
+                for (host, &count) in counts.iter().enumerate() {
                     // Worker 0 has the first SA.
-                    if worker > 0 && worker < counts[host] {
+                    if worker > 0 && worker < count {
                         want(&mut sim, host, worker);
                     }
                 }

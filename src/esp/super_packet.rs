@@ -36,17 +36,15 @@ impl DataPlane {
         outbox: &mut Outbox,
     ) -> Result<bool, DropReason> {
         let packet = split.packet();
-        let Some(Route::Peer { peer, owner }) = self.routes.lookup(packet.destination()) else {
+        let Some(Route::Peer { peer, .. }) = self.routes.lookup(packet.destination()) else {
             return Err(DropReason::NoRoute);
         };
-        if owner != self.config.worker {
-            return Ok(false);
-        }
+        // Without an SA of our own it strays, or waits.
+        let Some(peer) = self.peers.get(&peer) else { return Ok(false) };
+        let (Some(slot), stride) = (peer.active, split.stride()) else { return Ok(false) };
         if !self.routes.is_local(packet.source()) {
             return Err(DropReason::SourceNotOurs);
         }
-        let Some(peer) = self.peers.get(&peer) else { return Ok(false) };
-        let (Some(slot), stride) = (peer.active, split.stride()) else { return Ok(false) };
         if stride > peer.mtu.of(packet) {
             return Ok(false);
         }

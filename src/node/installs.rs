@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::own_sas::WorkerTraffic;
 use super::{Node, Recipient};
 use crate::esp::{SaCounters, Update};
 use crate::ike;
-use crate::model::{ChildSaParams, ChildSuite, DropReason, Instant, PeerIndex, Spi, TrafficSelector};
+use crate::model::{ChildSaParams, ChildSuite, DropReason, Instant, PeerIndex, Spi, TrafficSelector, WorkerIndex};
 
 /// How long a retired SA's counters are still looked at; longer than the inbound grace time of the workers.
 const RETIRED_LINGER: Duration = Duration::from_secs(10);
@@ -33,16 +34,31 @@ pub struct Installed {
     pub local_selectors: Vec<TrafficSelector>,
     pub remote_selectors: Vec<TrafficSelector>,
     pub counters: Arc<SaCounters>,
+    /// Whether it is for the worker that owns it only.
+    pub per_worker: bool,
     pub since: Instant,
     pub stage: Stage,
 }
 
 /// Every CHILD_SA of the host, by our inbound SPI.
 #[derive(Debug, Default)]
-pub struct Installs(BTreeMap<Spi, Installed>);
+pub struct Installs {
+    sas: BTreeMap<Spi, Installed>,
+    /// What the SAs carried that are forgotten, by worker.
+    forgotten: BTreeMap<WorkerIndex, WorkerTraffic>,
+}
+
+impl Installed {
+    /// When the last authenticated packet came in and the last one left.
+    pub fn last_traffic(&self) -> (Option<Instant>, Option<Instant>) {
+        let at = |nanoseconds: u64| (nanoseconds > 0).then(|| Instant::from_origin(Duration::from_nanos(nanoseconds)));
+        let read = |counter: &AtomicU64| at(counter.load(Ordering::Relaxed));
+        (read(&self.counters.last_inbound), read(&self.counters.last_outbound))
+    }
+}
 
 impl Installs {
-    fn insert(&mut self, now: Instant, child: &ChildSaParams, counters: Arc<SaCounters>) {
+    fn insert(&mut self, now: Instant, child: &ChildSaParams, per_worker: bool, counters: Arc<SaCounters>) {
         let installed = Installed {
             peer: child.peer,
             outbound_spi: child.outbound_spi,
@@ -50,32 +66,51 @@ impl Installs {
             local_selectors: child.local_selectors.clone(),
             remote_selectors: child.remote_selectors.clone(),
             counters,
+            per_worker,
             since: now,
             stage: Stage::Standby,
         };
-        self.0.insert(child.inbound_spi, installed);
+        self.sas.insert(child.inbound_spi, installed);
     }
 
     /// The SAs of a peer that are not retired.
     pub fn of(&self, peer: PeerIndex) -> impl Iterator<Item = (Spi, &Installed)> {
-        self.0
+        self.sas
             .iter()
             .filter(move |(_, sa)| sa.peer == peer && !matches!(sa.stage, Stage::Retired(_)))
             .map(|(&spi, sa)| (spi, sa))
     }
 
-    /// The SA that the peer's packets leave with.
-    pub fn active_of(&self, peer: PeerIndex) -> Option<Spi> {
-        self.of(peer).filter(|(_, sa)| sa.stage == Stage::Active).max_by_key(|(_, sa)| sa.since).map(|(spi, _)| spi)
+    /// The SAs that the peer's packets leave with.
+    pub fn active_of(&self, peer: PeerIndex) -> impl Iterator<Item = Spi> {
+        self.of(peer).filter(|(_, sa)| sa.stage == Stage::Active).map(|(spi, _)| spi)
+    }
+
+    /// How many SAs for single workers there are with all peers.
+    pub fn per_worker(&self) -> usize {
+        self.sas.values().filter(|sa| sa.per_worker && !matches!(sa.stage, Stage::Retired(_))).count()
+    }
+
+    /// Whose SA this is.
+    pub fn peer_of(&self, spi: Spi) -> Option<PeerIndex> {
+        self.sas.get(&spi).map(|sa| sa.peer)
+    }
+
+    /// What the SAs of each worker carried so far.
+    pub fn traffic(&self) -> BTreeMap<WorkerIndex, WorkerTraffic> {
+        let mut traffic = self.forgotten.clone();
+        for (spi, sa) in &self.sas {
+            traffic.entry(spi.owner()).or_default().add(&sa.counters);
+        }
+        traffic
     }
 
     /// When the last authenticated packet of the peer came in and the last one for it left, retired SAs included.
     pub fn last_traffic(&self, peer: PeerIndex) -> (Option<Instant>, Option<Instant>) {
-        let at = |nanoseconds: u64| (nanoseconds > 0).then(|| Instant::from_origin(Duration::from_nanos(nanoseconds)));
         let mut last = (None, None);
-        for sa in self.0.values().filter(|sa| sa.peer == peer) {
-            last.0 = last.0.max(at(sa.counters.last_inbound.load(Ordering::Relaxed)));
-            last.1 = last.1.max(at(sa.counters.last_outbound.load(Ordering::Relaxed)));
+        for sa in self.sas.values().filter(|sa| sa.peer == peer) {
+            let (inbound, outbound) = sa.last_traffic();
+            last = (last.0.max(inbound), last.1.max(outbound));
         }
         last
     }
@@ -83,12 +118,16 @@ impl Installs {
     /// Drops what was retired long enough ago, and returns it.
     pub fn forget_retired(&mut self, now: Instant) -> impl Iterator<Item = Installed> + use<> {
         let is_old = |_: &Spi, sa: &mut Installed| matches!(sa.stage, Stage::Retired(at) if now.since(at) > RETIRED_LINGER);
-        self.0.extract_if(.., is_old).map(|(_, sa)| sa).collect::<Vec<_>>().into_iter()
+        let forgotten: Vec<(Spi, Installed)> = self.sas.extract_if(.., is_old).collect();
+        for (spi, sa) in &forgotten {
+            self.forgotten.entry(spi.owner()).or_default().add(&sa.counters);
+        }
+        forgotten.into_iter().map(|(_, sa)| sa)
     }
 
     /// What was dropped of the peer's packets by the SAs that are still known.
     pub fn dropped(&self, peer: PeerIndex) -> impl Iterator<Item = (DropReason, u64)> {
-        self.0.values().filter(move |sa| sa.peer == peer).flat_map(|sa| sa.counters.drops.nonzero())
+        self.sas.values().filter(move |sa| sa.peer == peer).flat_map(|sa| sa.counters.drops.nonzero())
     }
 }
 
@@ -99,9 +138,10 @@ impl Node {
             match event {
                 ike::Event::Reserve { spi, .. } => self.update(spi, Update::Reserve(spi)),
                 ike::Event::Release { spi } => self.update(spi, Update::Release(spi)),
-                ike::Event::Install { child, ticket } => {
+                ike::Event::Install { child, per_worker, ticket } => {
                     let counters = Arc::new(SaCounters::default());
-                    self.installs.insert(now, &child, Arc::clone(&counters));
+                    self.installs.insert(now, &child, per_worker, Arc::clone(&counters));
+                    self.tell_path_limit(child.peer, child.inbound_spi.owner());
                     self.update(child.inbound_spi, Update::Install { child, counters, ticket });
                 }
                 ike::Event::Activate { spi } => self.activate(now, spi),
@@ -122,15 +162,19 @@ impl Node {
     }
 
     fn activate(&mut self, now: Instant, spi: Spi) {
-        let Some(installed) = self.installs.0.get_mut(&spi) else { return };
+        let Some(installed) = self.installs.sas.get_mut(&spi) else { return };
         installed.stage = Stage::Active;
-        let peer = installed.peer;
+        let (peer, per_worker) = (installed.peer, installed.per_worker);
         self.update(spi, Update::Activate(spi));
+        if per_worker {
+            // The worker that has the other half need not wait for packets of ours.
+            self.update(spi, Update::Announce(spi));
+        }
         self.child_changed(now, peer);
     }
 
     fn retire(&mut self, now: Instant, spi: Spi, at_once: bool) {
-        let Some(installed) = self.installs.0.get_mut(&spi) else { return };
+        let Some(installed) = self.installs.sas.get_mut(&spi) else { return };
         installed.stage = Stage::Retired(now);
         let peer = installed.peer;
         self.update(spi, Update::Retire { spi, at_once });

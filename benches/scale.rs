@@ -311,6 +311,7 @@ fn peer_configs(peers: u32, at_hub: bool) -> Vec<PeerConfig> {
 fn start(peers: u32, at_hub: bool) -> Node {
     let config = NodeConfig {
         ike: EndpointConfig {
+            workers: 2,
             ike_rekey: Duration::from_secs(4 * 3600),
             child_rekey: Duration::from_secs(3600),
             replay_window: 4096,
@@ -342,25 +343,22 @@ fn obey(node: &mut Node, now: Instant) -> bool {
 /// Carries messages until there are none. All peers are one node here, and stand for hosts of their own: the initiator's SPI is
 /// where a message comes from.
 fn talk(hub: &mut Node, others: &mut Node, now: Instant) {
+    // What came last goes first: one handshake after the other, or the hub would ask for cookies.
+    let mut waiting = Vec::new();
     loop {
-        let mut any = obey(hub, now) | obey(others, now);
-        while let Some(transmit) = others.poll_transmit() {
-            any = true;
-            let spi = u32::from_be_bytes(*transmit.message.first_chunk().expect("a header"));
-            let remote = SocketAddr::from((Ipv4Addr::from_bits(0x6400_0000 | spi >> 8), transmit.path.local.port()));
-            let path = Path { local: (HUB, transmit.path.remote.port()).into(), remote };
-            hub.handle_ike(now, path, transmit.transport, &transmit.message);
-            // One at a time, or the hub would ask for cookies.
-            obey(hub, now);
-            while let Some(answer) = hub.poll_transmit() {
-                let path = Path { local: answer.path.remote, remote: (HUB, answer.path.local.port()).into() };
-                others.handle_ike(now, path, answer.transport, &answer.message);
-                obey(others, now);
-            }
+        obey(hub, now);
+        obey(others, now);
+        while let Some(answer) = hub.poll_transmit() {
+            let path = Path { local: answer.path.remote, remote: (HUB, answer.path.local.port()).into() };
+            others.handle_ike(now, path, answer.transport, &answer.message);
+            obey(others, now);
         }
-        if !any {
-            return;
-        }
+        waiting.extend(std::iter::from_fn(|| others.poll_transmit()));
+        let Some(transmit) = waiting.pop() else { return };
+        let spi = u32::from_be_bytes(*transmit.message.first_chunk().expect("a header"));
+        let remote = SocketAddr::from((Ipv4Addr::from_bits(0x6400_0000 | spi >> 8), transmit.path.local.port()));
+        let path = Path { local: (HUB, transmit.path.remote.port()).into(), remote };
+        hub.handle_ike(now, path, transmit.transport, &transmit.message);
     }
 }
 

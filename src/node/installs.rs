@@ -44,6 +44,8 @@ pub struct Installed {
 #[derive(Debug, Default)]
 pub struct Installs {
     sas: BTreeMap<Spi, Installed>,
+    /// The SPIs of each peer's: asked for every peer twice a second.
+    by_peer: BTreeMap<PeerIndex, Vec<Spi>>,
     /// What the SAs carried that are forgotten, by worker.
     forgotten: BTreeMap<WorkerIndex, WorkerTraffic>,
 }
@@ -70,15 +72,30 @@ impl Installs {
             since: now,
             stage: Stage::Standby,
         };
+        self.remove(child.inbound_spi);
         self.sas.insert(child.inbound_spi, installed);
+        self.by_peer.entry(child.peer).or_default().push(child.inbound_spi);
+    }
+
+    fn remove(&mut self, spi: Spi) -> Option<Installed> {
+        let removed = self.sas.remove(&spi)?;
+        if let Some(spis) = self.by_peer.get_mut(&removed.peer) {
+            spis.retain(|&other| other != spi);
+            if spis.is_empty() {
+                self.by_peer.remove(&removed.peer);
+            }
+        }
+        Some(removed)
+    }
+
+    /// The SAs of a peer, retired ones included.
+    fn all_of(&self, peer: PeerIndex) -> impl Iterator<Item = (Spi, &Installed)> {
+        self.by_peer.get(&peer).into_iter().flatten().filter_map(|&spi| Some((spi, self.sas.get(&spi)?)))
     }
 
     /// The SAs of a peer that are not retired.
     pub fn of(&self, peer: PeerIndex) -> impl Iterator<Item = (Spi, &Installed)> {
-        self.sas
-            .iter()
-            .filter(move |(_, sa)| sa.peer == peer && !matches!(sa.stage, Stage::Retired(_)))
-            .map(|(&spi, sa)| (spi, sa))
+        self.all_of(peer).filter(|(_, sa)| !matches!(sa.stage, Stage::Retired(_)))
     }
 
     /// The SAs that the peer's packets leave with.
@@ -108,7 +125,7 @@ impl Installs {
     /// When the last authenticated packet of the peer came in and the last one for it left, retired SAs included.
     pub fn last_traffic(&self, peer: PeerIndex) -> (Option<Instant>, Option<Instant>) {
         let mut last = (None, None);
-        for sa in self.sas.values().filter(|sa| sa.peer == peer) {
+        for (_, sa) in self.all_of(peer) {
             let (inbound, outbound) = sa.last_traffic();
             last = (last.0.max(inbound), last.1.max(outbound));
         }
@@ -117,8 +134,9 @@ impl Installs {
 
     /// Drops what was retired long enough ago, and returns it.
     pub fn forget_retired(&mut self, now: Instant) -> impl Iterator<Item = Installed> + use<> {
-        let is_old = |_: &Spi, sa: &mut Installed| matches!(sa.stage, Stage::Retired(at) if now.since(at) > RETIRED_LINGER);
-        let forgotten: Vec<(Spi, Installed)> = self.sas.extract_if(.., is_old).collect();
+        let is_old = |sa: &Installed| matches!(sa.stage, Stage::Retired(at) if now.since(at) > RETIRED_LINGER);
+        let old: Vec<Spi> = self.sas.iter().filter(|(_, sa)| is_old(sa)).map(|(&spi, _)| spi).collect();
+        let forgotten: Vec<(Spi, Installed)> = old.into_iter().filter_map(|spi| Some((spi, self.remove(spi)?))).collect();
         for (spi, sa) in &forgotten {
             self.forgotten.entry(spi.owner()).or_default().add(&sa.counters);
         }
@@ -127,7 +145,7 @@ impl Installs {
 
     /// What was dropped of the peer's packets by the SAs that are still known.
     pub fn dropped(&self, peer: PeerIndex) -> impl Iterator<Item = (DropReason, u64)> {
-        self.sas.values().filter(move |sa| sa.peer == peer).flat_map(|sa| sa.counters.drops.nonzero())
+        self.all_of(peer).flat_map(|(_, sa)| sa.counters.drops.nonzero())
     }
 }
 

@@ -1,6 +1,6 @@
 //! What IKE negotiated goes to the worker that owns it, and is remembered here for what is shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -44,6 +44,9 @@ pub struct Installed {
 #[derive(Debug, Default)]
 pub struct Installs {
     sas: BTreeMap<Spi, Installed>,
+    by_peer: BTreeMap<PeerIndex, BTreeSet<Spi>>,
+    /// How many are for single workers and not retired.
+    per_worker: usize,
     /// What the SAs carried that are forgotten, by worker.
     forgotten: BTreeMap<WorkerIndex, WorkerTraffic>,
 }
@@ -70,15 +73,30 @@ impl Installs {
             since: now,
             stage: Stage::Standby,
         };
+        self.per_worker += usize::from(per_worker);
+        self.by_peer.entry(child.peer).or_default().insert(child.inbound_spi);
         self.sas.insert(child.inbound_spi, installed);
+    }
+
+    /// Carries out a change of stage; whose SA it is, and whether for a single worker.
+    fn set_stage(&mut self, spi: Spi, stage: Stage) -> Option<(PeerIndex, bool)> {
+        let sa = self.sas.get_mut(&spi)?;
+        let counted = |stage| sa.per_worker && !matches!(stage, Stage::Retired(_));
+        self.per_worker -= usize::from(counted(sa.stage));
+        self.per_worker += usize::from(counted(stage));
+        sa.stage = stage;
+        Some((sa.peer, sa.per_worker))
+    }
+
+    /// All SAs of a peer.
+    fn all_of(&self, peer: PeerIndex) -> impl Iterator<Item = (Spi, &Installed)> {
+        let spis = self.by_peer.get(&peer).into_iter().flatten();
+        spis.filter_map(|&spi| Some((spi, self.sas.get(&spi)?)))
     }
 
     /// The SAs of a peer that are not retired.
     pub fn of(&self, peer: PeerIndex) -> impl Iterator<Item = (Spi, &Installed)> {
-        self.sas
-            .iter()
-            .filter(move |(_, sa)| sa.peer == peer && !matches!(sa.stage, Stage::Retired(_)))
-            .map(|(&spi, sa)| (spi, sa))
+        self.all_of(peer).filter(|(_, sa)| !matches!(sa.stage, Stage::Retired(_)))
     }
 
     /// The SAs that the peer's packets leave with.
@@ -87,8 +105,8 @@ impl Installs {
     }
 
     /// How many SAs for single workers there are with all peers.
-    pub fn per_worker(&self) -> usize {
-        self.sas.values().filter(|sa| sa.per_worker && !matches!(sa.stage, Stage::Retired(_))).count()
+    pub const fn per_worker(&self) -> usize {
+        self.per_worker
     }
 
     /// Whose SA this is.
@@ -108,7 +126,7 @@ impl Installs {
     /// When the last authenticated packet of the peer came in and the last one for it left, retired SAs included.
     pub fn last_traffic(&self, peer: PeerIndex) -> (Option<Instant>, Option<Instant>) {
         let mut last = (None, None);
-        for sa in self.sas.values().filter(|sa| sa.peer == peer) {
+        for (_, sa) in self.all_of(peer) {
             let (inbound, outbound) = sa.last_traffic();
             last = (last.0.max(inbound), last.1.max(outbound));
         }
@@ -121,13 +139,17 @@ impl Installs {
         let forgotten: Vec<(Spi, Installed)> = self.sas.extract_if(.., is_old).collect();
         for (spi, sa) in &forgotten {
             self.forgotten.entry(spi.owner()).or_default().add(&sa.counters);
+            if let Some(spis) = self.by_peer.get_mut(&sa.peer) {
+                spis.remove(spi);
+            }
         }
+        self.by_peer.retain(|_, spis| !spis.is_empty());
         forgotten.into_iter().map(|(_, sa)| sa)
     }
 
     /// What was dropped of the peer's packets by the SAs that are still known.
     pub fn dropped(&self, peer: PeerIndex) -> impl Iterator<Item = (DropReason, u64)> {
-        self.sas.values().filter(move |sa| sa.peer == peer).flat_map(|sa| sa.counters.drops.nonzero())
+        self.all_of(peer).flat_map(|(_, sa)| sa.counters.drops.nonzero())
     }
 }
 
@@ -162,9 +184,7 @@ impl Node {
     }
 
     fn activate(&mut self, now: Instant, spi: Spi) {
-        let Some(installed) = self.installs.sas.get_mut(&spi) else { return };
-        installed.stage = Stage::Active;
-        let (peer, per_worker) = (installed.peer, installed.per_worker);
+        let Some((peer, per_worker)) = self.installs.set_stage(spi, Stage::Active) else { return };
         self.update(spi, Update::Activate(spi));
         if per_worker {
             // The worker that has the other half need not wait for packets of ours.
@@ -174,9 +194,7 @@ impl Node {
     }
 
     fn retire(&mut self, now: Instant, spi: Spi, at_once: bool) {
-        let Some(installed) = self.installs.sas.get_mut(&spi) else { return };
-        installed.stage = Stage::Retired(now);
-        let peer = installed.peer;
+        let Some((peer, _)) = self.installs.set_stage(spi, Stage::Retired(now)) else { return };
         self.update(spi, Update::Retire { spi, at_once });
         self.child_changed(now, peer);
     }

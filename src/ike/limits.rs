@@ -59,7 +59,7 @@ pub const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 /// peers with many subnets.
 pub const MAX_CHILDREN: usize = 16;
 
-/// CHILD_SAs for single workers of one IKE SA (RFC 9611): more cores than one tunnel can use. One more is refused with
+/// CHILD_SAs for single workers of one IKE SA (RFC 9611): one for each worker that a host can have. One more is refused with
 /// TS_MAX_QUEUE.
 pub const MAX_WORKER_CHILDREN: usize = 64;
 

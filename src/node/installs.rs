@@ -1,6 +1,6 @@
 //! What IKE negotiated goes to the worker that owns it, and is remembered here for what is shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -44,8 +44,9 @@ pub struct Installed {
 #[derive(Debug, Default)]
 pub struct Installs {
     sas: BTreeMap<Spi, Installed>,
-    /// The SPIs of each peer's: asked for every peer twice a second.
-    by_peer: BTreeMap<PeerIndex, Vec<Spi>>,
+    by_peer: BTreeMap<PeerIndex, BTreeSet<Spi>>,
+    /// How many are for single workers and not retired.
+    per_worker: usize,
     /// What the SAs carried that are forgotten, by worker.
     forgotten: BTreeMap<WorkerIndex, WorkerTraffic>,
 }
@@ -72,25 +73,25 @@ impl Installs {
             since: now,
             stage: Stage::Standby,
         };
-        self.remove(child.inbound_spi);
+        self.per_worker += usize::from(per_worker);
+        self.by_peer.entry(child.peer).or_default().insert(child.inbound_spi);
         self.sas.insert(child.inbound_spi, installed);
-        self.by_peer.entry(child.peer).or_default().push(child.inbound_spi);
     }
 
-    fn remove(&mut self, spi: Spi) -> Option<Installed> {
-        let removed = self.sas.remove(&spi)?;
-        if let Some(spis) = self.by_peer.get_mut(&removed.peer) {
-            spis.retain(|&other| other != spi);
-            if spis.is_empty() {
-                self.by_peer.remove(&removed.peer);
-            }
-        }
-        Some(removed)
+    /// Carries out a change of stage; whose SA it is, and whether for a single worker.
+    fn set_stage(&mut self, spi: Spi, stage: Stage) -> Option<(PeerIndex, bool)> {
+        let sa = self.sas.get_mut(&spi)?;
+        let counted = |stage| sa.per_worker && !matches!(stage, Stage::Retired(_));
+        self.per_worker -= usize::from(counted(sa.stage));
+        self.per_worker += usize::from(counted(stage));
+        sa.stage = stage;
+        Some((sa.peer, sa.per_worker))
     }
 
-    /// The SAs of a peer, retired ones included.
+    /// All SAs of a peer.
     fn all_of(&self, peer: PeerIndex) -> impl Iterator<Item = (Spi, &Installed)> {
-        self.by_peer.get(&peer).into_iter().flatten().filter_map(|&spi| Some((spi, self.sas.get(&spi)?)))
+        let spis = self.by_peer.get(&peer).into_iter().flatten();
+        spis.filter_map(|&spi| Some((spi, self.sas.get(&spi)?)))
     }
 
     /// The SAs of a peer that are not retired.
@@ -104,8 +105,8 @@ impl Installs {
     }
 
     /// How many SAs for single workers there are with all peers.
-    pub fn per_worker(&self) -> usize {
-        self.sas.values().filter(|sa| sa.per_worker && !matches!(sa.stage, Stage::Retired(_))).count()
+    pub const fn per_worker(&self) -> usize {
+        self.per_worker
     }
 
     /// Whose SA this is.
@@ -134,12 +135,15 @@ impl Installs {
 
     /// Drops what was retired long enough ago, and returns it.
     pub fn forget_retired(&mut self, now: Instant) -> impl Iterator<Item = Installed> + use<> {
-        let is_old = |sa: &Installed| matches!(sa.stage, Stage::Retired(at) if now.since(at) > RETIRED_LINGER);
-        let old: Vec<Spi> = self.sas.iter().filter(|(_, sa)| is_old(sa)).map(|(&spi, _)| spi).collect();
-        let forgotten: Vec<(Spi, Installed)> = old.into_iter().filter_map(|spi| Some((spi, self.remove(spi)?))).collect();
+        let is_old = |_: &Spi, sa: &mut Installed| matches!(sa.stage, Stage::Retired(at) if now.since(at) > RETIRED_LINGER);
+        let forgotten: Vec<(Spi, Installed)> = self.sas.extract_if(.., is_old).collect();
         for (spi, sa) in &forgotten {
             self.forgotten.entry(spi.owner()).or_default().add(&sa.counters);
+            if let Some(spis) = self.by_peer.get_mut(&sa.peer) {
+                spis.remove(spi);
+            }
         }
+        self.by_peer.retain(|_, spis| !spis.is_empty());
         forgotten.into_iter().map(|(_, sa)| sa)
     }
 
@@ -180,9 +184,7 @@ impl Node {
     }
 
     fn activate(&mut self, now: Instant, spi: Spi) {
-        let Some(installed) = self.installs.sas.get_mut(&spi) else { return };
-        installed.stage = Stage::Active;
-        let (peer, per_worker) = (installed.peer, installed.per_worker);
+        let Some((peer, per_worker)) = self.installs.set_stage(spi, Stage::Active) else { return };
         self.update(spi, Update::Activate(spi));
         if per_worker {
             // The worker that has the other half need not wait for packets of ours.
@@ -192,9 +194,7 @@ impl Node {
     }
 
     fn retire(&mut self, now: Instant, spi: Spi, at_once: bool) {
-        let Some(installed) = self.installs.sas.get_mut(&spi) else { return };
-        installed.stage = Stage::Retired(now);
-        let peer = installed.peer;
+        let Some((peer, _)) = self.installs.set_stage(spi, Stage::Retired(now)) else { return };
         self.update(spi, Update::Retire { spi, at_once });
         self.child_changed(now, peer);
     }

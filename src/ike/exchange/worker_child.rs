@@ -93,7 +93,10 @@ impl Established {
     /// Another IKE SA took over: its first CHILD_SA carries everything, at once. The peer may be the one that forgot this IKE SA,
     /// so nothing is sent on what only this one has.
     pub fn give_up_worker_children(&mut self, shared: &mut Shared) {
-        let alive = |child: &&mut Child| child.per_worker && child.phase != Phase::Deleting;
+        // One that is being installed is not sent with, and the answer that waits for it must leave.
+        let alive = |child: &&mut Child| {
+            child.per_worker && matches!(child.phase, Phase::Standby | Phase::Active | Phase::Superseded)
+        };
         let mut given_up = Vec::new();
         for child in self.children.values_mut().filter(alive) {
             child.retire(shared, false);

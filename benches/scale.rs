@@ -70,9 +70,9 @@ fn octets(octets: i64) -> String {
 
 // --- routes ---
 
-/// A /29 of 10.0.0.0/8 for each route; every tenth peer's number of them in turn.
+/// A /29 of 10.0.0.0/8 for each route; peers have them in turn.
 fn prefix(number: u32) -> IpNet {
-    IpNet::new(Ipv4Addr::from_bits(0x0a00_0000 | number << 3).into(), 29).expect("a length below 33")
+    IpNet::new(Ipv4Addr::from_bits(0x0a00_0000 + (number << 3)).into(), 29).expect("a length below 33")
 }
 
 fn route(number: u32, peers: u32) -> (IpNet, Route) {
@@ -90,7 +90,7 @@ fn routes() {
     tell(&format!("{ROUTES} routes: build the table"), format!("{:.1?}", shortest(|| table(PEERS))));
     let mut rng = SeededRng::new(1);
     let probes: Vec<IpAddr> =
-        (0..PACKETS).map(|_| Ipv4Addr::from_bits(0x0a00_0000 | rng.u32() % (ROUTES << 3)).into()).collect();
+        (0..PACKETS).map(|_| Ipv4Addr::from_bits(0x0a00_0000 + rng.u32() % (ROUTES << 3)).into()).collect();
     let look_up = || probes.iter().filter(|&&probe| routes.lookup(probe).is_some()).count();
     assert_eq!(look_up(), probes.len());
     tell(&format!("{ROUTES} routes: look up one at random"), each(shortest(look_up), PACKETS));
@@ -162,7 +162,7 @@ fn planes(peers: u32) -> [Plane; 2] {
     let net = |text: &str| text.parse::<IpNet>().expect("a prefix");
     let to_peers = (0..ROUTES).map(|number| route(number, peers));
     let to_hub = (0..peers).map(|peer| {
-        let net = IpNet::new(Ipv4Addr::from_bits(0x0b00_0000 | peer << 8).into(), 24).expect("a length below 33");
+        let net = IpNet::new(Ipv4Addr::from_bits(0x0b00_0000 + (peer << 8)).into(), 24).expect("a length below 33");
         (net, Route::Peer { peer: PeerIndex(peer), owner: WorkerIndex(0) })
     });
     let tables = [
@@ -201,7 +201,7 @@ fn packets(peers: u32) {
     let [mut hub, mut others] = planes(peers);
     let mut rng = SeededRng::new(2);
     let numbers: Vec<u32> = (0..PACKETS).map(|_| rng.u32() % ROUTES).collect();
-    let outbound: Vec<Vec<u8>> = numbers.iter().map(|number| packet(0x0b00_0001, 0x0a00_0001 | number << 3)).collect();
+    let outbound: Vec<Vec<u8>> = numbers.iter().map(|number| packet(0x0b00_0001, 0x0a00_0001 + (number << 3))).collect();
     let start = time::Instant::now();
     for batch in outbound.chunks(64) {
         for packet in batch {
@@ -216,7 +216,7 @@ fn packets(peers: u32) {
     let mut took = Duration::ZERO;
     for batch in numbers.chunks(64) {
         for number in batch {
-            let packet = packet(0x0a00_0001 | number << 3, 0x0b00_0001 | (number % peers) << 8);
+            let packet = packet(0x0a00_0001 + (number << 3), 0x0b00_0001 + ((number % peers) << 8));
             assert_eq!(others.plane.handle_inner(NOW, &packet, &mut others.outbox), Outcome::Done);
         }
         others.plane.seal_pending(&mut others.outbox);
@@ -356,7 +356,7 @@ fn talk(hub: &mut Node, others: &mut Node, now: Instant) {
         waiting.extend(std::iter::from_fn(|| others.poll_transmit()));
         let Some(transmit) = waiting.pop() else { return };
         let spi = u32::from_be_bytes(*transmit.message.first_chunk().expect("a header"));
-        let remote = SocketAddr::from((Ipv4Addr::from_bits(0x6400_0000 | spi >> 8), transmit.path.local.port()));
+        let remote = SocketAddr::from((Ipv4Addr::from_bits(0x6400_0000 + (spi >> 8)), transmit.path.local.port()));
         let path = Path { local: (HUB, transmit.path.remote.port()).into(), remote };
         hub.handle_ike(now, path, transmit.transport, &transmit.message);
     }

@@ -366,7 +366,7 @@ fn write_stream(stream: &mut TcpStream, seed: u64, octets: u64) -> Result<(), St
     let mut done = 0;
     while done < octets {
         let chance = rng.u32() as usize;
-        let len = if chance % 4 == 0 { 1 + chance / 4 % 1000 } else { 1 + chance / 4 % PIECE };
+        let len = if chance.is_multiple_of(4) { 1 + chance / 4 % 1000 } else { 1 + chance / 4 % PIECE };
         let len = len.min((octets - done) as usize);
         stream.set_nodelay(len < 1000).map_err(said("set an option"))?;
         stream.write_all(piece(seed, done, len)).map_err(|error| format!("write at {done} of {octets}: {error}"))?;

@@ -143,7 +143,7 @@ fn what_left_arrives(lab: &Lab, agents: &(Agent, Agent), scale: u32) {
 fn what_left_arrives_whatever_is_offloaded() {
     let lab = Lab::direct();
     let agents = pair(&lab, 2, |_| ());
-    what_left_arrives(&lab, &agents, 2);
+    what_left_arrives(&lab, &agents, 1);
 }
 
 /// More of it; one worker and two; with super-packets at one end only; on a path that is narrower than the device.
@@ -161,7 +161,7 @@ fn what_left_arrives_however_it_is_configured() {
                 config.backend = if offload == "on" { "offload" } else { "offload, offload: off" };
             }
         });
-        what_left_arrives(&lab, &agents, 10);
+        what_left_arrives(&lab, &agents, 3);
     }
 }
 

@@ -146,12 +146,12 @@ fn what_left_arrives_whatever_is_offloaded() {
     what_left_arrives(&lab, &agents, 1);
 }
 
-/// More of it; one worker and two; with super-packets at one end only; on a path that is narrower than the device.
+/// More of it; one worker and two; with super-packets at one end only; with jumbo frames below. (Narrow paths are in `mtu.rs`: the
+/// kernel gives the trains of a socket without DF overlapping identifications, so their fragments may be taken for each other's.)
 #[test]
 #[ignore = "long"]
 fn what_left_arrives_however_it_is_configured() {
-    for (queues, offload, underlay) in [(1, "on", 1500), (2, "on", 1500), (2, "off", 1500), (2, "on", 1300), (2, "on", 9000)]
-    {
+    for (queues, offload, underlay) in [(1, "on", 1500), (2, "on", 1500), (2, "off", 1500), (2, "on", 9000)] {
         eprintln!("--- {queues} workers, offload {offload} on beta, an underlay of {underlay}");
         let lab = Lab::direct();
         lab.set_underlay_mtu(underlay);

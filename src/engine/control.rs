@@ -331,9 +331,9 @@ impl Source {
             return Ok(false);
         }
         match self.socket.receive(batch) {
-            Ok(count) => {
+            Ok(may_have_more) => {
                 self.drops.add(DropReason::SocketFull, batch.lost().into());
-                self.ready = count == RECEIVE_BATCH;
+                self.ready = may_have_more;
                 Ok(true)
             }
             Err(error) => match error.kind() {

@@ -36,6 +36,13 @@ const OUTBOX_OCTETS: usize = 256 << 10;
 /// Datagrams of the outbox: those of one super-packet at the smallest MSS in use (536), and a batch besides.
 const OUTBOX_DATAGRAMS: usize = 256;
 
+/// Datagrams of one receive at first; more make the list grow once.
+const MAX_INCOMING: usize = 1024;
+
+/// Datagrams that are opened together: 16 of 1500 octets leave room in the first-level cache, where what is to be joined is
+/// read once more for its checksum.
+const OPEN_TOGETHER: usize = 16;
+
 /// Parcels per turn.
 const PARCEL_BATCH: usize = 64;
 
@@ -92,6 +99,8 @@ pub(super) struct Lane {
     rest: Option<Rest>,
     // Inbound.
     incoming: Vec<Incoming>,
+    /// Those of them whose SA is not here yet.
+    unknown: Vec<Incoming>,
     inbox: Inbox,
     coalescer: Coalescer,
     released: Vec<(Path, u8, Vec<u8>)>,
@@ -121,7 +130,8 @@ impl Lane {
             send: SendBatch::default(),
             backlog: None,
             rest: None,
-            incoming: Vec::with_capacity(OUTBOX_DATAGRAMS),
+            incoming: Vec::with_capacity(MAX_INCOMING),
+            unknown: Vec::with_capacity(MAX_INCOMING),
             inbox: Inbox::default(),
             coalescer: Coalescer::new(offloads),
             released: Vec::new(),
@@ -334,18 +344,25 @@ impl Lane {
     /// Opens the gathered datagrams, which lie in `buffer`.
     pub(super) fn open(&mut self, now: Instant, buffer: &mut [u8]) {
         if !self.incoming.is_empty() {
-            self.plane.handle_outer(now, buffer, &self.incoming, false, &mut self.inbox);
-            self.deliver(buffer);
-            self.pass_on_strays(buffer);
-            self.incoming.clear();
-            if !self.inbox.unknown.is_empty() {
-                // The order that installs the SA may have overtaken nothing but our attention.
-                mem::swap(&mut self.incoming, &mut self.inbox.unknown);
-                self.take_orders(now);
-                self.plane.handle_outer(now, buffer, &self.incoming, true, &mut self.inbox);
-                self.deliver(buffer);
-                self.incoming.clear();
+            let incoming = mem::take(&mut self.incoming);
+            let mut unknown = mem::take(&mut self.unknown);
+            for group in incoming.chunks(OPEN_TOGETHER) {
+                self.plane.handle_outer(now, buffer, group, false, &mut self.inbox);
+                self.join(buffer);
+                self.pass_on_strays(buffer);
+                unknown.append(&mut self.inbox.unknown);
             }
+            self.write_joined(buffer);
+            if !unknown.is_empty() {
+                // The order that installs the SA may have overtaken nothing but our attention.
+                self.take_orders(now);
+                self.plane.handle_outer(now, buffer, &unknown, true, &mut self.inbox);
+                self.deliver(buffer);
+                unknown.clear();
+            }
+            self.unknown = unknown;
+            self.incoming = incoming;
+            self.incoming.clear();
         }
         self.forward.flush();
     }
@@ -361,10 +378,24 @@ impl Lane {
 
     /// Writes the inner packets of the inbox, which lie in `buffer`, to the TUN.
     fn deliver(&mut self, buffer: &[u8]) {
+        self.join(buffer);
+        self.write_joined(buffer);
+    }
+
+    /// Joins the inner packets of the inbox with those before them, and writes what cannot be joined.
+    fn join(&mut self, buffer: &[u8]) {
         let mut sink = TunSink::new(self.tun.as_ref(), &self.drops, buffer);
         for &(start, len) in &self.inbox.packets {
             self.coalescer.push(buffer, start, len, &mut sink);
         }
+        if let Some(gso) = sink.refused() {
+            self.stop_joining(gso);
+        }
+    }
+
+    /// Writes what is joined. `buffer` may be used for other datagrams then.
+    fn write_joined(&mut self, buffer: &[u8]) {
+        let mut sink = TunSink::new(self.tun.as_ref(), &self.drops, buffer);
         self.coalescer.flush(buffer, &mut sink);
         if let Some(gso) = sink.refused() {
             self.stop_joining(gso);

@@ -17,6 +17,7 @@ mod exchange;
 mod forward;
 mod handle;
 mod mailbox;
+mod narrow;
 mod sink;
 mod start;
 mod stranger;

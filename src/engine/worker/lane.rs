@@ -22,6 +22,7 @@ use crate::engine::Shared;
 use crate::engine::coalesce::Coalescer;
 use crate::engine::exchange::{Content, Member, Parcel};
 use crate::engine::forward::Forwarder;
+use crate::engine::narrow::Narrow;
 use crate::engine::sink::{TunSink, write_to_tun};
 use crate::engine::stranger::Stranger;
 use crate::esp::{Config, DataPlane, Event, Inbox, Incoming, Outbox, Outcome, Outgoing, Update};
@@ -90,6 +91,7 @@ pub(super) struct Lane {
     send: SendBatch,
     backlog: Option<Backlog>,
     rest: Option<Rest>,
+    narrow: Narrow,
     // Inbound.
     incoming: Vec<Incoming>,
     inbox: Inbox,
@@ -121,6 +123,7 @@ impl Lane {
             send: SendBatch::default(),
             backlog: None,
             rest: None,
+            narrow: Narrow::default(),
             incoming: Vec::with_capacity(OUTBOX_DATAGRAMS),
             inbox: Inbox::default(),
             coalescer: Coalescer::new(offloads),
@@ -150,7 +153,7 @@ impl Lane {
     }
 
     pub(super) fn poll_event(&mut self) -> Option<Event> {
-        self.plane.poll_event().or_else(|| self.stranger.poll_event())
+        self.plane.poll_event().or_else(|| self.stranger.poll_event()).or_else(|| self.narrow.poll_event())
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
@@ -307,6 +310,9 @@ impl Lane {
     fn transmit(&mut self, now: Instant, mut backlog: Backlog) {
         let (datagrams, octets) = self.outbox.datagrams();
         let report = self.udp.send(&mut self.send, octets, &datagrams[backlog.done..]);
+        if let Some(place) = report.narrow {
+            self.narrow.note(now, datagrams[backlog.done + place].path);
+        }
         backlog.done += report.done;
         let mut failed = report.too_large + report.no_buffers + report.refused;
         if report.blocked && now.since(backlog.since) < BACKLOG_PATIENCE {

@@ -154,6 +154,25 @@ fn the_default_route_and_the_local_table_are_told_apart() {
 }
 
 #[test]
+fn the_tables_say_how_large_a_packet_may_be() {
+    let namespace = Namespace::create().expect("needs root");
+    in_namespace(&namespace, |netlink| {
+        let end = |name| VethEnd { name, namespace: None };
+        netlink.create_veth(end("near"), end("far")).unwrap();
+        netlink.set_mtu("near", 1400).unwrap();
+        netlink.set_up("near").unwrap();
+        netlink.set_up("far").unwrap();
+        netlink.add_address("near", "192.0.2.1/24".parse().unwrap()).unwrap();
+        let narrow = RouteSpec { mtu: Some(1000), ..RouteSpec::new("198.51.100.0/24".parse().unwrap(), "near") };
+        netlink.add_route(narrow).unwrap();
+        assert_eq!(netlink.own_mtu("192.0.2.2".parse().unwrap()).unwrap(), 1400);
+        assert_eq!(netlink.own_mtu("198.51.100.7".parse().unwrap()).unwrap(), 1000);
+        let error = netlink.own_mtu("203.0.113.1".parse().unwrap()).unwrap_err();
+        assert!(error.to_string().starts_with("look up the route to 203.0.113.1: "), "{error}");
+    });
+}
+
+#[test]
 fn errors_say_what_was_tried() {
     let namespace = Namespace::create().expect("needs root");
     in_namespace(&namespace, |netlink| {

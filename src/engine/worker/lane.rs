@@ -367,6 +367,7 @@ impl Lane {
 
     /// Writes the inner packets of the inbox, which lie in `buffer`, to the TUN.
     fn deliver(&mut self, buffer: &[u8]) {
+        self.coalescer.set_offloads(self.shared.joined.offloads());
         let mut sink = TunSink::new(self.tun.as_ref(), &self.drops, buffer);
         for &(start, len) in &self.inbox.packets {
             self.coalescer.push(buffer, start, len, &mut sink);
@@ -377,22 +378,13 @@ impl Lane {
         }
     }
 
-    /// The kernel does not take such super-packets: packets of that protocol go one by one from now on.
+    /// The kernel does not take such super-packets: packets of that protocol go one by one on every worker, until the agent
+    /// tries again.
     fn stop_joining(&mut self, gso: Gso) {
-        let mut offloads = self.coalescer.offloads();
-        let shown = &self.shared.joined;
-        let (joined, shown, name) = match gso {
-            Gso::Udp(_) => (&mut offloads.udp, &shown.udp, "UDP"),
-            _ => (&mut offloads.tcp, &shown.tcp, "TCP"),
-        };
-        *joined = false;
-        // The first worker that learns it tells it for all.
-        if shown.swap(false, Ordering::Relaxed) {
-            tracing::warn!(
-                "the kernel refuses joined {name} packets on the TUN device: they are written one by one from now on"
-            );
-        }
-        self.coalescer.set_offloads(offloads);
+        let joined = &self.shared.joined;
+        let of_protocol = if matches!(gso, Gso::Udp(_)) { &joined.udp } else { &joined.tcp };
+        of_protocol.store(false, Ordering::Relaxed);
+        self.coalescer.set_offloads(joined.offloads());
     }
 
     /// Hands an IKE message to the control thread.

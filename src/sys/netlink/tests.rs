@@ -173,6 +173,26 @@ fn the_tables_say_how_large_a_packet_may_be() {
 }
 
 #[test]
+fn changes_are_heard_of_once() {
+    let namespace = Namespace::create().expect("needs root");
+    in_namespace(&namespace, |netlink| {
+        let monitor = Monitor::open().unwrap();
+        assert!(!monitor.has_changed());
+        let changes: [fn(&mut Netlink); 4] = [
+            |netlink| netlink.set_up("lo").unwrap(),
+            |netlink| netlink.set_mtu("lo", 1300).unwrap(),
+            |netlink| netlink.add_address("lo", "192.0.2.1/24".parse().unwrap()).unwrap(),
+            |netlink| netlink.add_route(RouteSpec::new("198.51.100.0/24".parse().unwrap(), "lo")).unwrap(),
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            change(netlink);
+            assert!(monitor.has_changed(), "change {number}");
+            while monitor.has_changed() {}
+        }
+    });
+}
+
+#[test]
 fn errors_say_what_was_tried() {
     let namespace = Namespace::create().expect("needs root");
     in_namespace(&namespace, |netlink| {

@@ -172,6 +172,15 @@ impl UdpSocket {
         if self.whole { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
+    /// How much it may hold.
+    #[must_use]
+    pub fn buffers(&self) -> Buffers {
+        // The kernel doubles what it is asked for, for its own bookkeeping, and answers with that.
+        let half = |size: io::Result<usize>| size.unwrap_or(0) / 2;
+        let (receive, send) = (half(self.socket.recv_buffer_size()), half(self.socket.send_buffer_size()));
+        Buffers { wanted: SOCKET_BUFFER, receive, send }
+    }
+
     /// Makes the socket lose datagrams after a few that nobody reads.
     #[cfg(test)]
     pub(crate) fn shrink_receive_buffer(&self, octets: usize) {
@@ -275,6 +284,25 @@ fn prepare(address: SocketAddr) -> Result<Socket, UdpError> {
     }
     grow_buffers(&socket).map_err(refused("SO_RCVBUF"))?;
     Ok(socket)
+}
+
+/// How much a socket may hold, in octets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Buffers {
+    /// What was asked for, each way.
+    pub wanted: usize,
+    /// What the kernel granted for datagrams that came in.
+    pub receive: usize,
+    /// And for those that are to leave.
+    pub send: usize,
+}
+
+impl Buffers {
+    /// The smaller of each.
+    #[must_use]
+    pub fn least(self, other: Self) -> Self {
+        Self { wanted: self.wanted, receive: self.receive.min(other.receive), send: self.send.min(other.send) }
+    }
 }
 
 /// Large buffers: past the host's limit with CAP_NET_ADMIN, up to it without.

@@ -111,12 +111,13 @@ impl Answers {
         }
         status.control = self.counters.snapshot();
         status.warnings.clone_from(&facts.warnings);
-        let table = facts.table.clone();
+        let (table, tun) = (facts.table.clone(), facts.tun.name.clone());
         drop(facts);
         let guard = plumbing::guard_counters(&table);
         for (reason, count) in [
             (DropReason::ClearOverlay, guard.clear_overlay.packets),
             (DropReason::ForgedOverlay, guard.forged_overlay.packets),
+            (DropReason::DeviceFull, plumbing::device_drops(&tun)),
         ] {
             if count > 0 {
                 status.drops.add_one(reason, count);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, select, tick, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle as SignalsHandle, Signals};
@@ -24,6 +24,9 @@ use crate::observe::Tun;
 
 /// How long the engine's threads may take to end: they only finish what they have in hand.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Signals that wait; the kernel keeps one more of each kind.
+const SIGNALS: usize = 8;
 
 /// How the warning begins that the running configuration is not the one in the file.
 const UNREAD: &str = "the configuration stays as it was";
@@ -283,7 +286,7 @@ impl SignalThread {
     fn start() -> Result<Self, AgentError> {
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(AgentError::Signals)?;
         let handle = signals.handle();
-        let (sender, receiver) = unbounded();
+        let (sender, receiver) = bounded(SIGNALS);
         thread::Builder::new()
             .name("signals".to_owned())
             .spawn(move || forward(signals, &sender))

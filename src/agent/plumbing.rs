@@ -152,6 +152,11 @@ impl Drop for Plumbing {
     }
 }
 
+/// How many packets found the device's queue full.
+pub(super) fn device_drops(tun: &str) -> u64 {
+    Netlink::open().and_then(|mut netlink| netlink.dropped_outbound(tun)).unwrap_or_default()
+}
+
 /// What an operator can do where the kernel granted shorter queues than asked for, in words.
 pub(super) fn queue_hints(tun: &Tun, buffers: Buffers) -> Vec<String> {
     let mut hints = Vec::new();

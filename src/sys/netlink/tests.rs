@@ -193,6 +193,27 @@ fn changes_are_heard_of_once() {
 }
 
 #[test]
+fn what_an_interface_threw_away_is_counted() {
+    let namespace = Namespace::create().expect("needs root");
+    in_namespace(&namespace, |netlink| {
+        let device = crate::sys::tun::TunDevice::open("tun-test", 1, crate::sys::tun::TunBackend::Offload, false).unwrap();
+        netlink.set_txqueuelen("tun-test", 4).unwrap();
+        netlink.add_address("tun-test", "192.0.2.1/24".parse().unwrap()).unwrap();
+        netlink.set_up("tun-test").unwrap();
+        let before = netlink.dropped_outbound("tun-test").unwrap();
+        let sender = UdpSocket::bind("192.0.2.1:0").unwrap();
+        for _ in 0..20 {
+            // Its errors do not matter: the counter is what is looked at.
+            let _ = sender.send_to(b"x", "192.0.2.2:9");
+        }
+        let dropped = netlink.dropped_outbound("tun-test").unwrap() - before;
+        assert!((16..=20).contains(&dropped), "{dropped} of 20, 4 fit at most");
+        assert!(netlink.dropped_outbound("no-such").unwrap_err().is_absent());
+        drop(device);
+    });
+}
+
+#[test]
 fn errors_say_what_was_tried() {
     let namespace = Namespace::create().expect("needs root");
     in_namespace(&namespace, |netlink| {

@@ -84,6 +84,53 @@ fn a_device_without_offloads_is_worked_with() {
 }
 
 #[test]
+fn offloads_that_nobody_wants_are_no_fallback() {
+    let lab = Lab::direct();
+    let config = |host, peer| {
+        // One more key behind it.
+        AgentConfig { backend: "offload, offload: off", ..AgentConfig::new(host, &[PeerConfig::at(peer)]) }
+    };
+    let (alpha, beta) = (
+        Agent::running(&lab.alpha, &config(&lab.alpha, &lab.beta)),
+        Agent::running(&lab.beta, &config(&lab.beta, &lab.alpha)),
+    );
+    alpha.wait_for_state("beta", "up", Duration::from_secs(15));
+    carries_traffic(&lab);
+    for agent in [&alpha, &beta] {
+        assert_eq!(agent.status()["tun"]["offloads"], serde_json::json!([]));
+        assert_eq!(fallbacks(agent), [""; 0]);
+    }
+}
+
+/// What an agent holds of its own is bounded, whatever comes: a flood of small datagrams fills every queue on their way.
+#[test]
+fn a_flood_does_not_fill_the_memory() {
+    let lab = Lab::direct();
+    let (alpha, beta) = pair(&lab, "");
+    let server = ["sh", "-c", "iperf3 -s -1 -D"];
+    lab.beta.run(&server);
+    wait_for("iperf3 to listen", SHOWN, || lab.beta.run(&["ss", "-ltn"]).contains(":5201").then_some(()));
+    let flood = ["iperf3", "-u", "-b", "0", "-l", "64", "-t", "4", "-B", lab.alpha.inner, "-c", lab.beta.inner];
+    let output = lab.alpha.attempt_for(20, &flood);
+    assert!(output.status.success(), "iperf3: {}", said(&output));
+    for agent in [&alpha, &beta] {
+        let anonymous = memory(agent, "RssAnon:");
+        eprintln!("{anonymous} KiB, at most {} KiB with the program", memory(agent, "VmHWM:"));
+        assert!(anonymous < 32 << 10, "{anonymous} KiB");
+    }
+    let drops = &alpha.status()["drops"];
+    assert!(drops["device_full"].as_u64() > Some(0), "no flood: {drops}");
+}
+
+/// A line of `/proc/PID/status`, in KiB.
+fn memory(agent: &Agent, name: &str) -> u64 {
+    let path = format!("/proc/{}/status", agent.pid());
+    let text = std::fs::read_to_string(path).expect("a process");
+    let line = text.lines().find(|line| line.starts_with(name)).expect("a line of that name");
+    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+}
+
+#[test]
 fn a_device_that_takes_more_after_a_change_gets_more() {
     let lab = Lab::direct();
     let (alpha, _beta) = pair(&lab, "tun-write-tcp tun-write-udp");

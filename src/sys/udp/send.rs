@@ -230,10 +230,17 @@ impl UdpSocket {
         {
             return Err(error);
         }
+        // Past the C library, as in `receive`.
         // SAFETY: `fill` pointed the first `trains` headers at live memory of the batch and of the caller's buffer, which
         // outlives this call and which the kernel only reads.
         let sent = unsafe {
-            libc::sendmmsg(self.as_raw_fd(), batch.headers.as_mut_ptr(), trains as libc::c_uint, libc::MSG_DONTWAIT)
+            libc::syscall(
+                libc::SYS_sendmmsg,
+                self.as_raw_fd(),
+                batch.headers.as_mut_ptr(),
+                trains as libc::c_uint,
+                libc::MSG_DONTWAIT,
+            )
         };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
     }

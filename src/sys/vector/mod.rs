@@ -61,8 +61,8 @@ impl Lanes {
     #[inline(always)]
     fn add(&mut self, step: &[u8; STEP]) {
         let (words, _) = step.as_chunks();
-        for lane in 0..LANES {
-            let word = u64::from_ne_bytes(words[lane]);
+        for (lane, &word) in words.iter().take(LANES).enumerate() {
+            let word = u64::from_ne_bytes(word);
             self.low[lane] += word & 0xffff_ffff;
             self.high[lane] += word >> 32;
         }

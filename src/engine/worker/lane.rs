@@ -22,6 +22,7 @@ use crate::engine::Shared;
 use crate::engine::coalesce::Coalescer;
 use crate::engine::exchange::{Content, Member, Parcel};
 use crate::engine::forward::Forwarder;
+use crate::engine::narrow::Narrow;
 use crate::engine::sink::{TunSink, write_to_tun};
 use crate::engine::stranger::Stranger;
 use crate::esp::{Config, DataPlane, Event, Inbox, Incoming, Outbox, Outcome, Outgoing, Update};
@@ -97,6 +98,7 @@ pub(super) struct Lane {
     send: SendBatch,
     backlog: Option<Backlog>,
     rest: Option<Rest>,
+    narrow: Narrow,
     // Inbound.
     incoming: Vec<Incoming>,
     /// Those of them whose SA is not here yet.
@@ -130,6 +132,7 @@ impl Lane {
             send: SendBatch::default(),
             backlog: None,
             rest: None,
+            narrow: Narrow::default(),
             incoming: Vec::with_capacity(MAX_INCOMING),
             unknown: Vec::with_capacity(MAX_INCOMING),
             inbox: Inbox::default(),
@@ -160,7 +163,7 @@ impl Lane {
     }
 
     pub(super) fn poll_event(&mut self) -> Option<Event> {
-        self.plane.poll_event().or_else(|| self.stranger.poll_event())
+        self.plane.poll_event().or_else(|| self.stranger.poll_event()).or_else(|| self.narrow.poll_event())
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
@@ -317,6 +320,9 @@ impl Lane {
     fn transmit(&mut self, now: Instant, mut backlog: Backlog) {
         let (datagrams, octets) = self.outbox.datagrams();
         let report = self.udp.send(&mut self.send, octets, &datagrams[backlog.done..]);
+        if let Some(place) = report.narrow {
+            self.narrow.note(now, datagrams[backlog.done + place].path);
+        }
         backlog.done += report.done;
         let mut failed = report.too_large + report.no_buffers + report.refused;
         if report.blocked && now.since(backlog.since) < BACKLOG_PATIENCE {
@@ -384,6 +390,7 @@ impl Lane {
 
     /// Joins the inner packets of the inbox with those before them, and writes what cannot be joined.
     fn join(&mut self, buffer: &[u8]) {
+        self.coalescer.set_offloads(self.shared.joined.offloads());
         let mut sink = TunSink::new(self.tun.as_ref(), &self.drops, buffer);
         for &(start, len) in &self.inbox.packets {
             self.coalescer.push(buffer, start, len, &mut sink);
@@ -402,22 +409,13 @@ impl Lane {
         }
     }
 
-    /// The kernel does not take such super-packets: packets of that protocol go one by one from now on.
+    /// The kernel does not take such super-packets: packets of that protocol go one by one on every worker, until the agent
+    /// tries again.
     fn stop_joining(&mut self, gso: Gso) {
-        let mut offloads = self.coalescer.offloads();
-        let shown = &self.shared.joined;
-        let (joined, shown, name) = match gso {
-            Gso::Udp(_) => (&mut offloads.udp, &shown.udp, "UDP"),
-            _ => (&mut offloads.tcp, &shown.tcp, "TCP"),
-        };
-        *joined = false;
-        // The first worker that learns it tells it for all.
-        if shown.swap(false, Ordering::Relaxed) {
-            tracing::warn!(
-                "the kernel refuses joined {name} packets on the TUN device: they are written one by one from now on"
-            );
-        }
-        self.coalescer.set_offloads(offloads);
+        let joined = &self.shared.joined;
+        let of_protocol = if matches!(gso, Gso::Udp(_)) { &joined.udp } else { &joined.tcp };
+        of_protocol.store(false, Ordering::Relaxed);
+        self.coalescer.set_offloads(joined.offloads());
     }
 
     /// Hands an IKE message to the control thread.

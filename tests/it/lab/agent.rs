@@ -363,9 +363,18 @@ impl Peer {
 
     /// The SPIs of each CHILD_SA, inbound first.
     pub fn child_spis(&self) -> Vec<(String, String)> {
+        self.spis_of(|_| true)
+    }
+
+    /// The same, without those that are for single workers.
+    pub fn shared_spis(&self) -> Vec<(String, String)> {
+        self.spis_of(|child| !child["per_worker"].as_bool().expect("whether it is for one worker"))
+    }
+
+    fn spis_of(&self, wanted: impl Fn(&Value) -> bool) -> Vec<(String, String)> {
         let spi = |child: &Value, name: &str| child[name].as_str().expect("an SPI").to_owned();
-        let children = self.0["children"].as_array().expect("a list of children");
-        children.iter().map(|child| (spi(child, "inbound_spi"), spi(child, "outbound_spi"))).collect()
+        let children = self.0["children"].as_array().expect("a list of children").iter().filter(|child| wanted(child));
+        children.map(|child| (spi(child, "inbound_spi"), spi(child, "outbound_spi"))).collect()
     }
 }
 

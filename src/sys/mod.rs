@@ -3,6 +3,8 @@
 
 #![allow(unsafe_code, reason = "this module is where it belongs")]
 
+#[doc(hidden)]
+pub mod allocator;
 pub mod caps;
 pub mod faults;
 pub mod netlink;

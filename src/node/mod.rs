@@ -210,6 +210,8 @@ impl Node {
             Event::WantSa(peer) => self.want(now, peer),
             Event::WantOwnSa(peer, worker) => self.want_own_sa(now, peer, worker),
             Event::UnknownSpi(path) => self.unknown_sender(now, path),
+            // Whoever has a kernel to ask answers with `handle_path_mtu`.
+            Event::PathNarrow(_) => {}
         }
         self.drain_ike(now);
     }

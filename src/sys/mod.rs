@@ -6,6 +6,7 @@
 #[doc(hidden)]
 pub mod allocator;
 pub mod caps;
+pub mod faults;
 pub mod netlink;
 pub mod netns;
 pub mod nft;

@@ -8,6 +8,7 @@ mod check;
 mod demo;
 mod exit;
 mod key;
+mod lab;
 mod output;
 mod peers;
 mod status;

@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code, reason = "this module is where it belongs")]
 
+pub mod burst;
 pub mod caps;
 pub mod netlink;
 pub mod netns;

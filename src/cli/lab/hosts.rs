@@ -136,17 +136,26 @@ impl Hosts {
             let text = configuration(host, peer, key, options);
             let path = host.folder.join("underpass.yaml");
             write_private(&path, &text).map_err(|error| Failure::failed("write a configuration", error))?;
-            let agent = self.start_agent(host, &path)?;
-            self.pair[own].agent = Some(agent);
+            let mut command = self.command(["agent", "--config"]);
+            command.arg(path).arg("--run-dir").arg(host.run_dir()).arg("--state-dir").arg(host.state_dir());
+            self.pair[own].agent = Some(self.start(host, command)?);
         }
         Ok(())
     }
 
-    fn start_agent(&self, host: &Host, configuration: &Path) -> Result<Child, Failure> {
+    /// Starts our program on each host with these arguments, which depend on the host and its peer, in the agent's place.
+    pub fn start_instead(&mut self, arguments: impl Fn(&Host, &Host) -> Vec<String>) -> Result<(), Failure> {
+        for own in 0..2 {
+            let mut command = self.command([]);
+            command.args(arguments(&self.pair[own], &self.pair[1 - own]));
+            self.pair[own].agent = Some(self.start(&self.pair[own], command)?);
+        }
+        Ok(())
+    }
+
+    fn start(&self, host: &Host, mut command: Command) -> Result<Child, Failure> {
         let log = File::create(host.log()).map_err(|error| Failure::failed("make a log file", error))?;
         let log_too = log.try_clone().map_err(|error| Failure::failed("make a log file", error))?;
-        let mut command = self.command(["agent", "--config"]);
-        command.arg(configuration).arg("--run-dir").arg(host.run_dir()).arg("--state-dir").arg(host.state_dir());
         // Its own process group: an interrupt from the terminal is for us, and we stop the agents in order.
         command.stdin(Stdio::null()).stdout(log).stderr(log_too).process_group(0);
         Ok(host.namespace.spawn(command)?)
@@ -243,6 +252,11 @@ impl Drop for Hosts {
 }
 
 impl Host {
+    /// Its agent's process, if there is one.
+    pub fn process(&self) -> Option<u32> {
+        self.agent.as_ref().map(Child::id)
+    }
+
     /// Does something with the links, addresses and routes of the host.
     pub fn netlink<T: Send>(&self, work: impl FnOnce(&mut Netlink) -> Result<T, NetlinkError> + Send) -> Result<T, Failure> {
         Ok(self.namespace.run(|| Netlink::open().and_then(|mut netlink| work(&mut netlink)))??)

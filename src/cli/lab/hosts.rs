@@ -19,6 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::Failure;
 use crate::control::Client;
+use crate::model::AeadAlgorithm;
 use crate::observe::{PeerState, Status};
 use crate::sys::netlink::{Netlink, NetlinkError, VethEnd};
 use crate::sys::netns::Namespace;
@@ -61,7 +62,7 @@ pub struct AgentOptions {
     /// `tun.backend: plain`.
     pub is_plain: bool,
     /// The one suite to be used.
-    pub suite: Option<&'static str>,
+    pub suite: Option<AeadAlgorithm>,
 }
 
 /// One host.
@@ -335,7 +336,7 @@ fn configuration(host: &Host, peer: &Host, peer_key: &str, options: AgentOptions
     let queues = options.queues.map_or_else(|| "auto".to_owned(), |queues| queues.to_string());
     let mtu = options.mtu.map_or_else(String::new, |mtu| format!(", mtu: {mtu}"));
     let backend = if options.is_plain { ", backend: plain" } else { "" };
-    let ipsec = options.suite.map_or_else(String::new, |suite| format!("ipsec: {{suites: [{suite}]}}\n"));
+    let ipsec = options.suite.map_or_else(String::new, |suite| format!("ipsec: {{suites: [{}]}}\n", suite.name()));
     format!(
         "host: {{name: {name}, advertise: [\"{outer}\"]}}\n\
          tun: {{name: {TUN}, queues: {queues}{mtu}{backend}}}\n\

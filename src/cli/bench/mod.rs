@@ -93,7 +93,7 @@ pub(super) fn run(places: &Places, arguments: &BenchArgs) -> Exit {
     let outcome = bench.perform(&mut results);
     let exit = outcome.as_ref().map_or_else(Failure::exit, |()| Exit::Fine);
     let report = bench.report(&results, outcome.as_ref().err());
-    let exit = match arguments.plot.as_deref().filter(|_| outcome.is_ok()).map(|file| draw(&report, file)) {
+    let exit = match arguments.plot.as_deref().map(|file| draw(&report, file)) {
         Some(Err(failed)) => failed,
         _ => exit,
     };

@@ -33,13 +33,12 @@ pub fn svg(report: &Report) -> String {
     let settings = &report.settings;
     text += &label(MARGIN, 38, "font-size=\"20\" fill=\"#222222\"", "underpass bench");
     let facts = format!(
-        "{}, {} cores, {}; {}; medians of {} rounds of {} s",
+        "{}, {} cores, {}; {}; {}",
         report.machine.processor,
         report.machine.cores,
         report.machine.kernel,
         settings.suite,
-        settings.rounds,
-        settings.seconds
+        settings.effort()
     );
     text += &label(MARGIN, 60, GREY, &facts);
     let column_width = (WIDTH - MARGIN) / COLUMNS;

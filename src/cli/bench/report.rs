@@ -57,6 +57,14 @@ pub struct Settings {
     pub ways: Vec<Way>,
 }
 
+impl Settings {
+    /// How much was measured, in words.
+    pub fn effort(&self) -> String {
+        let Self { rounds, seconds, .. } = self;
+        if *rounds == 1 { format!("one round of {seconds} s") } else { format!("medians of {rounds} rounds of {seconds} s") }
+    }
+}
+
 /// One figure.
 #[derive(Debug, Serialize)]
 pub struct Row {

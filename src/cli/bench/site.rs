@@ -8,9 +8,11 @@
 //! has a route to (proxy ARP), as a host of the managed network does.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
@@ -35,6 +37,9 @@ const OWN: &str = "eth0";
 /// Places in a host's block: the container's, and the bridge's.
 const CONTAINER_PLACE: u8 = 10;
 const BRIDGE_PLACE: u8 = 254;
+
+/// Between those pings.
+const INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long until the first ping must have been answered.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -139,10 +144,14 @@ fn await_answer(flow: Flow<'_>, stop: &Stop) -> Result<(), Failure> {
     let deadline = Instant::now() + PATIENCE;
     let (from, to) = (flow.source, flow.destination);
     while Instant::now() < deadline {
-        let pings = ping::ping(flow, 2, Duration::from_millis(20), stop)
-            .map_err(|error| Failure::io(&format!("ping from {from} to {to}"), &error))?;
-        if pings.answered == pings.sent {
-            return Ok(());
+        match ping::ping(flow, 2, INTERVAL, stop) {
+            Ok(pings) if pings.answered == pings.sent => return Ok(()),
+            Ok(_) => {}
+            // The address or the route is still to come.
+            Err(error) if matches!(error.kind(), ErrorKind::AddrNotAvailable | ErrorKind::NetworkUnreachable) => {
+                thread::sleep(INTERVAL);
+            }
+            Err(error) => return Err(Failure::io(&format!("ping from {from} to {to}"), &error)),
         }
     }
     Err(Failure::Timeout(format!("{to} did not answer {from} within {} s", PATIENCE.as_secs())))

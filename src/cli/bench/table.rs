@@ -15,8 +15,11 @@ pub fn render(report: &Report) -> String {
     let mut text = format!("{}, {} cores, {}\n", report.machine.processor, report.machine.cores, report.machine.kernel);
     let queues = settings.queues.map_or_else(|| "one per core".to_owned(), |queues| queues.to_string());
     text += &format!(
-        "underpass {}: {}, queues: {queues}; inside MTU {}; {} rounds of {} s; medians\n\n",
-        report.version, settings.suite, settings.inner_mtu, settings.rounds, settings.seconds
+        "underpass {}: {}, queues: {queues}; inside MTU {}; {}\n\n",
+        report.version,
+        settings.suite,
+        settings.inner_mtu,
+        settings.effort()
     );
     let ways = &settings.ways;
     let compared = ways.contains(&Way::Ceiling) && ways.contains(&Way::Underpass);

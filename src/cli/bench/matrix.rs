@@ -54,36 +54,36 @@ pub enum Figure {
     /// One TCP stream.
     #[value(name = "tcp-1")]
     Tcp1,
-    /// Four.
+    /// Four TCP streams.
     #[value(name = "tcp-4")]
     Tcp4,
-    /// Sixteen.
+    /// Sixteen TCP streams.
     #[value(name = "tcp-16")]
     Tcp16,
-    /// One, the other way.
+    /// One TCP stream, the other way.
     TcpReverse,
-    /// One each way at the same time.
+    /// One TCP stream each way at the same time.
     TcpBoth,
-    /// One, from a container to a container.
+    /// One TCP stream from a container to a container.
     Container,
-    /// Full-sized UDP.
+    /// UDP of full size: the highest rate at which less than 1 % is lost.
     #[value(name = "udp-1372")]
     Udp1372,
-    /// A mix of sizes.
+    /// The same of a mix of sizes.
     UdpImix,
-    /// Small UDP.
+    /// The same of 64 octets.
     #[value(name = "udp-64")]
     Udp64,
-    /// Small UDP, more than anybody can take.
+    /// What arrives when 64 octets are sent as fast as it goes.
     #[value(name = "flood-64")]
     Flood64,
     /// Round trips when nothing else happens.
     RttIdle,
     /// Round trips beside one TCP stream.
     RttLoaded,
-    /// Processor time of the programs on both hosts.
+    /// Processor time of the programs on both hosts, under one TCP stream.
     Cpu,
-    /// Memory of the larger of the two programs.
+    /// Memory of the larger of the two programs, at its highest.
     Memory,
 }
 

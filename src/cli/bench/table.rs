@@ -25,7 +25,7 @@ pub fn render(report: &Report) -> String {
     let compared = ways.contains(&Way::Ceiling) && ways.contains(&Way::Underpass);
     text += &format!("{:LABEL$}{:>UNIT$}", "", "");
     ways.iter().for_each(|way| text += &format!("{:>VALUE$}", way.name()));
-    text += if compared { &"   underpass/ceiling" } else { "" };
+    text += if compared { "   underpass/ceiling" } else { "" };
     text += "\n";
     for row in &report.figures {
         text += line(row, ways, compared).trim_end();

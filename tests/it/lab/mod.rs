@@ -7,6 +7,7 @@ pub mod agent;
 pub mod command;
 pub mod net;
 pub mod swan;
+pub mod traces;
 pub mod traffic;
 pub mod vici;
 pub mod wire;

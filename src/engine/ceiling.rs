@@ -2,7 +2,7 @@
 //!
 //! It is made of the engine's own pieces: super-packets are read from the TUN, cut as ESP must cut them, sent as trains,
 //! received as aggregates, joined again and written in one piece. A datagram has the length that ESP's would have. What lies
-//! between this and a [`Worker`](super::worker) is what the protocol costs. It protects nothing, so it is for benchmarks only.
+//! between this and a worker is what the protocol costs. It protects nothing, so it is for benchmarks only.
 //!
 //! One thread reads the TUN, another the socket; each sleeps only when its source is empty.
 

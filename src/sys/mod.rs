@@ -13,3 +13,4 @@ pub mod packet;
 pub(crate) mod testing;
 pub mod tun;
 pub mod udp;
+pub mod vector;

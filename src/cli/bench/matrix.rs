@@ -48,8 +48,7 @@ impl Way {
 }
 
 /// Something that is measured.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, ValueEnum)]
 pub enum Figure {
     /// One TCP stream.
     #[value(name = "tcp-1")]

@@ -68,8 +68,10 @@ impl Settings {
 /// One figure.
 #[derive(Debug, Serialize)]
 pub struct Row {
-    /// Its name.
-    #[serde(rename = "name")]
+    /// As arguments call it.
+    pub name: &'static str,
+    /// What it is.
+    #[serde(skip)]
     pub figure: Figure,
     /// As it is shown.
     pub label: &'static str,
@@ -149,6 +151,7 @@ impl Results {
     fn row(&self, figure: Figure, ways: &[Way]) -> Row {
         let ceiling = self.of(figure, Way::Ceiling);
         let mut row = Row {
+            name: figure.name(),
             figure,
             label: figure.label(),
             unit: figure.unit(),

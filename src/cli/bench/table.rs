@@ -32,11 +32,10 @@ pub fn render(report: &Report) -> String {
         text += "\n";
     }
     text += "\n";
-    for (way, ratio) in &report.container_to_host {
-        if *way == Way::Underpass.name() {
-            text +=
-                &format!("containers reach {} of what their hosts reach, TCP, 1 stream (underpass)\n", spread(ratio).trim());
-        }
+    let reached = |way: &Way| Some(format!("{} {}", way.name(), spread(report.container_to_host.get(way.name())?)));
+    let reached: Vec<_> = ways.iter().filter_map(reached).collect();
+    if !reached.is_empty() {
+        text += &format!("Containers reach of what their hosts reach, TCP, 1 stream:\n  {}\n\n", reached.join(", "));
     }
     for way in ways {
         text += &format!("{:>9}  {}\n", way.name(), way.story());
@@ -143,7 +142,7 @@ pub mod tests {
             table[13],
             "CPU, both hosts           s/GB          -       6.15       4.10       3.08    0.67 (0.67-0.67)"
         );
-        assert!(text.contains("containers reach 0.00 (0.00-0.00) of what"), "{text}");
+        assert!(text.contains(":\n  raw 0.00 (0.00-0.00), ceiling 0.00"), "{text}");
     }
 
     #[test]
@@ -153,7 +152,7 @@ pub mod tests {
         report.container_to_host.clear();
         let text = render(&report);
         assert!(text.contains("TCP, 1 stream           Mbit/s          -          -          -          -\n"), "{text}");
-        assert!(!text.contains("containers reach"));
+        assert!(!text.contains("Containers reach"));
     }
 
     #[test]

@@ -151,13 +151,12 @@ impl Bench {
         if lab::enter()? {
             say(format_args!("{NOT_ROOT}\n"));
         }
-        let estimate = self.estimate().as_secs() + 1;
-        let (ways, figures) = (self.ways.len(), self.figures.len());
+        let ways = self.ways.len();
         say(format_args!(
-            "underpass bench: {figures} figures of {ways} ways in {} rounds; about {} min {} s. Interrupt it at any time.\n",
+            "underpass bench: {} figures, {ways} ways, rounds: {}; takes about {}. Interrupt it at any time.\n",
+            self.figures.len(),
             self.rounds,
-            estimate / 60,
-            estimate % 60
+            in_words(self.estimate())
         ));
         for round in 0..self.rounds as usize {
             for place in 0..ways {
@@ -220,6 +219,14 @@ impl Bench {
     }
 }
 
+/// A time for people.
+fn in_words(time: Duration) -> String {
+    match time.as_secs() + 1 {
+        seconds @ ..=90 => format!("{seconds} s"),
+        seconds => format!("{} min", (seconds + 30) / 60),
+    }
+}
+
 /// Progress, for people who wait: standard output is for the result.
 fn say(text: impl Display) {
     let _ = write!(std::io::stderr().lock(), "{text}");
@@ -248,6 +255,14 @@ mod tests {
         assert_eq!(part.figures, [Figure::Tcp1, Figure::Cpu], "in the table's order");
         assert_eq!(part.ways, [Way::Raw, Way::Plain]);
         assert!(part.estimate() < Duration::from_secs(5), "{:?}", part.estimate());
+    }
+
+    #[test]
+    fn times_are_told_as_people_tell_them() {
+        assert_eq!(
+            [0.2, 89.0, 90.0, 505.0].map(|seconds| in_words(Duration::from_secs_f64(seconds))),
+            ["1 s", "90 s", "2 min", "8 min"]
+        );
     }
 
     #[test]

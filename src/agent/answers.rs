@@ -10,10 +10,11 @@ use serde_json::Value;
 use super::{plumbing, preflight};
 use crate::config::{Config, PeerRemote};
 use crate::control::{Counters, Fault, FaultKind, Handler, RekeyWhat, Rekeyed, Request, Version};
-use crate::engine::{Caller, Unreachable};
+use crate::engine::{Caller, Fallback, Unreachable};
 use crate::model::{DropReason, Drops};
 use crate::node::{self, ChildView, Node, PeerView, Rekey};
-use crate::observe::{Change, Child, Ike, Peer, PeerDirection, PeerState, Peers, Status, Tun};
+use crate::observe::{Change, Child, Ike, Peer, PeerDirection, PeerState, Peers, Remark, Sockets, Status, Tun};
+use crate::sys::udp::Buffers;
 
 /// What the status says of the agent itself.
 #[derive(Debug)]
@@ -26,6 +27,12 @@ pub(super) struct Facts {
     pub addresses: HashMap<String, String>,
     /// The device.
     pub tun: Tun,
+    /// What the sockets were granted.
+    pub buffers: Buffers,
+    /// Datagrams that leave as one train at most.
+    pub train: usize,
+    /// What does not work as it should.
+    pub fallbacks: Vec<Fallback>,
     /// The guard's table.
     pub table: String,
     /// What an operator should know.
@@ -87,6 +94,14 @@ impl Answers {
         let offloads = [(offloads.tcp, "tcp"), (offloads.udp, "udp")];
         let offloads = offloads.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()).collect();
         status.tun = Some(Tun { offloads, ..facts.tun.clone() });
+        status.sockets = Some(Sockets {
+            wanted_octets: facts.buffers.wanted as u64,
+            receive_octets: facts.buffers.receive as u64,
+            send_octets: facts.buffers.send as u64,
+            train: facts.train as u64,
+        });
+        let remark = |fallback: &Fallback| Remark { name: fallback.name().to_owned(), text: fallback.sentence().to_owned() };
+        status.fallbacks = facts.fallbacks.iter().map(remark).collect();
         status.peers = views.into_iter().map(|view| peer(view, &facts.addresses)).collect();
         for drops in &self.drops {
             status.drops.add(drops);
@@ -96,12 +111,13 @@ impl Answers {
         }
         status.control = self.counters.snapshot();
         status.warnings.clone_from(&facts.warnings);
-        let table = facts.table.clone();
+        let (table, tun) = (facts.table.clone(), facts.tun.name.clone());
         drop(facts);
         let guard = plumbing::guard_counters(&table);
         for (reason, count) in [
             (DropReason::ClearOverlay, guard.clear_overlay.packets),
             (DropReason::ForgedOverlay, guard.forged_overlay.packets),
+            (DropReason::DeviceFull, plumbing::device_drops(&tun)),
         ] {
             if count > 0 {
                 status.drops.add_one(reason, count);

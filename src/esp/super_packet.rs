@@ -8,6 +8,9 @@ use crate::model::{DropReason, Instant};
 use crate::wire::esp;
 use crate::wire::segment::Split;
 
+/// Packets that are sealed together: 16 of 1500 octets are still in the first-level cache when they are sealed.
+const SEAL_TOGETHER: usize = 16;
+
 impl DataPlane {
     /// Takes the packets of a super-packet from number `next` on, as far as the outbox has room, and moves `next` on. If it
     /// is not [`Split::count`] afterwards, send what the outbox holds, clear it, and call again.
@@ -45,6 +48,8 @@ impl DataPlane {
         if !self.routes.is_local(packet.source()) {
             return Err(DropReason::SourceNotOurs);
         }
+        // What lies in the outbox unsealed is of this SA from here on.
+        self.seal_pending(outbox);
         let Some(peer) = self.peers.get(&peer) else { return Ok(false) };
         let (Some(slot), stride) = (peer.active, split.stride()) else { return Ok(false) };
         if stride > peer.mtu.of(packet) {
@@ -64,6 +69,9 @@ impl DataPlane {
             sa.put(reference, outbox, next_header, len, ecn, |space| split.emit(index, space));
             octets += len;
             *next += 1;
+            if (*next - first).is_multiple_of(SEAL_TOGETHER) {
+                outbox.seal(|_| Some(sa.aead()));
+            }
         }
         sa.count(now, *next - first, octets);
         if sa.is_soft_expired() {

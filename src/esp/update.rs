@@ -59,6 +59,8 @@ pub enum Event {
     WantSa(PeerIndex),
     /// ESP for an SPI of nobody came from there.
     UnknownSpi(Path),
+    /// The kernel takes this path to be narrower than a datagram for it was.
+    PathNarrow(Path),
 }
 
 /// Counters of one SA. One writer (its worker); anybody may read.

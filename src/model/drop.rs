@@ -40,6 +40,7 @@ drop_reasons! {
     SourceNotOurs, "source_not_ours", "the source of a packet to be sent is not an address of ours";
     TooBig, "too_big", "a packet with DF is larger than the path carries; its sender was told";
     SequenceExhausted, "sequence_exhausted", "the SA has used its last sequence number and waits for its successor";
+    DeviceFull, "device_full", "packets (large ones count as one) came faster than they could be read, and the kernel threw them away";
     QueueFull, "queue_full", "a queue was full";
     SendFailed, "send_failed", "the kernel refused to send the datagram";
     // --- inbound, before the ICV ---

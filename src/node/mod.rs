@@ -200,6 +200,8 @@ impl Node {
             Event::AddressSeen(spi, path) => self.endpoint.handle_command(now, ike::Command::AddressSeen(spi, path)),
             Event::WantSa(peer) => self.want(now, peer),
             Event::UnknownSpi(path) => self.unknown_sender(now, path),
+            // Whoever has a kernel to ask answers with `handle_path_mtu`.
+            Event::PathNarrow(_) => {}
         }
         self.drain_ike(now);
     }

@@ -1,5 +1,6 @@
 //! How large a packet to each peer may be. The node cannot look: it says which paths are to be looked at
-//! ([`Node::path_checks`]), is told what was found ([`Node::set_path_mtu`]), and tells the worker that owns the peer.
+//! ([`Node::path_checks`]), is told what was found ([`Node::set_path_mtu`]), and tells the worker that owns the peer. When the
+//! kernel refuses a worker's datagram, nobody waits for the node to ask ([`Node::handle_path_mtu`]).
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -84,6 +85,20 @@ impl Node {
             }
         }
         checks.into_iter().map(|(_, index, path)| (index, path)).collect()
+    }
+
+    /// Routes or interfaces changed: every path is to be looked at again.
+    pub fn routes_changed(&mut self) {
+        self.peers.values_mut().for_each(|peer| peer.path_mtu.checked = None);
+    }
+
+    /// Takes what a look at a path found, whoever is reached by it.
+    pub fn handle_path_mtu(&mut self, now: Instant, path: Path, mtu: u32) {
+        let same = |peer: &&Peer| peer.path().map(ends) == Some(ends(path));
+        let found: Vec<PeerIndex> = self.peers.values().filter(same).map(Peer::index).collect();
+        for index in found {
+            self.set_path_mtu(now, index, path, mtu);
+        }
     }
 
     /// Takes what a look at a path found: the largest packet with its IP header, in octets. Nothing happens if the peer is

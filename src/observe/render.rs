@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use super::{Change, Child, Drops, Peer, PeerDirection, PeerState, Status, Tristate};
+use super::{Change, Child, Drops, Peer, PeerDirection, PeerState, Remark, Status, Tristate};
 use crate::model::DropReason;
 
 /// One screen about an agent and its peers.
@@ -31,6 +31,9 @@ pub fn render_status(status: &Status) -> String {
         ),
         None => line(&mut out, format_args!("no TUN device is open")),
     }
+    if let Some(queues) = queues_in_words(status) {
+        line(&mut out, format_args!("{queues}"));
+    }
     line(&mut out, format_args!(""));
     if status.peers.is_empty() {
         line(&mut out, format_args!("no peers are configured"));
@@ -41,6 +44,11 @@ pub fn render_status(status: &Status) -> String {
         }
     }
     drops(&mut out, status);
+    if !status.fallbacks.is_empty() {
+        line(&mut out, format_args!("\nfallbacks"));
+        let row = |remark: &Remark| [plain(&remark.name), plain(&remark.text)];
+        table(&mut out, &status.fallbacks.iter().map(row).collect::<Vec<_>>(), "  ");
+    }
     if !status.warnings.is_empty() {
         line(&mut out, format_args!("\nwarnings"));
         for warning in &status.warnings {
@@ -48,6 +56,26 @@ pub fn render_status(status: &Status) -> String {
         }
     }
     out
+}
+
+/// How much may wait at the device and at the sockets; what was asked for stands beside what was granted if it is more.
+fn queues_in_words(status: &Status) -> Option<String> {
+    let of = |wanted: Option<String>, granted: String| match wanted {
+        Some(wanted) if wanted != granted => format!("{granted} (asked for {wanted})"),
+        _ => granted,
+    };
+    let sockets = status.sockets?;
+    let octets = |granted: u64| {
+        let wanted = (granted < sockets.wanted_octets).then(|| octets_in_words(sockets.wanted_octets));
+        of(wanted, octets_in_words(granted))
+    };
+    let tun = status.tun.as_ref().and_then(|tun| {
+        let wanted = tun.txqueuelen_wanted.map(|wanted| wanted.to_string());
+        Some(format!("{} packets at the device, ", of(wanted, tun.txqueuelen?.to_string())))
+    });
+    let (receive, send) = (octets(sockets.receive_octets), octets(sockets.send_octets));
+    let tun = tun.unwrap_or_default();
+    Some(format!("queues: {tun}{receive} in, {send} out at each socket; {} per train", counted(sockets.train, "datagram")))
 }
 
 /// Everything about one peer.
@@ -264,7 +292,7 @@ fn plain(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::{ControlCounters, Drops, Ike, Tun};
+    use crate::observe::{ControlCounters, Drops, Ike, Sockets, Tun};
 
     fn beta() -> Peer {
         let mut peer = Peer::new("beta", PeerState::Up);
@@ -320,7 +348,11 @@ mod tests {
                 queues: 1,
                 backend: "offload".into(),
                 offloads: vec!["tcp".into(), "udp".into()],
+                txqueuelen_wanted: Some(1000),
+                txqueuelen: Some(500),
             }),
+            sockets: Some(Sockets { wanted_octets: 4_194_304, receive_octets: 212_992, send_octets: 4_194_304, train: 64 }),
+            fallbacks: vec![Remark { name: "long_trains".into(), text: "the kernel takes 64".into() }],
             peers: vec![beta(), gamma(), Peer::new("delta", PeerState::Idle)],
             control: ControlCounters::default(),
             warnings: vec!["peers[0].psk: a key".into()],
@@ -333,6 +365,7 @@ mod tests {
 alpha: underpass 1.2.3, running for 2 h 2 min
 reached at 192.0.2.1
 underpass0: MTU 1400, 1 queue, backend offload, offloads tcp udp
+queues: 500 (asked for 1000) packets at the device, 208.0 KiB (asked for 4.0 MiB) in, 4.0 MiB out at each socket; 64 datagrams per train
 
 PEER   STATE    REMOTE            LAST PROOF  IN    OUT      SUITE
 beta   up       192.0.2.2:4501    4 s ago     84 B  2.9 MiB  aes256gcm16-esn
@@ -343,6 +376,9 @@ delta  idle     -                 never       0 B   0 B      -
 dropped packets
   1234  no_route  no peer owns the destination
      7  replay    the sequence number was seen before
+
+fallbacks
+  long_trains  the kernel takes 64
 
 warnings
   peers[0].psk: a key

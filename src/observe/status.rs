@@ -33,6 +33,12 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// The device; none before it is open.
     pub tun: Option<Tun>,
+    /// The sockets that ESP travels by; none before they are open.
+    #[serde(default)]
+    pub sockets: Option<Sockets>,
+    /// What this kernel, or the route of the moment, does not do; packets go another way, which costs time.
+    #[serde(default)]
+    pub fallbacks: Vec<Remark>,
     /// Every configured peer, by name.
     pub peers: Vec<Peer>,
     /// Dropped packets by reason: only those that happened.
@@ -54,6 +60,8 @@ impl Status {
             advertise: Vec::new(),
             uptime_seconds: 0,
             tun: None,
+            sockets: None,
+            fallbacks: Vec::new(),
             peers: Vec::new(),
             drops: Drops::default(),
             control: ControlCounters::default(),
@@ -99,6 +107,34 @@ pub struct Tun {
     /// What travels as super-packets between the host's stack and the agent: `tcp`, `udp`. What the kernel refuses is missing.
     #[serde(default)]
     pub offloads: Vec<String>,
+    /// Packets and super-packets that we asked the kernel to let wait for a queue of the device.
+    #[serde(default)]
+    pub txqueuelen_wanted: Option<u32>,
+    /// What it granted.
+    #[serde(default)]
+    pub txqueuelen: Option<u32>,
+}
+
+/// The sockets that ESP travels by. Where workers differ, the worst.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Sockets {
+    /// Octets that we asked the kernel to hold, each way.
+    pub wanted_octets: u64,
+    /// What it granted for datagrams that came in.
+    pub receive_octets: u64,
+    /// And for those that are to leave.
+    pub send_octets: u64,
+    /// Datagrams that leave with one system call as a train, at most; 1 without UDP_SEGMENT.
+    pub train: u64,
+}
+
+/// A name for programs and a sentence for people.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Remark {
+    /// Which one.
+    pub name: String,
+    /// What it means.
+    pub text: String,
 }
 
 /// One peer.
@@ -332,7 +368,12 @@ mod tests {
             queues: 2,
             backend: "offload".into(),
             offloads: vec!["tcp".into(), "udp".into()],
+            txqueuelen_wanted: Some(1000),
+            txqueuelen: Some(500),
         });
+        status.sockets =
+            Some(Sockets { wanted_octets: 4_194_304, receive_octets: 212_992, send_octets: 4_194_304, train: 128 });
+        status.fallbacks.push(Remark { name: "trains".into(), text: "one by one".into() });
         let mut peer = Peer::new("beta", PeerState::OneWay);
         peer.dead_direction = Some(PeerDirection::Inbound);
         peer.remote = Some("192.0.2.2:4500".parse().unwrap());
@@ -374,7 +415,12 @@ mod tests {
             "host": "alpha",
             "advertise": [],
             "uptime_seconds": 0,
-            "tun": {"name": "underpass0", "mtu": 1400, "queues": 2, "backend": "offload", "offloads": ["tcp", "udp"]},
+            "tun": {
+                "name": "underpass0", "mtu": 1400, "queues": 2, "backend": "offload", "offloads": ["tcp", "udp"],
+                "txqueuelen_wanted": 1000, "txqueuelen": 500
+            },
+            "sockets": {"wanted_octets": 4_194_304, "receive_octets": 212_992, "send_octets": 4_194_304, "train": 128},
+            "fallbacks": [{"name": "trains", "text": "one by one"}],
             "peers": [
                 {
                     "name": "beta", "state": "one-way", "dead_direction": "inbound", "configured_address": "192.0.2.2", "remote": "192.0.2.2:4500",

@@ -5,6 +5,7 @@
 
 pub mod burst;
 pub mod caps;
+pub mod faults;
 pub mod netlink;
 pub mod netns;
 pub mod nft;

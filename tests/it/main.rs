@@ -9,6 +9,7 @@ mod lab;
 mod bench;
 mod commands;
 mod demo;
+mod fallback;
 mod foreign;
 mod foreign_alone;
 mod loops;

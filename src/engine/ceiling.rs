@@ -232,9 +232,9 @@ impl Inbound {
         let mut doze = Doze::new(udp.as_raw_fd())?;
         loop {
             match udp.receive(&mut self.receive) {
-                Ok(count) => {
+                Ok(may_have_more) => {
                     self.deliver(tun);
-                    if count == RECEIVE_BATCH {
+                    if may_have_more {
                         continue;
                     }
                 }

@@ -12,7 +12,7 @@ use crate::engine::ceiling::{Config, Forwarder};
 use crate::sys::netlink::{Netlink, NetlinkError, RouteSpec};
 
 /// Packets that may wait for the device, as an agent has it.
-const TX_QUEUE: u32 = 2000;
+const TX_QUEUE: u32 = 1000;
 
 /// The port on both hosts: "discard", as nobody but us knows what it carries.
 const PORT: u16 = 9;

@@ -10,10 +10,10 @@ use serde_json::Value;
 use super::{plumbing, preflight};
 use crate::config::{Config, PeerRemote};
 use crate::control::{Counters, Fault, FaultKind, Handler, RekeyWhat, Rekeyed, Request, Version};
-use crate::engine::{Caller, Fallback, Unreachable};
+use crate::engine::{Caller, Fallback, Strays, Unreachable};
 use crate::model::{DropReason, Drops};
-use crate::node::{self, ChildView, Node, PeerView, Rekey};
-use crate::observe::{Change, Child, Ike, Peer, PeerDirection, PeerState, Peers, Remark, Sockets, Status, Tun};
+use crate::node::{self, ChildView, Node, PeerView, Rekey, WorkerTraffic};
+use crate::observe::{Change, Child, Ike, Peer, PeerDirection, PeerState, Peers, Remark, Sockets, Status, Tun, Worker};
 use crate::sys::udp::Buffers;
 
 /// What the status says of the agent itself.
@@ -83,9 +83,9 @@ impl Answers {
     fn status(&self) -> Result<Status, Fault> {
         let question = |node: &mut Node, now| {
             let drops: Vec<(DropReason, u64)> = node.drops().nonzero().collect();
-            (node.peers(now), drops)
+            (node.peers(now), drops, node.worker_traffic())
         };
-        let (views, ike_drops) = self.caller.ask(question).map_err(unreachable)?;
+        let (views, ike_drops, traffic) = self.caller.ask(question).map_err(unreachable)?;
         let facts = self.facts();
         let mut status = Status::new(&facts.host);
         status.advertise.clone_from(&facts.advertise);
@@ -102,6 +102,7 @@ impl Answers {
         });
         let remark = |fallback: &Fallback| Remark { name: fallback.name().to_owned(), text: fallback.sentence().to_owned() };
         status.fallbacks = facts.fallbacks.iter().map(remark).collect();
+        status.workers = (0..).zip(traffic).zip(self.caller.strays()).map(worker).collect();
         status.peers = views.into_iter().map(|view| peer(view, &facts.addresses)).collect();
         for drops in &self.drops {
             status.drops.add(drops);
@@ -218,6 +219,18 @@ const fn state(state: node::PeerState) -> PeerState {
     }
 }
 
+fn worker(((worker, traffic), strays): ((u8, WorkerTraffic), Strays)) -> Worker {
+    Worker {
+        worker,
+        inbound_packets: traffic.inbound.0,
+        inbound_octets: traffic.inbound.1,
+        outbound_packets: traffic.outbound.0,
+        outbound_octets: traffic.outbound.1,
+        inbound_strays: strays.outer,
+        outbound_strays: strays.inner,
+    }
+}
+
 fn child(view: ChildView) -> Child {
     let texts = |selectors: &[crate::model::TrafficSelector]| selectors.iter().map(ToString::to_string).collect();
     Child {
@@ -225,6 +238,8 @@ fn child(view: ChildView) -> Child {
         outbound_spi: view.outbound_spi.to_string(),
         suite: view.suite.to_string(),
         active: view.active,
+        worker: view.inbound_spi.owner().0,
+        per_worker: view.per_worker,
         age_seconds: view.age.as_secs(),
         inbound_packets: view.inbound.0,
         inbound_octets: view.inbound.1,

@@ -9,6 +9,7 @@ use std::{fmt, io, mem};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::exchange::Strays;
 use super::{Command, Fallback, Shared, fallback};
 use crate::model::{Drops, Instant};
 use crate::sys::tun::{Offloads, TunQueue};
@@ -114,6 +115,12 @@ impl<B: 'static> Caller<B> {
     #[must_use]
     pub fn offloads(&self) -> Offloads {
         self.shared.joined.offloads()
+    }
+
+    /// What each worker handed to others.
+    #[must_use]
+    pub fn strays(&self) -> Vec<Strays> {
+        self.shared.exchange.strays()
     }
 
     /// The time, as the brain and the workers count it.

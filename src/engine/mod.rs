@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time;
 
 pub use brain::Brain;
+pub use exchange::Strays;
 pub use fallback::Fallback;
 pub use handle::{Caller, Ended, Handle, Unreachable};
 pub use start::{Config, Engine, EngineError};

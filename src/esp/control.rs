@@ -16,6 +16,9 @@ use crate::model::{ChildSaParams, DropReason, Instant, Path, PeerIndex, Spi};
 /// How long a retired SA still opens what is under way to us.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// Octets of the ESP datagram that announces an SA: as short as a short packet's.
+const ANNOUNCEMENT: u16 = 64;
+
 impl DataPlane {
     /// Takes an update of the control thread over; takes effect at once. What was parked for it is put into `outbox` (if that
     /// is too small: as [`resume_parked`](Self::resume_parked) says) or, for inbound, into `released` as whole ESP datagrams to
@@ -38,6 +41,10 @@ impl DataPlane {
                 self.events.push(Event::Installed(ticket));
             }
             Update::Activate(spi) => self.activate(spi),
+            // One that does not fit is not missed: the first packet says the same.
+            Update::Announce(spi) => {
+                self.seal_dummy(now, spi, ANNOUNCEMENT, outbox);
+            }
             Update::Retire { spi, at_once } => self.retire(now, spi, at_once),
             Update::PathChanged(spi, path) => self.change_path(spi, path),
             Update::PathLimit(peer, limit) => self.limit_path(peer, limit),
@@ -86,8 +93,7 @@ impl DataPlane {
             return;
         }
         self.remove_outbound(slot);
-        if let Some(cold) = self.sas.parts(slot).2 {
-            let until = *cold.grace_until.get_or_insert(now + GRACE);
+        if let Some(until) = self.sas.end_by(slot, now + GRACE) {
             self.wake_by(until);
         }
     }
@@ -105,7 +111,12 @@ impl DataPlane {
 
     fn limit_path(&mut self, index: PeerIndex, limit: Option<u16>) {
         let mtu = InnerMtu::new(limit, self.config.tun_mtu);
-        self.peer(index).mtu = mtu;
+        let peer = self.peer(index);
+        let before = std::mem::replace(&mut peer.mtu, mtu);
+        if std::mem::replace(&mut peer.is_measured, true) {
+            self.paths.remove(before);
+        }
+        self.paths.add(mtu);
         self.measure_reserve();
     }
 
@@ -120,8 +131,11 @@ impl DataPlane {
         for _ in 0..self.waiting_outbound.close(index) {
             self.drops.count(DropReason::NoRoute);
         }
-        if self.peers.get(&index).is_some_and(|peer| peer.outbound.is_empty()) {
-            self.peers.remove(&index);
+        if self.peers.get(&index).is_some_and(|peer| peer.outbound.is_empty())
+            && let Some(peer) = self.peers.remove(&index)
+            && peer.is_measured
+        {
+            self.paths.remove(peer.mtu);
             self.measure_reserve();
         }
     }
@@ -146,8 +160,7 @@ impl DataPlane {
 
     /// Grace times and hard lifetimes.
     pub(super) fn end_sas(&mut self, now: Instant) {
-        let ended: Vec<u32> = self.sas.iter().filter(|(_, cold)| cold.ends_at() <= now).map(|(slot, _)| slot).collect();
-        for slot in ended {
+        while let Some(slot) = self.sas.ended(now) {
             if self.sas.parts(slot).2.is_some_and(|cold| cold.grace_until.is_none()) {
                 self.tell_hard_expired(slot);
             }

@@ -18,6 +18,8 @@ impl DataPlane {
     /// A stray is the other worker's as a whole, as far as it has not been taken here.
     pub fn handle_split(&mut self, now: Instant, split: &Split<'_>, next: &mut usize, outbox: &mut Outbox) -> Outcome {
         outbox.set_reserve(self.reserve);
+        // What lies in the outbox unsealed from here on is of this super-packet's SA.
+        self.seal_pending(outbox);
         match self.send_split(now, split, next, outbox) {
             Ok(true) => Outcome::Done,
             Ok(false) => self.handle_one_by_one(now, split, next, outbox),
@@ -39,19 +41,15 @@ impl DataPlane {
         outbox: &mut Outbox,
     ) -> Result<bool, DropReason> {
         let packet = split.packet();
-        let Some(Route::Peer { peer, owner }) = self.routes.lookup(packet.destination()) else {
+        let Some(Route::Peer { peer, .. }) = self.routes.lookup(packet.destination()) else {
             return Err(DropReason::NoRoute);
         };
-        if owner != self.config.worker {
-            return Ok(false);
-        }
+        // Without an SA of our own it strays, or waits.
+        let Some(peer) = self.peers.get(&peer) else { return Ok(false) };
+        let (Some(slot), stride) = (peer.active, split.stride()) else { return Ok(false) };
         if !self.routes.is_local(packet.source()) {
             return Err(DropReason::SourceNotOurs);
         }
-        // What lies in the outbox unsealed is of this SA from here on.
-        self.seal_pending(outbox);
-        let Some(peer) = self.peers.get(&peer) else { return Ok(false) };
-        let (Some(slot), stride) = (peer.active, split.stride()) else { return Ok(false) };
         if stride > peer.mtu.of(packet) {
             return Ok(false);
         }

@@ -11,5 +11,5 @@ pub use log::init_log;
 pub use render::{duration_in_words, render_peer, render_status};
 pub use status::{
     Change, Child, ControlCounters, Drops, Ike, Peer, PeerDirection, PeerState, Peers, Remark, STATUS_SCHEMA, Sockets,
-    Status, Tristate, Tun,
+    Status, Tristate, Tun, Worker,
 };

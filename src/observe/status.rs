@@ -39,6 +39,9 @@ pub struct Status {
     /// What this kernel, or the route of the moment, does not do; packets go another way, which costs time.
     #[serde(default)]
     pub fallbacks: Vec<Remark>,
+    /// The workers, by number.
+    #[serde(default)]
+    pub workers: Vec<Worker>,
     /// Every configured peer, by name.
     pub peers: Vec<Peer>,
     /// Dropped packets by reason: only those that happened.
@@ -62,6 +65,7 @@ impl Status {
             tun: None,
             sockets: None,
             fallbacks: Vec::new(),
+            workers: Vec::new(),
             peers: Vec::new(),
             drops: Drops::default(),
             control: ControlCounters::default(),
@@ -135,6 +139,25 @@ pub struct Remark {
     pub name: String,
     /// What it means.
     pub text: String,
+}
+
+/// One worker: the thread that owns the TUN queue, the socket and the SAs of its number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Worker {
+    /// Its number.
+    pub worker: u8,
+    /// Inner packets that its SAs opened.
+    pub inbound_packets: u64,
+    /// Their octets.
+    pub inbound_octets: u64,
+    /// Inner packets that its SAs sealed.
+    pub outbound_packets: u64,
+    /// Their octets.
+    pub outbound_octets: u64,
+    /// ESP datagrams that came to its socket and that it handed to the worker whose SPI they bear.
+    pub inbound_strays: u64,
+    /// What it read from its TUN queue (packets or super-packets) and handed to a worker that has an SA for it.
+    pub outbound_strays: u64,
 }
 
 /// One peer.
@@ -308,6 +331,12 @@ pub struct Child {
     pub suite: String,
     /// Whether we send with it; others are about to take over, or only receive what is still under way.
     pub active: bool,
+    /// Our worker that owns it.
+    #[serde(default)]
+    pub worker: u8,
+    /// Whether it is for this worker only; else every worker may fall back to it.
+    #[serde(default)]
+    pub per_worker: bool,
     /// Since it came up.
     pub age_seconds: u64,
     /// Inner packets that came in.
@@ -374,6 +403,7 @@ mod tests {
         status.sockets =
             Some(Sockets { wanted_octets: 4_194_304, receive_octets: 212_992, send_octets: 4_194_304, train: 128 });
         status.fallbacks.push(Remark { name: "trains".into(), text: "one by one".into() });
+        status.workers.push(Worker { worker: 0, inbound_packets: 1, inbound_octets: 84, ..Worker::default() });
         let mut peer = Peer::new("beta", PeerState::OneWay);
         peer.dead_direction = Some(PeerDirection::Inbound);
         peer.remote = Some("192.0.2.2:4500".parse().unwrap());
@@ -393,6 +423,8 @@ mod tests {
             outbound_spi: "c0000201".into(),
             suite: "aes256gcm16-esn".into(),
             active: true,
+            worker: 1,
+            per_worker: true,
             age_seconds: 60,
             inbound_packets: 1,
             inbound_octets: 84,
@@ -421,6 +453,10 @@ mod tests {
             },
             "sockets": {"wanted_octets": 4_194_304, "receive_octets": 212_992, "send_octets": 4_194_304, "train": 128},
             "fallbacks": [{"name": "trains", "text": "one by one"}],
+            "workers": [{
+                "worker": 0, "inbound_packets": 1, "inbound_octets": 84, "outbound_packets": 0, "outbound_octets": 0,
+                "inbound_strays": 0, "outbound_strays": 0
+            }],
             "peers": [
                 {
                     "name": "beta", "state": "one-way", "dead_direction": "inbound", "configured_address": "192.0.2.2", "remote": "192.0.2.2:4500",
@@ -432,7 +468,7 @@ mod tests {
                     },
                     "children": [{
                         "inbound_spi": "c0000100", "outbound_spi": "c0000201", "suite": "aes256gcm16-esn",
-                        "active": true, "age_seconds": 60,
+                        "active": true, "worker": 1, "per_worker": true, "age_seconds": 60,
                         "inbound_packets": 1, "inbound_octets": 84, "outbound_packets": 2, "outbound_octets": 168,
                         "local": ["10.42.1.0/24"], "remote": ["10.42.2.0/24"]
                     }],

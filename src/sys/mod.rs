@@ -4,6 +4,8 @@
 #![allow(unsafe_code, reason = "this module is where it belongs")]
 
 pub mod burst;
+#[doc(hidden)]
+pub mod allocator;
 pub mod caps;
 pub mod faults;
 pub mod netlink;

@@ -13,5 +13,7 @@ mod fallback;
 mod foreign;
 mod foreign_alone;
 mod loops;
+mod matrix;
 mod mtu;
 mod pair;
+mod speed;

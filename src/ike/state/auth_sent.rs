@@ -133,7 +133,7 @@ impl AuthSent {
         let AuthSent { start, mut offer } = *self;
         let AuthStart { mut session, config, suite, keys, started, nonce_i, nonce_r, .. } = start;
         let spis = session.spis();
-        session.nat.observe_vendor_id(response, spis, session.path);
+        let kin = session.nat.observe_vendor_id(response, spis, session.path);
         let low_nonce = nonce_i.min(nonce_r.clone());
         let source = Source { prf: Prf(suite.prf), sk_d: &keys.sk_d };
         let esp_path = session.esp_path(shared.config.natt_port);
@@ -151,6 +151,7 @@ impl AuthSent {
             config,
             suite,
             sk_d: keys.sk_d.clone(),
+            kin,
             lineage: Lineage { initiator: true, began: started, proved: now, low_nonce: low_nonce.clone() },
         };
         let mut state = Established::new(shared, now, session, birth);

@@ -10,6 +10,7 @@ mod duplicates;
 mod hand;
 mod handshake;
 mod moves;
+mod per_worker;
 mod rekey;
 mod seeds;
 

@@ -110,6 +110,32 @@ fn an_spi_reaches_its_worker_and_the_marker_control() {
 }
 
 #[test]
+fn each_of_eight_workers_gets_its_own() {
+    in_new_netns(|| {
+        let group = UdpGroup::bind(ANY, 0, 8).unwrap();
+        let sender = UdpSocket::bind(SocketAddr::new(LOCALHOST, 0)).unwrap();
+        let to = SocketAddr::new(LOCALHOST, group.control.local().port());
+        // For each worker a train and a single datagram on SPIs of its own; the control thread gets what bears the marker.
+        let esp = |spi: u32| [spi.to_be_bytes().to_vec(), vec![7; 96]].concat();
+        let everybody: Vec<&UdpSocket> = group.workers.iter().chain([&group.control]).collect();
+        let owners =
+            (0..8).flat_map(|owner| [0x0100_0000, 0x89ab_cd00, 0xffff_ff00].map(|spi| (spi | owner, owner as usize)));
+        for (spi, receiver) in owners.chain([(0, 8), (0x0100_0008, 0), (0x0100_00ff, 0)]) {
+            let datagram = esp(spi);
+            for count in [1, 5] {
+                let train = datagram.repeat(count);
+                let batch = pieces(train.len(), datagram.len(), "127.0.0.1:0", to, 0);
+                assert_eq!(sender.send(&mut SendBatch::default(), &train, &batch).done, count);
+                let (messages, datagrams) = receive(everybody[receiver]);
+                assert_eq!((messages, datagrams.len()), (1, count), "SPI {spi:08x}: the train stays whole");
+                assert!(datagrams.iter().all(|(_, _, octets)| *octets == datagram), "SPI {spi:08x}");
+                assert!(everybody.iter().all(|socket| is_empty(socket)), "SPI {spi:08x}");
+            }
+        }
+    });
+}
+
+#[test]
 fn an_answer_leaves_from_the_address_that_was_asked() {
     in_new_netns(|| {
         for any in [ANY, Ipv6Addr::UNSPECIFIED.into()] {

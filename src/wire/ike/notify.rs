@@ -75,6 +75,7 @@ notify_types! {
     InvalidSelectors = 39, "INVALID_SELECTORS";
     TemporaryFailure = 43, "TEMPORARY_FAILURE";
     ChildSaNotFound = 44, "CHILD_SA_NOT_FOUND";
+    TsMaxQueue = 48, "TS_MAX_QUEUE";
     InitialContact = 16384, "INITIAL_CONTACT";
     SetWindowSize = 16385, "SET_WINDOW_SIZE";
     AdditionalTsPossible = 16386, "ADDITIONAL_TS_POSSIBLE";
@@ -93,6 +94,7 @@ notify_types! {
     ChildlessIkev2Supported = 16418, "CHILDLESS_IKEV2_SUPPORTED";
     Ikev2FragmentationSupported = 16430, "IKEV2_FRAGMENTATION_SUPPORTED";
     SignatureHashAlgorithms = 16431, "SIGNATURE_HASH_ALGORITHMS";
+    SaResourceInfo = 16444, "SA_RESOURCE_INFO";
 }
 
 impl NotifyType {

@@ -1,5 +1,6 @@
 //! Our own agent on a host: its configuration, its life and death, and what `underpass status --json` says.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -268,6 +269,15 @@ impl Agent {
         status
     }
 
+    /// How many packets it dropped, by reason. Dummies announce an SA, keepalives keep a NAT's mapping: they carry nothing, and
+    /// go no further.
+    pub fn losses(&self) -> BTreeMap<String, u64> {
+        let status = self.status();
+        let drops = status["drops"].as_object().expect("counters").iter();
+        let counted = drops.map(|(reason, count)| (reason.clone(), count.as_u64().expect("a number")));
+        counted.filter(|(reason, _)| !["dummy", "keepalive"].contains(&&**reason)).collect()
+    }
+
     /// What `status --json` says of one peer.
     pub fn peer(&self, name: &str) -> Peer {
         let status = self.status();
@@ -363,9 +373,18 @@ impl Peer {
 
     /// The SPIs of each CHILD_SA, inbound first.
     pub fn child_spis(&self) -> Vec<(String, String)> {
+        self.spis_of(|_| true)
+    }
+
+    /// The same, without those that are for single workers.
+    pub fn shared_spis(&self) -> Vec<(String, String)> {
+        self.spis_of(|child| !child["per_worker"].as_bool().expect("whether it is for one worker"))
+    }
+
+    fn spis_of(&self, wanted: impl Fn(&Value) -> bool) -> Vec<(String, String)> {
         let spi = |child: &Value, name: &str| child[name].as_str().expect("an SPI").to_owned();
-        let children = self.0["children"].as_array().expect("a list of children");
-        children.iter().map(|child| (spi(child, "inbound_spi"), spi(child, "outbound_spi"))).collect()
+        let children = self.0["children"].as_array().expect("a list of children").iter().filter(|child| wanted(child));
+        children.map(|child| (spi(child, "inbound_spi"), spi(child, "outbound_spi"))).collect()
     }
 }
 

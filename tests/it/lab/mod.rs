@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod command;
+pub mod flows;
 pub mod net;
 pub mod swan;
 pub mod traces;

@@ -5,6 +5,7 @@
 
 #[doc(hidden)]
 pub mod allocator;
+pub mod burst;
 pub mod caps;
 pub mod faults;
 pub mod netlink;

@@ -6,6 +6,7 @@
 
 mod lab;
 
+mod bench;
 mod commands;
 mod demo;
 mod fallback;

@@ -31,8 +31,8 @@ pub struct ReceiveBatch {
     lost: u32,
 }
 
-// SAFETY: the pointers in `iovecs` and `headers` are written before every call and not used after it; everything that they
-// point to is owned by this value.
+// SAFETY: the pointers in `iovecs` and `headers` are used during a call only; everything that they point to is owned by this
+// value, on the heap, and stays where it is when this value moves.
 unsafe impl Send for ReceiveBatch {}
 
 /// One received message: a range of the arena that holds one datagram or a train of datagrams of one path.
@@ -132,7 +132,8 @@ impl UdpSocket {
         batch.prepare();
         batch.used = 0;
         // Past the C library, whose call is a cancellation point and pays for that on both sides of the kernel.
-        // SAFETY: `prepare` pointed every header at live memory of the batch, which nobody else touches during the call.
+        // SAFETY: `prepare`, now or before an earlier call, pointed every header at memory of the batch, which lives as long as
+        // the batch does, and which nobody else touches during the call.
         let count = unsafe {
             libc::syscall(
                 libc::SYS_recvmmsg,

@@ -23,6 +23,7 @@ mod effect;
 mod endpoint;
 mod event;
 mod exchange;
+mod fragments;
 pub mod keymat;
 mod known_inits;
 mod limits;

@@ -218,6 +218,7 @@ impl Established {
             path: self.session.path,
             transport: self.session.transport,
             nat: self.session.nat,
+            fragmentation: self.session.fragmentation,
             channel: Channel::new(suite.aead, &keys, initiator),
             first_id: 0,
         });

@@ -10,11 +10,12 @@ use crate::ike::PeerConfig;
 use crate::ike::channel::Channel;
 use crate::ike::contents::Contents;
 use crate::ike::exchange::auth::{Transcript, initiator_payloads};
-use crate::ike::exchange::negotiate::key_exchange_payload;
+use crate::ike::exchange::negotiate::{FRAGMENTATION_SUPPORTED, key_exchange_payload};
+use crate::ike::fragments::{Collection, Of};
 use crate::ike::keymat::{self, IkeKeys};
 use crate::ike::proposals::{offer_esp, offer_ike};
 use crate::model::{AeadAlgorithm, IkeSuite, KeGroup, PrfAlgorithm, Rng, SeededRng, Spi, Transport};
-use crate::wire::ike::{ExchangeType, Flags, Header, Message, Payload};
+use crate::wire::ike::{ExchangeType, Flags, Fragment, Header, Message, Payload, parse_chain};
 
 /// The hand-written peer. It initiates.
 pub struct Hand {
@@ -28,6 +29,7 @@ pub struct Hand {
     pub next_id: u32,
     pub rng: SeededRng,
     channel: Channel,
+    fragments: Collection,
 }
 
 /// What an IKE_SA_INIT request is made of.
@@ -90,7 +92,11 @@ pub fn own_config(proof: Proof) -> PeerConfig {
 impl Hand {
     /// Does IKE_SA_INIT with host 0.
     pub fn greet(sim: &mut Simulator, seed: u64) -> Self {
-        let greeting = Greeting::new(seed);
+        Self::greet_with(sim, seed, Greeting::new(seed))
+    }
+
+    /// Does IKE_SA_INIT with this request.
+    pub fn greet_with(sim: &mut Simulator, seed: u64, greeting: Greeting) -> Self {
         let request = Bytes::from(greeting.message());
         sim.inject(0, source(), Transport::Natt, &request);
         let response = sent(sim).pop().expect("host 0 answers IKE_SA_INIT");
@@ -103,7 +109,19 @@ impl Hand {
         let keys = keymat::initial(suite, &secret, &nonces.0, &nonces.1, spis.0, spis.1);
         let channel = Channel::new(suite.aead, &keys, true);
         let rng = SeededRng::new(seed + 1);
-        Self { source: source(), transport: Transport::Natt, spis, nonces, request, suite, keys, next_id: 1, rng, channel }
+        Self {
+            source: source(),
+            transport: Transport::Natt,
+            spis,
+            nonces,
+            request,
+            suite,
+            keys,
+            next_id: 1,
+            rng,
+            channel,
+            fragments: Collection::default(),
+        }
     }
 
     /// The payloads of an IKE_AUTH that host 0 accepts, with a CHILD_SA.
@@ -131,7 +149,18 @@ impl Hand {
 
     /// A whole tunnel with host 0.
     pub fn establish(sim: &mut Simulator, seed: u64) -> Self {
-        let mut hand = Self::greet(sim, seed);
+        Self::greet(sim, seed).prove(sim)
+    }
+
+    /// The same, and both reassemble fragments.
+    pub fn establish_with_fragments(sim: &mut Simulator, seed: u64) -> Self {
+        let mut greeting = Greeting::new(seed);
+        greeting.payloads.push(FRAGMENTATION_SUPPORTED);
+        Self::greet_with(sim, seed, greeting).prove(sim)
+    }
+
+    fn prove(self, sim: &mut Simulator) -> Self {
+        let mut hand = self;
         let payloads = hand.auth_payloads(&own_config(Proof::Psk));
         hand.send(sim, ExchangeType::IkeAuth, &payloads);
         sim.finish_installs();
@@ -149,6 +178,18 @@ impl Hand {
     /// A sealed message with any header.
     pub fn seal(&mut self, header: &Header, payloads: &[Payload]) -> Bytes {
         self.channel.seal(header, payloads)
+    }
+
+    /// The next request in fragments, so that none is longer than `most`.
+    pub fn next_in_pieces(&mut self, exchange: ExchangeType, payloads: &[Payload], most: usize) -> Vec<Bytes> {
+        let header = self.header(exchange, self.next_id, false);
+        self.next_id += 1;
+        self.channel.seal_in_pieces(&header, payloads, most)
+    }
+
+    /// One fragment with any header, numbers and content.
+    pub fn seal_fragment(&mut self, header: &Header, number: u16, total: u16, first: u8, piece: &[u8]) -> Bytes {
+        self.channel.seal_fragment(header, Fragment { number, total }, first, piece)
     }
 
     /// A sealed message whose plaintext, padding and pad length included, is these octets.
@@ -193,9 +234,20 @@ impl Hand {
     pub fn read(&mut self, sim: &mut Simulator) -> Vec<(Header, Contents)> {
         let mut read = Vec::new();
         for octets in sent(sim) {
-            let message = Message::parse(&octets).expect("host 0 sends what parses");
-            if let Ok(payloads) = self.channel.open(&message, &octets) {
-                read.push((message.header, Contents::of(payloads)));
+            let Message { header, protected, .. } = Message::parse(&octets).expect("host 0 sends what parses");
+            let Some((view, Ok((first, chain)))) = protected.map(|view| (view, self.channel.open_octets(view, &octets)))
+            else {
+                continue;
+            };
+            let of = Of { message_id: header.message_id, exchange: header.exchange };
+            let whole = match view.fragment {
+                None => Some((first, chain)),
+                Some(fragment) => {
+                    self.fragments.take(of, fragment, first, &chain, &octets).map(|whole| (whole.first, whole.chain))
+                }
+            };
+            if let Some(Ok(payloads)) = whole.map(|(first, chain)| parse_chain(first, &chain)) {
+                read.push((header, Contents::of(payloads)));
             }
         }
         read

@@ -17,7 +17,9 @@ use crate::ike::child::{Child, Phase, Then};
 use crate::ike::contents::Contents;
 use crate::ike::effect::Effect;
 use crate::ike::exchange::auth::{self, Transcript};
-use crate::ike::exchange::negotiate::{self, Nonces, Refusal, Setting, Source, key_exchange_payload};
+use crate::ike::exchange::negotiate::{
+    self, FRAGMENTATION_SUPPORTED, Nonces, Refusal, Setting, Source, key_exchange_payload,
+};
 use crate::ike::keymat::{self, IkeKeys};
 use crate::ike::limits::HALF_OPEN_LIFETIME;
 use crate::ike::nat::{self, Nat};
@@ -44,6 +46,7 @@ pub struct HalfOpen {
     nonce_i: Bytes,
     nonce_r: Bytes,
     nat: Nat,
+    fragmentation: bool,
     secret: Secret,
 }
 
@@ -116,6 +119,10 @@ pub fn respond_to_init(
         Payload::Nonce(nonce_r.clone()),
     ];
     payloads.extend(nat::notifies(&mut *shared.rng, remote_spi.value(), local_spi.value(), packet.path));
+    let fragmentation = contents.notify(NotifyType::Ikev2FragmentationSupported).is_some();
+    if fragmentation {
+        payloads.push(FRAGMENTATION_SUPPORTED);
+    }
     if contents.notify(NotifyType::SignatureHashAlgorithms).is_some() {
         payloads.push(auth::signature_hash_algorithms());
     }
@@ -133,6 +140,7 @@ pub fn respond_to_init(
         nonce_r,
         // The request's hashes were made with a responder SPI of zero.
         nat: Nat::observe(&contents, remote_spi.value(), 0, packet.path),
+        fragmentation,
         secret: Secret::Halves(half, value.value.clone()),
     };
     Ok((response, Some(state)))
@@ -172,13 +180,13 @@ impl HalfOpen {
             shared.drop(DropReason::IkeUnexpected);
             return stay(self, IkeSa::HalfOpen);
         }
-        let (suite, spis) = (self.suite, (self.remote_spi, self.local_spi));
+        let (suite, spis, fragmentation) = (self.suite, (self.remote_spi, self.local_spi), self.fragmentation);
         let keyed = match self.secret {
             Secret::Keyed(keyed) => Ok(keyed),
             Secret::Halves(half, value) => half.agree(&value).map(|secret| {
                 let (spi_i, spi_r) = (spis.0.value(), spis.1.value());
                 let keys = keymat::initial(suite, &secret, &self.nonce_i, &self.nonce_r, spi_i, spi_r);
-                let session = responder_session(spis, suite, &keys, packet);
+                let session = responder_session(spis, suite, &keys, fragmentation, packet);
                 Box::new((keys, session))
             }),
         };
@@ -323,7 +331,13 @@ impl HalfOpen {
 
 /// The session of a responder. It starts where IKE_AUTH came from, which need not be where IKE_SA_INIT came from; until the
 /// peer has proved itself, no verdict about NATs binds it to that path.
-fn responder_session(spis: (IkeSpi, IkeSpi), suite: IkeSuite, keys: &IkeKeys, packet: Packet<'_>) -> Session {
+fn responder_session(
+    spis: (IkeSpi, IkeSpi),
+    suite: IkeSuite,
+    keys: &IkeKeys,
+    fragmentation: bool,
+    packet: Packet<'_>,
+) -> Session {
     Session::new(SessionStart {
         local_spi: spis.1,
         remote_spi: spis.0,
@@ -331,6 +345,7 @@ fn responder_session(spis: (IkeSpi, IkeSpi), suite: IkeSuite, keys: &IkeKeys, pa
         path: packet.path,
         transport: packet.transport,
         nat: Nat::default(),
+        fragmentation,
         channel: Channel::new(suite.aead, keys, false),
         first_id: 1,
     })

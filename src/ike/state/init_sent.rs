@@ -15,7 +15,7 @@ use crate::crypto::{self, KeyExchange};
 use crate::ike::channel::Channel;
 use crate::ike::contents::Contents;
 use crate::ike::exchange::auth::{signature_hash_algorithms, uses_host_keys};
-use crate::ike::exchange::negotiate::{key_exchange_payload, wanted_group};
+use crate::ike::exchange::negotiate::{FRAGMENTATION_SUPPORTED, key_exchange_payload, wanted_group};
 use crate::ike::keymat;
 use crate::ike::limits::{GIVE_UP_INITIATE, IKE_PORT, MAX_COOKIES, MAX_INVALID_KE, NATT_PORT, SILENCE};
 use crate::ike::nat::{self, Nat};
@@ -63,6 +63,7 @@ struct Accepted {
     nonce: Bytes,
     value: Bytes,
     nat: Nat,
+    fragmentation: bool,
 }
 
 /// What an answer asks us to do.
@@ -118,6 +119,7 @@ impl InitSent {
         payloads.push(key_exchange_payload(self.half.as_ref()));
         payloads.push(Payload::Nonce(self.nonce.clone()));
         payloads.extend(nat::notifies(&mut *shared.rng, self.local_spi.value(), 0, self.path));
+        payloads.push(FRAGMENTATION_SUPPORTED);
         if uses_host_keys(&self.config) {
             payloads.push(signature_hash_algorithms());
         }
@@ -223,12 +225,13 @@ impl InitSent {
             return Err("the answer's nonce is our own: a reflection".to_owned());
         }
         let nat = Nat::observe(contents, self.local_spi.value(), responder_spi, path);
-        Ok(Accepted { remote_spi, suite, nonce, value: value.value.clone(), nat })
+        let fragmentation = contents.notify(NotifyType::Ikev2FragmentationSupported).is_some();
+        Ok(Accepted { remote_spi, suite, nonce, value: value.value.clone(), nat, fragmentation })
     }
 
     /// Derives the keys and goes on with IKE_AUTH on the NAT-T port.
     fn proceed(self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>, accepted: Accepted) -> Option<IkeSa> {
-        let Accepted { remote_spi, suite, nonce, value, nat } = accepted;
+        let Accepted { remote_spi, suite, nonce, value, nat, fragmentation } = accepted;
         let secret = match self.half.agree(&value) {
             Ok(secret) => secret,
             Err(error) => {
@@ -248,6 +251,7 @@ impl InitSent {
             path,
             transport,
             nat,
+            fragmentation,
             channel: Channel::new(suite.aead, &keys, true),
             first_id: 1,
         });

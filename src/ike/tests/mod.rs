@@ -7,6 +7,7 @@ mod bad_init;
 mod bad_protected;
 mod collisions;
 mod duplicates;
+mod fragments;
 mod hand;
 mod handshake;
 mod moves;

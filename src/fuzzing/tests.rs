@@ -315,6 +315,15 @@ fn ike_protected_seeds() -> Vec<(&'static str, Vec<u8>)> {
     let identity = Payload::IdInitiator(Identification { body: b"\x02\0\0\0host1".to_vec().into() });
     let proof = Payload::Auth(Auth { method: AuthMethod::SharedKey, data: vec![1; 32].into() });
     let up = |records: &[&[u8]]| [&[0][..], &records.concat()].concat();
+    let up_in_pieces = |records: &[&[u8]]| [&[2][..], &records.concat()].concat();
+    let (piece, cut) = (16, 32);
+    let fragment = |number: u8, total: u8, text: &[u8]| {
+        let length = u8::try_from(text.len() + 3).expect("short");
+        [&[inform | piece, 0, length, number, total, 42][..], text].concat()
+    };
+    let halves = [fragment(2, 2, &[0, 0]), fragment(2, 2, &[0, 1]), fragment(1, 2, &[0, 0, 0, 8, 1, 0])].concat();
+    let growing =
+        [fragment(1, 2, &[0]), fragment(1, 3, &[0]), fragment(2, 2, &[0]), fragment(0, 3, &[]), fragment(9, 3, &[])];
     let before_auth = |records: &[&[u8]]| [&[1][..], &records.concat()].concat();
     vec![
         ("child", up(&[&record(create, &child(0x2222_2200)), &record(inform, &delete(&[0x2222_2200]))])),
@@ -331,6 +340,10 @@ fn ike_protected_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("temporary-failure", up(&[&rekey_child, &record(answer, &refused(NotifyType::TemporaryFailure)), &wait])),
         ("not-found", up(&[&rekey_child, &record(answer, &refused(NotifyType::ChildSaNotFound)), &wait])),
         ("invalid-ke", up(&[&rekey_child, &record(answer, &refused(NotifyType::InvalidKePayload)), &wait])),
+        ("cut", up_in_pieces(&[&record(create | cut, &child(0x2222_2200)), &record(inform, &delete(&[0x2222_2200]))])),
+        ("cut-unasked", up(&[&record(create | cut, &child(0x2222_2200))])),
+        ("fragments", up_in_pieces(&[&halves])),
+        ("fragments-grow", up_in_pieces(&[&growing.concat()])),
         ("auth-bad", before_auth(&[&record(auth, &[identity, proof]), &good_auth])),
         ("auth-good", before_auth(&[&good_auth, &record(create, &child(0x2222_2200))])),
     ]

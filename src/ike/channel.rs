@@ -82,6 +82,11 @@ impl Channel {
         if SK_OVERHEAD + chain.len() <= most {
             return vec![self.seal(header, payloads)];
         }
+        self.seal_fragments(header, first, &chain, most)
+    }
+
+    /// A chain, whose first payload has that type, in fragments that are no longer than `most`.
+    pub fn seal_fragments(&mut self, header: &Header, first: u8, chain: &[u8], most: usize) -> Vec<Bytes> {
         let pieces = chain.chunks(most.saturating_sub(SKF_OVERHEAD).max(1));
         let total = u16::try_from(pieces.len()).unwrap_or(u16::MAX);
         let numbered = (1..=total).zip(pieces);

@@ -152,14 +152,15 @@ impl Hand {
         Self::greet(sim, seed).prove(sim)
     }
 
-    /// The same, and both reassemble fragments.
-    pub fn establish_with_fragments(sim: &mut Simulator, seed: u64) -> Self {
+    /// Does IKE_SA_INIT with host 0; both reassemble fragments.
+    pub fn greet_with_fragments(sim: &mut Simulator, seed: u64) -> Self {
         let mut greeting = Greeting::new(seed);
         greeting.payloads.push(FRAGMENTATION_SUPPORTED);
-        Self::greet_with(sim, seed, greeting).prove(sim)
+        Self::greet_with(sim, seed, greeting)
     }
 
-    fn prove(self, sim: &mut Simulator) -> Self {
+    /// Does IKE_AUTH, with a CHILD_SA.
+    pub fn prove(self, sim: &mut Simulator) -> Self {
         let mut hand = self;
         let payloads = hand.auth_payloads(&own_config(Proof::Psk));
         hand.send(sim, ExchangeType::IkeAuth, &payloads);
@@ -180,11 +181,9 @@ impl Hand {
         self.channel.seal(header, payloads)
     }
 
-    /// The next request in fragments, so that none is longer than `most`.
-    pub fn next_in_pieces(&mut self, exchange: ExchangeType, payloads: &[Payload], most: usize) -> Vec<Bytes> {
-        let header = self.header(exchange, self.next_id, false);
-        self.next_id += 1;
-        self.channel.seal_in_pieces(&header, payloads, most)
+    /// A chain of payloads in fragments, so that none is longer than `most`.
+    pub fn seal_fragments(&mut self, header: &Header, first: u8, chain: &[u8], most: usize) -> Vec<Bytes> {
+        self.channel.seal_fragments(header, first, chain, most)
     }
 
     /// One fragment with any header, numbers and content.

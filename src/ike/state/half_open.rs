@@ -23,12 +23,12 @@ use crate::ike::exchange::negotiate::{
 use crate::ike::keymat::{self, IkeKeys};
 use crate::ike::limits::HALF_OPEN_LIFETIME;
 use crate::ike::nat::{self, Nat};
-use crate::ike::proposals::choose_ike;
+use crate::ike::proposals::{Chosen, choose_ike};
 use crate::ike::session::{Packet, Received, Session, SessionStart};
 use crate::ike::shared::Shared;
 use crate::ike::{CloseReason, Event, PeerConfig};
 use crate::model::{AeadAlgorithm, DropReason, IkeSpi, IkeSuite, Instant, Path, PeerId};
-use crate::wire::ike::{ExchangeType, Flags, Header, Message, Notify, NotifyType, Payload};
+use crate::wire::ike::{ExchangeType, Flags, Header, KeyExchangePayload, Message, Notify, NotifyType, Payload, Proposal};
 
 /// See the module.
 #[derive(Debug)]
@@ -88,21 +88,14 @@ pub fn respond_to_init(
     else {
         return Err(DropReason::IkeMalformed);
     };
-    let refuse = |refusal: &Refusal| {
-        let payload = refusal.payload();
-        Message::emit_clear(&init_answer_header(header.initiator_spi, 0), &[payload]).into()
-    };
-    if let Some(kind) = contents.critical {
-        let mut refusal = Refusal::new(NotifyType::UnsupportedCriticalPayload, "");
-        refusal.notify.data = Bytes::from(vec![kind]);
-        return Ok((refuse(&refusal), None));
-    }
-    let suite = match choose_ike(&suites, proposals, Some(value.group)) {
-        Ok(chosen) if chosen.suite.group.id() == value.group => chosen,
-        Ok(chosen) => return Ok((refuse(&Refusal::other_group(chosen.suite.group)), None)),
-        Err(sentence) => {
-            shared.refused(None, packet.path, sentence.clone());
-            return Ok((refuse(&Refusal::new(NotifyType::NoProposalChosen, sentence)), None));
+    let suite = match choose_suite(&suites, proposals, value, &contents) {
+        Ok(chosen) => chosen,
+        Err(refusal) => {
+            if refusal.notify.kind == NotifyType::NoProposalChosen {
+                shared.refused(None, packet.path, refusal.sentence.clone());
+            }
+            let payload = refusal.payload();
+            return Ok((Message::emit_clear(&init_answer_header(header.initiator_spi, 0), &[payload]).into(), None));
         }
     };
     let local_spi = loop {
@@ -144,6 +137,23 @@ pub fn respond_to_init(
         secret: Secret::Halves(half, value.value.clone()),
     };
     Ok((response, Some(state)))
+}
+
+/// The suite that we take.
+fn choose_suite(
+    suites: &[AeadAlgorithm],
+    proposals: &[Proposal],
+    value: &KeyExchangePayload,
+    request: &Contents,
+) -> Result<Chosen<IkeSuite>, Refusal> {
+    if let Some(kind) = request.critical {
+        let mut refusal = Refusal::new(NotifyType::UnsupportedCriticalPayload, "");
+        refusal.notify.data = Bytes::from(vec![kind]);
+        return Err(refusal);
+    }
+    let chosen = choose_ike(suites, proposals, Some(value.group))
+        .map_err(|sentence| Refusal::new(NotifyType::NoProposalChosen, sentence))?;
+    if chosen.suite.group.id() == value.group { Ok(chosen) } else { Err(Refusal::other_group(chosen.suite.group)) }
 }
 
 /// The header of an answer to IKE_SA_INIT.

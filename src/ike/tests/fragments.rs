@@ -15,13 +15,22 @@ use crate::wire::ike::{Delete, ExchangeType, Message, Notify, NotifyType, Payloa
 
 fn established() -> (Simulator, Hand) {
     let mut sim = alone(Proof::Psk);
-    let hand = Hand::establish_with_fragments(&mut sim, 5);
+    let hand = Hand::greet_with_fragments(&mut sim, 5).prove(&mut sim);
     (sim, hand)
 }
 
 /// A request to end the IKE SA that needs so many octets: whoever takes it loses the IKE SA.
 fn long_goodbye(octets: usize) -> Vec<Payload> {
     vec![Payload::VendorId(vec![7; octets].into()), Payload::Delete(Delete::Ike)]
+}
+
+/// The next request in fragments, so that none is longer than `most`.
+fn next_in_pieces(hand: &mut Hand, exchange: ExchangeType, payloads: &[Payload], most: usize) -> Vec<Bytes> {
+    let header = hand.header(exchange, hand.next_id, false);
+    hand.next_id += 1;
+    let mut chain = Vec::new();
+    let first = emit_chain(payloads, &mut chain);
+    hand.seal_fragments(&header, first, &chain, most)
 }
 
 fn up(sim: &Simulator) -> bool {
@@ -32,7 +41,7 @@ fn up(sim: &Simulator) -> bool {
 fn a_request_in_fragments_in_any_order() {
     for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]] {
         let (mut sim, mut hand) = established();
-        let pieces = hand.next_in_pieces(ExchangeType::Informational, &long_goodbye(1000), 450);
+        let pieces = next_in_pieces(&mut hand, ExchangeType::Informational, &long_goodbye(1000), 450);
         assert_eq!(pieces.len(), 3);
         for (index, &number) in order.iter().enumerate() {
             assert!(up(&sim), "{order:?}: only the last one makes the message whole");
@@ -48,7 +57,7 @@ fn a_request_in_fragments_in_any_order() {
 #[test]
 fn only_the_first_fragment_of_an_answered_request_gets_the_answer_again() {
     let (mut sim, mut hand) = established();
-    let pieces = hand.next_in_pieces(ExchangeType::Informational, &[Payload::VendorId(vec![7; 1000].into())], 450);
+    let pieces = next_in_pieces(&mut hand, ExchangeType::Informational, &[Payload::VendorId(vec![7; 1000].into())], 450);
     pieces.iter().for_each(|piece| hand.inject(&mut sim, piece));
     let answer = sent(&mut sim);
     assert_eq!(answer.len(), 1);
@@ -85,7 +94,7 @@ fn a_long_request_of_ours_is_cut_and_repeated_whole() {
 fn nothing_is_cut_for_a_peer_that_does_not_reassemble() {
     let mut sim = alone(Proof::Psk);
     let mut hand = Hand::establish(&mut sim, 5);
-    let pieces = hand.next_in_pieces(ExchangeType::Informational, &long_goodbye(1000), 450);
+    let pieces = next_in_pieces(&mut hand, ExchangeType::Informational, &long_goodbye(1000), 450);
     for piece in &pieces {
         must_only_count(&mut sim, DropReason::IkeFragment, "not negotiated", |sim| hand.inject(sim, piece));
     }
@@ -152,9 +161,9 @@ fn case_97_totals_shrink_and_grow() {
     let (mut sim, mut hand) = established();
     let header = hand.header(ExchangeType::Informational, hand.next_id, false);
     let payloads = long_goodbye(1000);
-    let three = hand.next_in_pieces(ExchangeType::Informational, &payloads, 450);
+    let three = next_in_pieces(&mut hand, ExchangeType::Informational, &payloads, 450);
     hand.next_id -= 1;
-    let five = hand.next_in_pieces(ExchangeType::Informational, &payloads, 280);
+    let five = next_in_pieces(&mut hand, ExchangeType::Informational, &payloads, 280);
     assert_eq!((three.len(), five.len()), (3, 5));
     hand.inject(&mut sim, &three[0]);
     hand.inject(&mut sim, &three[1]);
@@ -175,7 +184,7 @@ fn case_97_totals_shrink_and_grow() {
 fn case_98_the_same_number_with_other_content() {
     let (mut sim, mut hand) = established();
     let header = hand.header(ExchangeType::Informational, hand.next_id, false);
-    let pieces = hand.next_in_pieces(ExchangeType::Informational, &long_goodbye(1000), 450);
+    let pieces = next_in_pieces(&mut hand, ExchangeType::Informational, &long_goodbye(1000), 450);
     hand.inject(&mut sim, &pieces[1]);
     let other = hand.seal_fragment(&header, 2, 3, 0, &[0xff; 400]);
     must_only_count(&mut sim, DropReason::IkeFragment, "other content", |sim| hand.inject(sim, &other));
@@ -283,7 +292,7 @@ fn a_message_beyond_the_limit_is_never_kept() {
 #[test]
 fn fragments_and_the_whole_mixed() {
     let (mut sim, mut hand) = established();
-    let pieces = hand.next_in_pieces(ExchangeType::Informational, &[Payload::VendorId(vec![7; 1000].into())], 450);
+    let pieces = next_in_pieces(&mut hand, ExchangeType::Informational, &[Payload::VendorId(vec![7; 1000].into())], 450);
     hand.next_id -= 1;
     let whole = hand.next(ExchangeType::Informational, &[Payload::VendorId(vec![7; 1000].into())]);
     hand.inject(&mut sim, &pieces[0]);
@@ -312,11 +321,9 @@ fn an_answer_in_fragments() {
 #[test]
 fn ike_auth_in_fragments() {
     let mut sim = alone(Proof::Psk);
-    let mut greeting = Greeting::new(5);
-    greeting.payloads.push(FRAGMENTATION_SUPPORTED);
-    let mut hand = Hand::greet_with(&mut sim, 5, greeting);
+    let mut hand = Hand::greet_with_fragments(&mut sim, 5);
     let payloads = hand.auth_payloads(&own_config(Proof::Psk));
-    let pieces = hand.next_in_pieces(ExchangeType::IkeAuth, &payloads, 120);
+    let pieces = next_in_pieces(&mut hand, ExchangeType::IkeAuth, &payloads, 120);
     assert!(pieces.len() > 2);
     for piece in pieces.iter().rev() {
         assert!(!up(&sim));

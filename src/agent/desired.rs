@@ -94,6 +94,7 @@ fn one_peer(peer: &Peer, host_key: Option<&SigningKey>) -> Option<ike::PeerConfi
             PeerRemote::Natt(endpoint) => RemoteEndpoint::Natt(endpoint),
         }),
         suites: peer.suites.clone(),
+        require_pq: peer.require_pq,
         local_selectors: selectors(&peer.local_blocks),
         remote_selectors: selectors(&peer.remote_blocks),
     })

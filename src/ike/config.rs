@@ -40,6 +40,8 @@ pub struct PeerConfig {
     pub remote: Option<RemoteEndpoint>,
     /// AEADs for IKE and ESP, most wanted first; never empty.
     pub suites: Vec<AeadAlgorithm>,
+    /// Whether an IKE SA without post-quantum key exchange is refused.
+    pub require_pq: bool,
     /// Inner addresses on our side.
     pub local_selectors: Vec<TrafficSelector>,
     /// Inner addresses on its side.

@@ -24,6 +24,7 @@ mod endpoint;
 mod event;
 mod exchange;
 mod fragments;
+mod intermediate;
 pub mod keymat;
 mod known_inits;
 mod limits;

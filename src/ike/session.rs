@@ -12,12 +12,15 @@ use bytes::Bytes;
 use super::channel::{Channel, Unusable};
 use super::contents::Contents;
 use super::fragments::{Collection, Of};
+use super::intermediate::Covered;
 use super::limits::{GIVE_UP, MAX_MESSAGE_LEN, NATT_PORT};
 use super::nat::{self, Nat};
 use super::retransmit::{Due, Retransmit};
 use super::shared::Shared;
 use crate::model::{DropReason, IkeSpi, Instant, Path, Ticket, Transport};
-use crate::wire::ike::{ExchangeType, Flags, Header, Message, Notify, NotifyType, Payload, ProtectedView, parse_chain};
+use crate::wire::ike::{
+    ExchangeType, Flags, Header, Message, Notify, NotifyType, Payload, ProtectedView, emit_chain, parse_chain,
+};
 
 /// A received message that parsed, before anything is known about who sent it.
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +116,8 @@ pub struct Session {
     pub moved: bool,
     /// Whether both sides said in IKE_SA_INIT that they reassemble fragments (RFC 7383 §2.3).
     pub fragmentation: bool,
+    /// The messages of the last IKE_INTERMEDIATE exchange, as AUTH covers them.
+    pub covered: Covered,
     channel: Channel,
     next_request: u32,
     outstanding: Option<Outstanding>,
@@ -154,6 +159,7 @@ impl Session {
             nat: start.nat,
             moved: false,
             fragmentation: start.fragmentation,
+            covered: Covered::default(),
             channel: start.channel,
             next_request,
             outstanding: None,
@@ -252,7 +258,10 @@ impl Session {
             return self.open_fragment(shared, packet, view);
         }
         match self.channel.open_octets(view, packet.datagram) {
-            Ok((first, chain)) => Some(Opened::new(first, &chain, Bytes::copy_from_slice(packet.datagram))),
+            Ok((first, chain)) => {
+                self.cover(packet.message.header, view, packet.datagram, &chain);
+                Some(Opened::new(first, &chain, Bytes::copy_from_slice(packet.datagram)))
+            }
             Err(unusable) => unopened(shared, packet, unusable),
         }
     }
@@ -269,6 +278,8 @@ impl Session {
         match self.channel.open_octets(view, packet.datagram) {
             Ok((first, piece)) => {
                 let collected = collection.take(of, fragment, first, &piece, packet.datagram)?;
+                // All first fragments look alike.
+                self.cover(header, view, &collected.head, &collected.chain);
                 Some(Opened::new(collected.first, &collected.chain, collected.head))
             }
             Err(unusable) => unopened(shared, packet, unusable),
@@ -372,7 +383,28 @@ impl Session {
     /// The datagrams of a message: one, or its fragments if it is long and the peer reassembles them.
     fn seal(&mut self, header: &Header, payloads: &[Payload]) -> Vec<Bytes> {
         let most = if self.fragmentation { MAX_MESSAGE_LEN } else { usize::MAX };
-        self.channel.seal_in_pieces(header, payloads, most)
+        let datagrams = self.channel.seal_in_pieces(header, payloads, most);
+        if header.exchange == ExchangeType::IkeIntermediate
+            && let Some(Ok(Message { protected: Some(view), .. })) = datagrams.first().map(|first| Message::parse(first))
+        {
+            let mut chain = Vec::new();
+            emit_chain(payloads, &mut chain);
+            self.cover(*header, view, &datagrams[0], &chain);
+        }
+        datagrams
+    }
+
+    /// Remembers a message that AUTH will cover.
+    fn cover(&mut self, header: Header, view: ProtectedView, head: &[u8], chain: &[u8]) {
+        if header.exchange == ExchangeType::IkeIntermediate {
+            let octets = Message::in_clear(view, head, chain);
+            *(if header.flags.response { &mut self.covered.response } else { &mut self.covered.request }) = octets;
+        }
+    }
+
+    /// Speaks under other keys from now on. What was sent already is repeated as it was.
+    pub fn rekey(&mut self, channel: Channel) {
+        self.channel = channel;
     }
 
     fn send_response(&mut self, shared: &mut Shared, response: Vec<Bytes>) {

@@ -43,6 +43,7 @@ fn config(number: u8, peer: u8, workers: u8) -> NodeConfig {
             remote_auth: PeerAuth::Psk(psk()),
             remote: Some(RemoteEndpoint::Standard(IpAddr::V4(Ipv4Addr::new(192, 0, 2, peer)))),
             suites: AeadAlgorithm::ALL.to_vec(),
+            require_pq: false,
             local_selectors: vec![TrafficSelector::from_prefix(prefix(number))],
             remote_selectors: vec![TrafficSelector::from_prefix(prefix(peer))],
             owner: WorkerIndex(0),

@@ -44,7 +44,8 @@ pub(super) fn in_full(config: &PeerConfig, reason: &CloseReason) -> String {
     let ours = match notify.as_str() {
         "NO_PROPOSAL_CHOSEN" => {
             let suites: Vec<&str> = config.suites.iter().map(|suite| suite.name()).collect();
-            format!("we offered {}", suites.join(", "))
+            let always = if config.require_pq { ", always with mlkem768 (require_pq)" } else { "" };
+            format!("we offered {}{always}", suites.join(", "))
         }
         "AUTHENTICATION_FAILED" => {
             let proof = match config.local_auth {

@@ -34,6 +34,7 @@ fn node(own: u8, other: u8, workers: u8) -> Node {
             remote_auth: PeerAuth::Psk(psk()),
             remote: Some(RemoteEndpoint::Standard(IpAddr::from([192, 0, 2, other]))),
             suites: AeadAlgorithm::ALL.to_vec(),
+            require_pq: false,
             local_selectors: vec![TrafficSelector::from_prefix(prefix(own))],
             remote_selectors: vec![TrafficSelector::from_prefix(prefix(other))],
             owner: WorkerIndex(0),

@@ -268,13 +268,16 @@ pub fn answer(
     Ok((setting.child((inbound_spi, outbound_spi), chosen.suite, (theirs, ours), local, remote), payloads))
 }
 
-/// IKEV2_FRAGMENTATION_SUPPORTED (RFC 7383 §2.3).
-pub const FRAGMENTATION_SUPPORTED: Payload = Payload::Notify(Notify {
-    protocol: Protocol::None,
-    spi: Bytes::new(),
-    kind: NotifyType::Ikev2FragmentationSupported,
-    data: Bytes::new(),
-});
+/// A status notification without data.
+pub const fn flag(kind: NotifyType) -> Payload {
+    Payload::Notify(Notify { protocol: Protocol::None, spi: Bytes::new(), kind, data: Bytes::new() })
+}
+
+/// We reassemble fragments (RFC 7383 §2.3).
+pub const FRAGMENTATION_SUPPORTED: Payload = flag(NotifyType::Ikev2FragmentationSupported);
+
+/// We speak IKE_INTERMEDIATE (RFC 9242 §3.1).
+pub const INTERMEDIATE_SUPPORTED: Payload = flag(NotifyType::IntermediateExchangeSupported);
 
 /// The KE payload of our half.
 pub fn key_exchange_payload(half: &dyn KeyExchange) -> Payload {

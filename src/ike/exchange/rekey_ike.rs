@@ -20,7 +20,7 @@ use crate::ike::contents::Contents;
 use crate::ike::effect::Effect;
 use crate::ike::keymat;
 use crate::ike::limits::{MAX_INVALID_KE, MAX_REKEY_FAILURES, RETRY_REKEY};
-use crate::ike::proposals::{accept_ike, choose_ike, offer_ike};
+use crate::ike::proposals::{PostQuantum, accept_ike, choose_ike, offer_ike};
 use crate::ike::session::{Session, SessionStart};
 use crate::ike::shared::Shared;
 use crate::ike::state::{Birth, Candidate, Established, IkeSa, Leaving, Task, stay};
@@ -65,7 +65,7 @@ impl Established {
         let offer = IkeOffer {
             spi,
             nonce: shared.nonce(),
-            proposals: offer_ike(&self.birth.config.suites, group, Some(spi)),
+            proposals: offer_ike(&self.birth.config.suites, group, PostQuantum::No, Some(spi)),
             half: crypto::key_exchange(group, &mut *shared.rng),
             groups_tried: 0,
             rival: None,
@@ -182,7 +182,7 @@ impl Established {
         let proposals = request.proposals.as_ref().ok_or_else(|| missing("SA"))?;
         let value = request.key_exchange.as_ref().ok_or_else(|| missing("KE"))?;
         let nonce_i = request.nonce.clone().ok_or_else(|| missing("nonce"))?;
-        let chosen = choose_ike(&self.birth.config.suites, proposals, Some(value.group))
+        let chosen = choose_ike(&self.birth.config.suites, proposals, Some(value.group), false)
             .map_err(|sentence| Refusal::new(NotifyType::NoProposalChosen, sentence))?;
         let suite = chosen.suite;
         if suite.group.id() != value.group {

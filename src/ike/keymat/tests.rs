@@ -42,7 +42,7 @@ impl Vector {
     }
 
     fn suite(&self, aead: AeadAlgorithm) -> IkeSuite {
-        IkeSuite { aead, prf: self.prf, group: KeGroup::X25519 }
+        IkeSuite { aead, prf: self.prf, group: KeGroup::X25519, additional: None }
     }
 }
 

@@ -9,21 +9,21 @@ use crate::crypto::{self, KeyExchange, Prf};
 use crate::ike::PeerConfig;
 use crate::ike::channel::Channel;
 use crate::ike::contents::Contents;
-use crate::ike::exchange::auth::{Transcript, initiator_payloads};
-use crate::ike::exchange::negotiate::{FRAGMENTATION_SUPPORTED, key_exchange_payload};
+use crate::ike::exchange::auth::{FULL_TRANSCRIPT, Record, initiator_payloads};
+use crate::ike::exchange::negotiate::{FRAGMENTATION_SUPPORTED, INTERMEDIATE_SUPPORTED, key_exchange_payload};
 use crate::ike::fragments::{Collection, Of};
+use crate::ike::intermediate::{Covered, IntAuth};
 use crate::ike::keymat::{self, IkeKeys};
-use crate::ike::proposals::{offer_esp, offer_ike};
+use crate::ike::proposals::{PostQuantum, offer_esp, offer_ike};
 use crate::model::{AeadAlgorithm, IkeSuite, KeGroup, PrfAlgorithm, Rng, SeededRng, Spi, Transport};
-use crate::wire::ike::{ExchangeType, Flags, Fragment, Header, Message, Payload, parse_chain};
+use crate::wire::ike::{ExchangeType, Flags, Fragment, Header, Message, Payload, emit_chain, parse_chain};
 
 /// The hand-written peer. It initiates.
 pub struct Hand {
     pub source: SocketAddr,
     pub transport: Transport,
     pub spis: (u64, u64),
-    pub nonces: (Bytes, Bytes),
-    pub request: Bytes,
+    pub record: Record,
     pub suite: IkeSuite,
     pub keys: IkeKeys,
     pub next_id: u32,
@@ -48,11 +48,20 @@ impl Greeting {
         let nonce = Bytes::from(nonce);
         let half = crypto::key_exchange(KeGroup::X25519, &mut rng);
         let payloads = vec![
-            Payload::SecurityAssociation(offer_ike(&AeadAlgorithm::ALL, KeGroup::X25519, None)),
+            Payload::SecurityAssociation(offer_ike(&AeadAlgorithm::ALL, KeGroup::X25519, PostQuantum::No, None)),
             key_exchange_payload(half.as_ref()),
             Payload::Nonce(nonce.clone()),
         ];
         Self { spi: rng.u64() | 1, nonce, half, payloads }
+    }
+
+    /// One that also offers a post-quantum key exchange, and both messages under AUTH.
+    pub fn post_quantum(seed: u64) -> Self {
+        let mut greeting = Self::new(seed);
+        let offer = offer_ike(&AeadAlgorithm::ALL, KeGroup::X25519, PostQuantum::Preferred, None);
+        greeting.payloads[0] = Payload::SecurityAssociation(offer);
+        greeting.payloads.extend([FRAGMENTATION_SUPPORTED, INTERMEDIATE_SUPPORTED, FULL_TRANSCRIPT]);
+        greeting
     }
 
     pub fn header(&self) -> Header {
@@ -102,7 +111,13 @@ impl Hand {
         let response = sent(sim).pop().expect("host 0 answers IKE_SA_INIT");
         let message = Message::parse(&response).expect("the answer parses");
         let contents = Contents::of(message.payloads);
-        let suite = IkeSuite { aead: AeadAlgorithm::Aes256Gcm16, prf: PrfAlgorithm::HmacSha2_256, group: KeGroup::X25519 };
+        let full_transcript = greeting.payloads.contains(&FULL_TRANSCRIPT);
+        let suite = IkeSuite {
+            aead: AeadAlgorithm::Aes256Gcm16,
+            prf: PrfAlgorithm::HmacSha2_256,
+            group: KeGroup::X25519,
+            additional: None,
+        };
         let spis = (greeting.spi, message.header.responder_spi);
         let nonces = (greeting.nonce, contents.nonce.expect("a nonce"));
         let secret = greeting.half.agree(&contents.key_exchange.expect("a KE payload").value).expect("an honest value");
@@ -113,8 +128,14 @@ impl Hand {
             source: source(),
             transport: Transport::Natt,
             spis,
-            nonces,
-            request,
+            record: Record {
+                request: request.clone(),
+                response,
+                nonce_i: nonces.0.clone(),
+                nonce_r: nonces.1.clone(),
+                full_transcript,
+                int_auth: Vec::new(),
+            },
             suite,
             keys,
             next_id: 1,
@@ -133,8 +154,7 @@ impl Hand {
 
     /// Its part without CHILD_SA: IDi, CERT, IDr, AUTH.
     pub fn proof_payloads(&self, config: &PeerConfig) -> Vec<Payload> {
-        let ours = Transcript { message: &self.request, nonce: &self.nonces.1, sk_p: &self.keys.sk_pi };
-        initiator_payloads(Prf(self.suite.prf), config, ours, false)
+        initiator_payloads(Prf(self.suite.prf), config, self.record.of_initiator(&self.keys.sk_pi), false)
     }
 
     /// SA, TSi and TSr with this SPI.
@@ -157,6 +177,41 @@ impl Hand {
         let mut greeting = Greeting::new(seed);
         greeting.payloads.push(FRAGMENTATION_SUPPORTED);
         Self::greet_with(sim, seed, greeting)
+    }
+
+    /// Does IKE_INTERMEDIATE: the additional key exchange.
+    pub fn add_key_exchange(mut self, sim: &mut Simulator) -> Self {
+        let half = crypto::key_exchange(KeGroup::ADDITIONAL, &mut self.rng);
+        let payloads = [key_exchange_payload(half.as_ref())];
+        let request = self.next(ExchangeType::IkeIntermediate, &payloads);
+        self.inject(sim, &request);
+        let response = sent(sim).pop().expect("host 0 answers IKE_INTERMEDIATE");
+        let mut covered = Covered::default();
+        let mut value = Bytes::new();
+        // Its own request in clear: the same prefix with other lengths, and what it sealed.
+        let parsed = Message::parse(&request).expect("our own");
+        let mut chain = Vec::new();
+        emit_chain(&payloads, &mut chain);
+        covered.request = Message::in_clear(parsed.protected.expect("SK"), &request, &chain);
+        let parsed = Message::parse(&response).expect("the answer parses");
+        let view = parsed.protected.expect("SK");
+        let (first, chain) = self.channel.open_octets(view, &response).expect("host 0 has the keys");
+        covered.response = Message::in_clear(view, &response, &chain);
+        for payload in parse_chain(first, &chain).expect("it parses") {
+            if let Payload::KeyExchange(answer) = payload {
+                value = answer.value;
+            }
+        }
+        let secret = half.agree(&value).expect("a ciphertext");
+        let prf = Prf(self.suite.prf);
+        let mut int_auth = IntAuth::default();
+        int_auth.cover(prf, &self.keys, &covered);
+        self.record.int_auth = int_auth.octets();
+        let (spi_i, spi_r) = self.spis;
+        let (nonce_i, nonce_r) = (&self.record.nonce_i, &self.record.nonce_r);
+        self.keys = keymat::rekeyed(prf, &self.keys.sk_d, self.suite, &secret, nonce_i, nonce_r, spi_i, spi_r);
+        self.channel = Channel::new(self.suite.aead, &self.keys, true);
+        self
     }
 
     /// Does IKE_AUTH, with a CHILD_SA.

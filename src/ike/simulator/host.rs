@@ -103,6 +103,7 @@ pub fn peer_config(of: usize, peer: usize, proof: Proof) -> PeerConfig {
         },
         remote: Some(RemoteEndpoint::Standard(address(peer))),
         suites: AeadAlgorithm::ALL.to_vec(),
+        require_pq: false,
         local_selectors: vec![block(of)],
         remote_selectors: vec![block(peer)],
         owner: WorkerIndex(0),

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::hand::{Hand, own_config, sent};
+use super::hand::{Greeting, Hand, own_config, sent};
 use super::{Proof, Simulator};
 use crate::ike::Command;
 use crate::ike::limits::{HALF_OPEN_LIMIT, MAX_CHILDREN};
@@ -25,6 +25,9 @@ const RAW: u8 = 8;
 const FRAGMENT: u8 = 16;
 const CUT: u8 = 32;
 
+/// Another bit: IKE_INTERMEDIATE in place of IKE_AUTH.
+const INTERMEDIATE: u8 = 64;
+
 /// Octets of the fragments into which a chain is cut.
 const CUT_TO: usize = 100;
 
@@ -40,7 +43,14 @@ pub fn speak_nonsense(input: &[u8]) {
     let mut sim = Simulator::new(1, 2, Proof::Psk);
     sim.by_hand = true;
     // Before AUTH or after it.
-    let hand = if stage & 2 == 0 { Hand::greet(&mut sim, 5) } else { Hand::greet_with_fragments(&mut sim, 5) };
+    let hand = match (stage & 4, stage & 2) {
+        (0, 0) => Hand::greet(&mut sim, 5),
+        (0, _) => Hand::greet_with_fragments(&mut sim, 5),
+        (_, 0) => Hand::greet_with(&mut sim, 5, Greeting::post_quantum(5)),
+        (_, _) => Hand::greet_with(&mut sim, 5, Greeting::post_quantum(5)).add_key_exchange(&mut sim),
+    };
+    // Without IKE_INTERMEDIATE such a peer cannot prove itself.
+    let stage = if stage & 6 == 4 { stage | 1 } else { stage };
     let mut hand = if stage & 1 == 0 { hand.prove(&mut sim) } else { hand };
     let mut asked = None;
     for _ in 0..MAX_RECORDS {
@@ -64,6 +74,7 @@ fn say(sim: &mut Simulator, hand: &mut Hand, asked: &mut Option<Header>, kind: u
     let header = match kind % 8 {
         0 => request(ExchangeType::CreateChildSa, hand),
         1 => request(ExchangeType::Informational, hand),
+        2 if kind & INTERMEDIATE != 0 => request(ExchangeType::IkeIntermediate, hand),
         2 => request(ExchangeType::IkeAuth, hand),
         // The answer to what host 0 asked last.
         3 | 4 => match asked.take() {

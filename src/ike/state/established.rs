@@ -36,6 +36,8 @@ pub struct Lineage {
     pub proved: Instant,
     /// The lower of its two nonces.
     pub low_nonce: Bytes,
+    /// Whether a post-quantum secret went into its SK_d, and so into that of its successors.
+    pub post_quantum: bool,
 }
 
 /// What an IKE SA needs besides its session. Nobody can make one without the proof.
@@ -161,6 +163,7 @@ impl Established {
             remote_spi: self.session.remote_spi,
             initiator: self.session.initiator,
             suite: self.birth.suite,
+            post_quantum: self.birth.lineage.post_quantum,
             established: self.since,
             rekey_at: self.rekey_at,
             path: self.session.path,

@@ -160,7 +160,7 @@ fn any_padding_that_fits() {
 fn case_65_every_earlier_message_again() {
     let mut sim = alone(Proof::Psk);
     let mut hand = Hand::greet(&mut sim, 5);
-    let mut earlier = vec![hand.request.clone()];
+    let mut earlier = vec![hand.record.request.clone()];
     let payloads = hand.auth_payloads(&own_config(Proof::Psk));
     earlier.push(hand.next(ExchangeType::IkeAuth, &payloads));
     let rest = [hand.create_child(0x2222_2200), hand.create_child(0x3333_3300), Vec::new()];

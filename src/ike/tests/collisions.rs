@@ -12,15 +12,16 @@ fn header(datagram: &Datagram) -> Header {
     Header::parse(message).expect("our own message").0
 }
 
-/// Delivers the waiting message of this sender that is a request or a response.
+/// Delivers the waiting message of this sender that is a request or a response, with all its fragments.
 fn deliver_from(sim: &mut Simulator, host: usize, response: bool) {
     let from = sim.hosts[host].address;
-    let number = sim
-        .waiting
-        .iter()
-        .position(|datagram| datagram.path.local.ip() == from && header(datagram).flags.response == response)
-        .unwrap_or_else(|| panic!("host {host} has nothing to deliver (response: {response}): {:?}", sim.waiting));
-    sim.deliver(number);
+    let sent = |datagram: &Datagram| datagram.path.local.ip() == from && header(datagram).flags.response == response;
+    let first = sim.waiting.iter().find(|datagram| sent(datagram)).map(header);
+    let first =
+        first.unwrap_or_else(|| panic!("host {host} has nothing to deliver (response: {response}): {:?}", sim.waiting));
+    while let Some(number) = sim.waiting.iter().position(|datagram| sent(datagram) && header(datagram) == first) {
+        sim.deliver(number);
+    }
 }
 
 const REQUEST: bool = false;
@@ -316,8 +317,8 @@ fn initiations_cross() {
         script(&mut sim, 1, &[0, ni_b, nr_b, 0]);
         sim.command(0, Command::Initiate(HOST[1]));
         sim.command(1, Command::Initiate(HOST[0]));
-        for _ in 0..2 {
-            // IKE_SA_INIT both ways, then IKE_AUTH both ways.
+        for _ in 0..3 {
+            // IKE_SA_INIT both ways, then IKE_INTERMEDIATE, then IKE_AUTH.
             deliver_from(&mut sim, 0, REQUEST);
             deliver_from(&mut sim, 1, REQUEST);
             deliver_from(&mut sim, 0, RESPONSE);

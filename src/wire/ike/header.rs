@@ -25,6 +25,8 @@ pub enum ExchangeType {
     CreateChildSa,
     /// 37
     Informational,
+    /// 43 (RFC 9242)
+    IkeIntermediate,
     /// Any other number.
     Other(u8),
 }
@@ -38,6 +40,7 @@ impl ExchangeType {
             Self::IkeAuth => 35,
             Self::CreateChildSa => 36,
             Self::Informational => 37,
+            Self::IkeIntermediate => 43,
             Self::Other(value) => value,
         }
     }
@@ -50,6 +53,7 @@ impl ExchangeType {
             35 => Self::IkeAuth,
             36 => Self::CreateChildSa,
             37 => Self::Informational,
+            43 => Self::IkeIntermediate,
             other => Self::Other(other),
         }
     }
@@ -62,6 +66,7 @@ impl fmt::Display for ExchangeType {
             Self::IkeAuth => write!(f, "IKE_AUTH"),
             Self::CreateChildSa => write!(f, "CREATE_CHILD_SA"),
             Self::Informational => write!(f, "INFORMATIONAL"),
+            Self::IkeIntermediate => write!(f, "IKE_INTERMEDIATE"),
             Self::Other(value) => write!(f, "exchange type {value}"),
         }
     }

@@ -122,6 +122,23 @@ impl Message {
         emit_sealed(header, Some(fragment), if fragment.number == 1 { first } else { 0 }, piece, seal)
     }
 
+    /// The octets of a message as they would be if nothing in it were encrypted or in fragments (RFC 9242 §3.3.2): `datagram` is
+    /// the message or its first fragment, `chain` what its SK payload held.
+    #[must_use]
+    pub fn in_clear(view: ProtectedView, datagram: &[u8], chain: &[u8]) -> Vec<u8> {
+        let numbers_len = if view.fragment.is_some() { FRAGMENT_HEADER_LEN } else { 0 };
+        let prefix = datagram.get(..view.aad_len - numbers_len).unwrap_or_default();
+        let mut out = [prefix, chain].concat();
+        if view.fragment.is_some() && prefix.len() == HEADER_LEN + GENERIC_HEADER_LEN {
+            fill_first_payload(&mut out, PayloadType::Encrypted.value());
+        }
+        if let Some(start) = prefix.len().checked_sub(GENERIC_HEADER_LEN) {
+            fill_length(&mut out, start, 2);
+            fill_message_length(&mut out);
+        }
+        out
+    }
+
     /// Opens the SK or SKF payload of `datagram`, which `view` was parsed from. `open(iv, aad, text, icv)` decrypts `text` in place
     /// and says whether the ICV holds. The result is the inner chain, or a piece of it, still unparsed: its first payload type and
     /// octets.

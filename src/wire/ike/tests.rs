@@ -410,6 +410,26 @@ fn case_101_unknown_payloads_in_clear_before_skf() {
     }
 }
 
+/// RFC 9242 §3.3.2: header and generic header with the lengths that the message would have in clear.
+#[test]
+fn a_message_as_it_would_be_in_clear() {
+    let flags = Flags { initiator: true, ..Flags::default() };
+    let header =
+        Header { initiator_spi: 1, responder_spi: 2, exchange: ExchangeType::IkeIntermediate, flags, message_id: 1 };
+    let payloads = [Payload::VendorId(Bytes::from_static(b"abc"))];
+    let expected = hex("0000000000000001 0000000000000002 2e 20 2b 08 00000001 00000027  2b 00 000b  00 00 0007 616263");
+    let chain = &expected[32..];
+    let seal = |_: &[u8], _: &mut [u8]| ([1; 8], [2; 16]);
+    let whole = Message::emit_protected(&header, &payloads, seal);
+    let view = |octets: &[u8]| Message::parse(octets).expect("valid").protected.expect("SK or SKF");
+    assert_eq!(Message::in_clear(view(&whole), &whole, chain), expected);
+    let fragment = Message::emit_fragment(&header, Fragment { number: 1, total: 2 }, 43, &chain[..4], seal);
+    assert_eq!(Message::in_clear(view(&fragment), &fragment, chain), expected);
+    let empty = Message::emit_protected(&header, &[], seal);
+    let expected = hex("0000000000000001 0000000000000002 2e 20 2b 08 00000001 00000020  00 00 0004");
+    assert_eq!(Message::in_clear(view(&empty), &empty, &[]), expected);
+}
+
 #[test]
 fn fragments_are_emitted_as_they_are_parsed() {
     let flags = Flags { initiator: true, ..Flags::default() };

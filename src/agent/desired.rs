@@ -45,7 +45,7 @@ pub(super) fn engine(config: &Config, tun_mtu: u16) -> engine::Config {
         tun_mtu,
         workers: workers(config),
         pin: config.tun.pin,
-        provider: Provider::default(),
+        provider: Provider::fastest(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Cryptography behind four small traits, and the only place that names a cryptographic library.
 //!
-//! - [`Aead`]: seals and opens, whole batches at a time ([`aead`] with the providers ring and RustCrypto);
+//! - [`Aead`]: seals and opens, whole batches at a time ([`aead`], by one of several libraries: [`Provider`]);
 //! - [`Prf`]: HMAC, and prf+ over it (RFC 7296 §2.13);
 //! - [`KeyExchange`]: X25519 and the ECP groups, with randomness as an argument;
 //! - [`SigningKey`] and [`VerifyingKey`]: Ed25519.
@@ -24,8 +24,18 @@ pub enum Provider {
     /// ring: the default.
     #[default]
     Ring,
+    /// AES-GCM in our own vector code, where the processor has AVX-512, VAES and VPCLMULQDQ; what it has not, ring does.
+    Vector,
     /// aes-gcm and chacha20poly1305 of the RustCrypto project.
     RustCrypto,
+}
+
+impl Provider {
+    /// The fastest that this processor allows, having proved that it computes what ring computes.
+    #[must_use]
+    pub fn fastest() -> Self {
+        if aead::vector_code_works() { Self::Vector } else { Self::Ring }
+    }
 }
 
 /// The ICV did not match. Nothing else is known, and the buffer's content is undefined.

@@ -12,3 +12,4 @@ pub mod packet;
 pub(crate) mod testing;
 pub mod tun;
 pub mod udp;
+pub mod vector;

@@ -9,7 +9,7 @@
 //! a share of its packets.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::num::NonZeroU16;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -282,7 +282,8 @@ impl AsRawFd for OffloadQueue {
 impl TunQueue for OffloadQueue {
     fn read_packet(&self, buffer: &mut [u8]) -> io::Result<TunRead> {
         let mut header = [0; VNET_HEADER_LEN];
-        let read = (&self.file).read_vectored(&mut [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)])?;
+        // Past the C library, whose calls are cancellation points and pay for that on both sides of the kernel.
+        let read = rustix::io::readv(&self.file, &mut [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)])?;
         let len = read.checked_sub(VNET_HEADER_LEN).ok_or(ErrorKind::InvalidData)?;
         VnetHeader::parse(header).describe(len)
     }
@@ -294,7 +295,7 @@ impl TunQueue for OffloadQueue {
     }
 
     fn write_super_packet(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        let written = (&self.file).write_vectored(parts)?;
+        let written = rustix::io::writev(&self.file, parts)?;
         if written == parts.iter().map(|part| part.len()).sum::<usize>() { Ok(()) } else { Err(ErrorKind::WriteZero.into()) }
     }
 }

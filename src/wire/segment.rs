@@ -165,11 +165,11 @@ impl<'a> Split<'a> {
         let start = self.header_len + index * self.size;
         let payload = &octets[start..octets.len().min(start + self.size)];
         let (header, rest) = space.split_at_mut(self.header_len);
-        rest.copy_from_slice(payload);
+        // The only pass over the payload.
+        let sum = self.upper_sum.with_copy(payload, rest);
         header.copy_from_slice(&octets[..self.header_len]);
         let len = self.header_len + payload.len();
         self.finish_ip(index, len, &mut header[..self.upper]);
-        let sum = self.upper_sum.with(payload);
         let upper_len = (len - self.upper) as u16;
         self.finish_upper(index, upper_len, sum, &mut header[self.upper..]);
     }

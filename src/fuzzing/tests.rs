@@ -316,6 +316,13 @@ fn ike_protected_seeds() -> Vec<(&'static str, Vec<u8>)> {
         Payload::Nonce(vec![9; 32].into()),
         Payload::KeyExchange(KeyExchangePayload { group: 31, value: vec![9; 32].into() }),
     ];
+    let mut hybrid_ike = ike.to_vec();
+    let offer = offer_ike(&[AeadAlgorithm::Aes256Gcm16], KeGroup::X25519, PostQuantum::Preferred, Some(ike_spi));
+    hybrid_ike[0] = Payload::SecurityAssociation(offer);
+    let follow_up = [
+        Payload::KeyExchange(KeyExchangePayload { group: 36, value: vec![1; 1184].into() }),
+        Payload::Notify(Notify::new(NotifyType::AdditionalKeyExchange, vec![0; 16])),
+    ];
     let delete = |spis: &[u32]| [Payload::Delete(Delete::Esp(spis.iter().map(|&value| spi(value)).collect()))];
     let refused = |kind| [Payload::Notify(Notify::new(kind, Bytes::new()))];
     let identity = Payload::IdInitiator(Identification { body: b"\x02\0\0\0host1".to_vec().into() });
@@ -353,6 +360,10 @@ fn ike_protected_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("intermediate", post_quantum(&[&intermediate(36, 1184), &good_auth])),
         ("intermediate-short", post_quantum(&[&intermediate(36, 32), &good_auth])),
         ("intermediate-other", post_quantum(&[&record(auth, &[]), &intermediate(31, 32), &intermediate(36, 1184)])),
+        (
+            "follow-up",
+            [&[6][..], &record(create, &hybrid_ike), &record(create | 64, &follow_up), &record(create, &ike)].concat(),
+        ),
         ("post-quantum", [&[6][..], &record(create, &ike), &intermediate(36, 1184)].concat()),
         ("cut", up_in_pieces(&[&record(create | cut, &child(0x2222_2200)), &record(inform, &delete(&[0x2222_2200]))])),
         ("cut-unasked", up(&[&record(create | cut, &child(0x2222_2200))])),

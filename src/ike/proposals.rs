@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 
+pub use super::config::PostQuantum;
 use crate::model::{AeadAlgorithm, ChildSuite, IkeSpi, IkeSuite, KeGroup, PrfAlgorithm, Spi};
 use crate::wire::ike::{Proposal, Protocol, Transform, TransformType};
 
@@ -34,17 +35,6 @@ const ADDITIONAL: [TransformType; 7] = {
 
 /// Proposals, and transforms of one type, that a sentence lists: it is one line in a log, and a peer chose its length.
 const LISTED: usize = 8;
-
-/// Whether a post-quantum key exchange is added to the first one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PostQuantum {
-    /// Never.
-    No,
-    /// If both ends speak one.
-    Preferred,
-    /// Always, or nothing comes to be.
-    Required,
-}
 
 /// Our IKE proposal: the AEADs in order, every PRF and every group, `first_group` first; with an additional key exchange, and then
 /// without. `spi` is ours in a rekey, none in IKE_SA_INIT.

@@ -209,7 +209,7 @@ impl Hand {
         self.record.int_auth = int_auth.octets();
         let (spi_i, spi_r) = self.spis;
         let (nonce_i, nonce_r) = (&self.record.nonce_i, &self.record.nonce_r);
-        self.keys = keymat::rekeyed(prf, &self.keys.sk_d, self.suite, &secret, nonce_i, nonce_r, spi_i, spi_r);
+        self.keys = keymat::rekeyed(prf, &self.keys.sk_d, self.suite, (&secret, None), nonce_i, nonce_r, spi_i, spi_r);
         self.channel = Channel::new(self.suite.aead, &self.keys, true);
         self
     }

@@ -25,8 +25,8 @@ const RAW: u8 = 8;
 const FRAGMENT: u8 = 16;
 const CUT: u8 = 32;
 
-/// Another bit: IKE_INTERMEDIATE in place of IKE_AUTH.
-const INTERMEDIATE: u8 = 64;
+/// Another bit: IKE_FOLLOWUP_KE in place of CREATE_CHILD_SA, IKE_INTERMEDIATE in place of IKE_AUTH.
+const OTHER: u8 = 64;
 
 /// Octets of the fragments into which a chain is cut.
 const CUT_TO: usize = 100;
@@ -72,9 +72,10 @@ pub fn speak_nonsense(input: &[u8]) {
 fn say(sim: &mut Simulator, hand: &mut Hand, asked: &mut Option<Header>, kind: u8, octets: &[u8]) {
     let request = |exchange, hand: &Hand| hand.header(exchange, hand.next_id, false);
     let header = match kind % 8 {
+        0 if kind & OTHER != 0 => request(ExchangeType::IkeFollowupKe, hand),
         0 => request(ExchangeType::CreateChildSa, hand),
         1 => request(ExchangeType::Informational, hand),
-        2 if kind & INTERMEDIATE != 0 => request(ExchangeType::IkeIntermediate, hand),
+        2 if kind & OTHER != 0 => request(ExchangeType::IkeIntermediate, hand),
         2 => request(ExchangeType::IkeAuth, hand),
         // The answer to what host 0 asked last.
         3 | 4 => match asked.take() {

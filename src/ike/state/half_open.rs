@@ -27,7 +27,7 @@ use crate::ike::nat::{self, Nat};
 use crate::ike::proposals::{Chosen, choose_ike};
 use crate::ike::session::{Packet, Received, Session, SessionStart};
 use crate::ike::shared::Shared;
-use crate::ike::{CloseReason, Event, PeerConfig};
+use crate::ike::{CloseReason, Event, PeerConfig, PostQuantum};
 use crate::model::{AeadAlgorithm, DropReason, IkeSpi, IkeSuite, Instant, KeGroup, Path, PeerId};
 use crate::wire::ike::{ExchangeType, Flags, Header, KeyExchangePayload, Message, Notify, NotifyType, Payload, Proposal};
 
@@ -126,7 +126,8 @@ pub fn respond_to_init(
     else {
         return Err(DropReason::IkeMalformed);
     };
-    let suite = match choose_suite(&suites, proposals, value, &contents) {
+    let additional = shared.peers.values().any(|config| config.post_quantum != PostQuantum::No);
+    let suite = match choose_suite(&suites, additional, proposals, value, &contents) {
         Ok(chosen) => chosen,
         Err(refusal) => {
             if refusal.notify.kind == NotifyType::NoProposalChosen {
@@ -188,6 +189,7 @@ fn spi_other_than(theirs: IkeSpi, shared: &mut Shared) -> IkeSpi {
 /// The suite that we take.
 fn choose_suite(
     suites: &[AeadAlgorithm],
+    additional: bool,
     proposals: &[Proposal],
     value: &KeyExchangePayload,
     request: &Contents,
@@ -198,7 +200,7 @@ fn choose_suite(
         return Err(refusal);
     }
     // An additional key exchange needs IKE_INTERMEDIATE (RFC 9370 §2.2.2).
-    let additional = request.notify(NotifyType::IntermediateExchangeSupported).is_some();
+    let additional = additional && request.notify(NotifyType::IntermediateExchangeSupported).is_some();
     let chosen = choose_ike(suites, proposals, Some(value.group), additional)
         .map_err(|sentence| Refusal::new(NotifyType::NoProposalChosen, sentence))?;
     if chosen.suite.group.id() == value.group { Ok(chosen) } else { Err(Refusal::other_group(chosen.suite.group)) }
@@ -300,7 +302,7 @@ impl HalfOpen {
         int_auth.cover(prf, keys, &session.covered);
         self.record.int_auth = int_auth.octets();
         let (nonce_i, nonce_r) = (&self.record.nonce_i, &self.record.nonce_r);
-        *keys = keymat::rekeyed(prf, &keys.sk_d, self.suite, &secret, nonce_i, nonce_r, spi_i, spi_r);
+        *keys = keymat::rekeyed(prf, &keys.sk_d, self.suite, (&secret, None), nonce_i, nonce_r, spi_i, spi_r);
         session.rekey(Channel::new(self.suite.aead, keys, false));
         stay(self, IkeSa::HalfOpen)
     }
@@ -338,7 +340,7 @@ impl HalfOpen {
         if !config.suites.contains(&self.suite.aead) {
             return Err(fail(format!("{} may not use {}", config.name, self.suite.aead.name())));
         }
-        if config.require_pq && self.suite.additional.is_none() {
+        if config.post_quantum == PostQuantum::Required && self.suite.additional.is_none() {
             let (name, suite) = (&config.name, self.suite);
             return Err(fail(format!("{name} must add a post-quantum key exchange (require_pq), but agreed on {suite}")));
         }

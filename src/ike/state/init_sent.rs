@@ -19,7 +19,7 @@ use crate::ike::exchange::negotiate::{FRAGMENTATION_SUPPORTED, INTERMEDIATE_SUPP
 use crate::ike::keymat;
 use crate::ike::limits::{GIVE_UP_INITIATE, IKE_PORT, MAX_COOKIES, MAX_INVALID_KE, NATT_PORT, SILENCE};
 use crate::ike::nat::{self, Nat};
-use crate::ike::proposals::{PostQuantum, accept_ike, offer_ike};
+use crate::ike::proposals::{accept_ike, offer_ike};
 use crate::ike::retransmit::{Due, Retransmit};
 use crate::ike::session::{Packet, Session, SessionStart};
 use crate::ike::shared::Shared;
@@ -84,8 +84,7 @@ impl InitSent {
         let local_spi = IkeSpi::random(&mut *shared.rng);
         let group = shared.first_group;
         let half = crypto::key_exchange(group, &mut *shared.rng);
-        let post_quantum = if config.require_pq { PostQuantum::Required } else { PostQuantum::Preferred };
-        let proposals = offer_ike(&config.suites, group, post_quantum, None);
+        let proposals = offer_ike(&config.suites, group, config.post_quantum, None);
         let mut state = Self {
             local_spi,
             started: now,

@@ -88,7 +88,7 @@ impl IntermediateSent {
         let mut int_auth = IntAuth::default();
         int_auth.cover(prf, &start.keys, &start.session.covered);
         let (nonce_i, nonce_r) = (&start.record.nonce_i, &start.record.nonce_r);
-        start.keys = keymat::rekeyed(prf, &start.keys.sk_d, start.suite, &secret, nonce_i, nonce_r, spis.0, spis.1);
+        start.keys = keymat::rekeyed(prf, &start.keys.sk_d, start.suite, (&secret, None), nonce_i, nonce_r, spis.0, spis.1);
         start.session.rekey(Channel::new(start.suite.aead, &start.keys, true));
         start.record.int_auth = int_auth.octets();
         stay(Box::new(AuthSent::start(shared, now, start)), IkeSa::AuthSent)

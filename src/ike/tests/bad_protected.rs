@@ -26,7 +26,8 @@ fn must_be_closed(sim: &Simulator, what: &str) {
 #[test]
 fn case_15_exchange_types_under_the_right_keys() {
     let (mut sim, mut hand) = established();
-    let known = [ExchangeType::CreateChildSa, ExchangeType::Informational, ExchangeType::IkeSaInit];
+    use ExchangeType::{CreateChildSa, IkeFollowupKe, IkeSaInit, Informational};
+    let known = [CreateChildSa, Informational, IkeFollowupKe, IkeSaInit];
     for exchange in (0..=255).map(ExchangeType::from_value).filter(|exchange| !known.contains(exchange)) {
         let header = hand.header(exchange, hand.next_id, false);
         let message = hand.seal(&header, &[]);

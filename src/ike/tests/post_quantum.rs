@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::HOST;
 use super::hand::{Greeting, Hand, Snapshot, alone, counted, errors, must_only_count, own_config, sent};
 use crate::crypto;
@@ -13,10 +15,10 @@ use crate::ike::exchange::auth::FULL_TRANSCRIPT;
 use crate::ike::exchange::negotiate::{FRAGMENTATION_SUPPORTED, INTERMEDIATE_SUPPORTED, key_exchange_payload};
 use crate::ike::keymat;
 use crate::ike::limits::MAX_MESSAGE_LEN;
-use crate::ike::proposals::choose_ike;
+use crate::ike::proposals::{choose_ike, offer_ike};
 use crate::ike::simulator::{Content, Faults, Proof, Simulator, address};
-use crate::ike::{CloseReason, Command, Event};
-use crate::model::{AeadAlgorithm, DropReason, KeGroup, SeededRng, Transport};
+use crate::ike::{CloseReason, Command, Event, PostQuantum};
+use crate::model::{AeadAlgorithm, DropReason, IkeSpi, KeGroup, SeededRng, Transport};
 use crate::wire::ike::{
     ExchangeType, Flags, Header, KeyExchangePayload, Message, Notify, NotifyType, Payload, TransformType,
 };
@@ -38,7 +40,7 @@ fn tamper(sim: &mut Simulator, change: impl FnOnce(&mut Vec<Payload>)) {
 fn require_pq(sim: &mut Simulator, host: usize) {
     let shared = &mut sim.hosts[host].endpoint.shared;
     let config = shared.peers.get_mut(&HOST[1 - host]).expect("a peer");
-    Arc::make_mut(config).require_pq = true;
+    Arc::make_mut(config).post_quantum = PostQuantum::Required;
 }
 
 /// Makes a host one that knows nothing of additional key exchanges: what it hears and says in IKE_SA_INIT is stripped of them.
@@ -68,12 +70,15 @@ fn two_of_ours_add_ml_kem() {
             assert_eq!(sa.suite.to_string(), "aes256gcm16-prfsha256-x25519-ke1_mlkem768");
             assert!(sa.post_quantum);
         }
-        // Its successors inherit that.
-        sim.command(1, Command::RekeyIke(HOST[0]));
-        sim.run_for(Duration::from_secs(1));
-        super::must_be_settled(&sim);
-        for host in 0..2 {
-            assert!(sim.hosts[host].endpoint.ike_sas(HOST[1 - host])[0].post_quantum);
+        // So do its successors.
+        for asks in [1, 0] {
+            let old = sim.hosts[0].endpoint.ike_sas(HOST[1])[0].local_spi;
+            sim.command(asks, Command::RekeyIke(HOST[1 - asks]));
+            sim.run_for(Duration::from_secs(1));
+            super::must_be_settled(&sim);
+            let sa = &sim.hosts[0].endpoint.ike_sas(HOST[1])[0];
+            assert!(sa.local_spi != old && sa.post_quantum);
+            assert_eq!(sa.suite.to_string(), "aes256gcm16-prfsha256-x25519-ke1_mlkem768");
         }
     }
 }
@@ -83,17 +88,122 @@ fn what_travels() {
     let mut sim = Simulator::new(1, 2, Proof::Psk);
     sim.by_hand = true;
     sim.command(0, Command::Initiate(HOST[1]));
+    let exchanges = deliver_and_note(&mut sim);
+    let expected = [(34, 0, 0), (34, 0, 0), (43, 1, 1), (43, 1, 2), (43, 1, 0), (35, 2, 0), (35, 2, 0)];
+    assert_eq!(exchanges, expected, "the encapsulation key needs two fragments, the ciphertext one datagram");
+    super::must_be_settled(&sim);
+}
+
+/// What waits, message by message, is delivered until nothing does: exchange, message ID, fragment number.
+fn deliver_and_note(sim: &mut Simulator) -> Vec<(u8, u32, u16)> {
     let mut exchanges = Vec::new();
     while !sim.waiting.is_empty() {
-        let (octets, message) = first(&sim);
+        let (octets, message) = first(sim);
         assert!(octets.len() <= MAX_MESSAGE_LEN);
         let fragment = message.protected.and_then(|view| view.fragment).map_or(0, |fragment| fragment.number);
         exchanges.push((message.header.exchange.value(), message.header.message_id, fragment));
         sim.deliver(0);
     }
-    let expected = [(34, 0, 0), (34, 0, 0), (43, 1, 1), (43, 1, 2), (43, 1, 0), (35, 2, 0), (35, 2, 0)];
-    assert_eq!(exchanges, expected, "the encapsulation key needs two fragments, the ciphertext one datagram");
+    exchanges
+}
+
+#[test]
+fn what_travels_in_a_rekey() {
+    let mut sim = super::pair_by_hand(1);
+    sim.command(0, Command::RekeyIke(HOST[1]));
+    let exchanges = deliver_and_note(&mut sim);
+    let expected = [(36, 3, 0), (36, 3, 0), (44, 4, 1), (44, 4, 2), (44, 4, 0), (37, 5, 0), (37, 5, 0)];
+    assert_eq!(exchanges, expected);
     super::must_be_settled(&sim);
+}
+
+#[test]
+fn rekeys_with_additional_key_exchanges_that_meet_are_tried_again() {
+    let mut sim = super::pair(1);
+    for _ in 0..10 {
+        let old = sim.hosts[0].endpoint.ike_sas(HOST[1])[0].local_spi;
+        sim.command(0, Command::RekeyIke(HOST[1]));
+        sim.command(1, Command::RekeyIke(HOST[0]));
+        sim.run_for(Duration::from_secs(20));
+        super::must_be_settled(&sim);
+        assert!(sim.hosts[0].endpoint.ike_sas(HOST[1])[0].local_spi != old);
+        assert_eq!(sim.most_ike_sas, 1, "nothing is made anew beside it");
+    }
+}
+
+/// A hand-written peer with a tunnel that asks to rekey the IKE SA; the link that it gets.
+fn half_rekeyed() -> (Simulator, Hand, Bytes) {
+    let mut sim = alone(Proof::Psk);
+    let hand = Hand::greet_with(&mut sim, 5, Greeting::post_quantum(5)).add_key_exchange(&mut sim);
+    let mut hand = hand.prove(&mut sim);
+    let spi = IkeSpi::new(0x0102_0304_0506_0708);
+    let offer = offer_ike(&AeadAlgorithm::ALL, KeGroup::X25519, PostQuantum::Preferred, spi);
+    let half = crypto::key_exchange(KeGroup::X25519, &mut hand.rng);
+    let payloads = [Payload::SecurityAssociation(offer), hand.nonce(), key_exchange_payload(half.as_ref())];
+    let answer = hand.ask(&mut sim, ExchangeType::CreateChildSa, &payloads);
+    let link = answer.notify(NotifyType::AdditionalKeyExchange).expect("a link").data.clone();
+    assert_eq!(sim.hosts[0].endpoint.ike_sa_count(), 1, "nothing is there before the second exchange");
+    (sim, hand, link)
+}
+
+fn follow_up(hand: &mut Hand, link: Option<Bytes>) -> Vec<Payload> {
+    let half = crypto::key_exchange(KeGroup::ADDITIONAL, &mut hand.rng);
+    let link = link.map(|link| Payload::Notify(Notify::new(NotifyType::AdditionalKeyExchange, link)));
+    std::iter::once(key_exchange_payload(half.as_ref())).chain(link).collect()
+}
+
+#[test]
+fn case_94_followup_ke_with_a_wrong_link_and_at_the_wrong_time() {
+    let (mut sim, mut hand, link) = half_rekeyed();
+    let mut wrong = link.to_vec();
+    wrong[0] ^= 1;
+    for bad in [Some(Bytes::from(wrong)), Some(Bytes::new()), None] {
+        let payloads = follow_up(&mut hand, bad);
+        let answer = hand.ask(&mut sim, ExchangeType::IkeFollowupKe, &payloads);
+        assert_eq!(errors(&answer), [NotifyType::StateNotFound]);
+    }
+    assert_eq!(counted(&sim), 3);
+    // The right one still counts, once.
+    let payloads = follow_up(&mut hand, Some(link.clone()));
+    let answer = hand.ask(&mut sim, ExchangeType::IkeFollowupKe, &payloads);
+    assert_eq!(answer.key_exchange.expect("a ciphertext").value.len(), 1088);
+    assert_eq!(sim.hosts[0].endpoint.ike_sas(HOST[1])[0].remote_spi.value(), 0x0102_0304_0506_0708);
+    // Without a rekey before it.
+    let mut sim = alone(Proof::Psk);
+    let mut hand = Hand::establish(&mut sim, 5);
+    let payloads = follow_up(&mut hand, Some(link));
+    let answer = hand.ask(&mut sim, ExchangeType::IkeFollowupKe, &payloads);
+    assert_eq!(errors(&answer), [NotifyType::StateNotFound]);
+}
+
+#[test]
+fn case_48_values_in_followup_ke() {
+    for value in [vec![0xff; 1184], vec![0; 1183], vec![]] {
+        let (mut sim, mut hand, link) = half_rekeyed();
+        let ke = Payload::KeyExchange(KeyExchangePayload { group: 36, value: value.into() });
+        let link = Payload::Notify(Notify::new(NotifyType::AdditionalKeyExchange, link));
+        let answer = hand.ask(&mut sim, ExchangeType::IkeFollowupKe, &[ke, link.clone()]);
+        assert_eq!((errors(&answer), counted(&sim)), (vec![NotifyType::InvalidSyntax], 1));
+        // The rekey is off, the IKE SA is not.
+        let answer = hand.ask(&mut sim, ExchangeType::IkeFollowupKe, &[link]);
+        assert_eq!(errors(&answer), [NotifyType::StateNotFound]);
+        assert_eq!(sim.hosts[0].endpoint.ike_sas(HOST[1]).len(), 1);
+    }
+}
+
+#[test]
+fn a_rekey_that_is_never_followed_up_holds_nothing_for_long() {
+    let (mut sim, mut hand, _) = half_rekeyed();
+    let child = sim.hosts[0].plane.installed[0].inbound_spi;
+    sim.command(0, Command::RekeyChild(child));
+    assert!(sent(&mut sim).is_empty(), "we wait for the second exchange");
+    sim.command(0, Command::Probe(HOST[1]));
+    let (probe, _) = hand.read(&mut sim).pop().expect("but we may ask for a sign of life");
+    assert_eq!(probe.exchange, ExchangeType::Informational);
+    hand.respond(&mut sim, probe, &[]);
+    sim.run_for(Duration::from_secs(46));
+    let (request, _) = hand.read(&mut sim).pop().expect("then the job goes on");
+    assert_eq!(request.exchange, ExchangeType::CreateChildSa);
 }
 
 #[test]

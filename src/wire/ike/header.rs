@@ -27,6 +27,8 @@ pub enum ExchangeType {
     Informational,
     /// 43 (RFC 9242)
     IkeIntermediate,
+    /// 44 (RFC 9370)
+    IkeFollowupKe,
     /// Any other number.
     Other(u8),
 }
@@ -41,6 +43,7 @@ impl ExchangeType {
             Self::CreateChildSa => 36,
             Self::Informational => 37,
             Self::IkeIntermediate => 43,
+            Self::IkeFollowupKe => 44,
             Self::Other(value) => value,
         }
     }
@@ -54,6 +57,7 @@ impl ExchangeType {
             36 => Self::CreateChildSa,
             37 => Self::Informational,
             43 => Self::IkeIntermediate,
+            44 => Self::IkeFollowupKe,
             other => Self::Other(other),
         }
     }
@@ -67,6 +71,7 @@ impl fmt::Display for ExchangeType {
             Self::CreateChildSa => write!(f, "CREATE_CHILD_SA"),
             Self::Informational => write!(f, "INFORMATIONAL"),
             Self::IkeIntermediate => write!(f, "IKE_INTERMEDIATE"),
+            Self::IkeFollowupKe => write!(f, "IKE_FOLLOWUP_KE"),
             Self::Other(value) => write!(f, "exchange type {value}"),
         }
     }

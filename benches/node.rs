@@ -26,6 +26,7 @@ fn config(number: u8, peer: u8, suite: AeadAlgorithm) -> NodeConfig {
             replay_window: 4096,
             ike_port: 500,
             natt_port: 4500,
+            workers: 1,
         },
         workers: 1,
         tun_mtu: 1400,

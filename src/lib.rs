@@ -39,7 +39,7 @@
 //!   process.
 //! - The inbound half of an SA is installed before the message leaves that lets the peer use it.
 //! - Each packet that is thrown away is counted under a [`model::DropReason`].
-//! - One worker owns an SA; nothing on the packet path locks, allocates or logs.
+//! - One worker owns an SA (between our own hosts each worker has one with each peer that it sends to); nothing on the packet path locks, allocates or logs.
 
 pub mod agent;
 pub mod cli;

@@ -10,10 +10,11 @@ use serde_json::Value;
 use super::{plumbing, preflight};
 use crate::config::{Config, PeerRemote};
 use crate::control::{Counters, Fault, FaultKind, Handler, RekeyWhat, Rekeyed, Request, Version};
-use crate::engine::{Caller, Unreachable};
+use crate::engine::{Caller, Fallback, Strays, Unreachable};
 use crate::model::{DropReason, Drops};
-use crate::node::{self, ChildView, Node, PeerView, Rekey};
-use crate::observe::{Change, Child, Ike, Peer, PeerDirection, PeerState, Peers, Status, Tun};
+use crate::node::{self, ChildView, Node, PeerView, Rekey, WorkerTraffic};
+use crate::observe::{Change, Child, Ike, Peer, PeerDirection, PeerState, Peers, Remark, Sockets, Status, Tun, Worker};
+use crate::sys::udp::Buffers;
 
 /// What the status says of the agent itself.
 #[derive(Debug)]
@@ -26,6 +27,12 @@ pub(super) struct Facts {
     pub addresses: HashMap<String, String>,
     /// The device.
     pub tun: Tun,
+    /// What the sockets were granted.
+    pub buffers: Buffers,
+    /// Datagrams that leave as one train at most.
+    pub train: usize,
+    /// What does not work as it should.
+    pub fallbacks: Vec<Fallback>,
     /// The guard's table.
     pub table: String,
     /// What an operator should know.
@@ -76,9 +83,9 @@ impl Answers {
     fn status(&self) -> Result<Status, Fault> {
         let question = |node: &mut Node, now| {
             let drops: Vec<(DropReason, u64)> = node.drops().nonzero().collect();
-            (node.peers(now), drops)
+            (node.peers(now), drops, node.worker_traffic())
         };
-        let (views, ike_drops) = self.caller.ask(question).map_err(unreachable)?;
+        let (views, ike_drops, traffic) = self.caller.ask(question).map_err(unreachable)?;
         let facts = self.facts();
         let mut status = Status::new(&facts.host);
         status.advertise.clone_from(&facts.advertise);
@@ -87,6 +94,15 @@ impl Answers {
         let offloads = [(offloads.tcp, "tcp"), (offloads.udp, "udp")];
         let offloads = offloads.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()).collect();
         status.tun = Some(Tun { offloads, ..facts.tun.clone() });
+        status.sockets = Some(Sockets {
+            wanted_octets: facts.buffers.wanted as u64,
+            receive_octets: facts.buffers.receive as u64,
+            send_octets: facts.buffers.send as u64,
+            train: facts.train as u64,
+        });
+        let remark = |fallback: &Fallback| Remark { name: fallback.name().to_owned(), text: fallback.sentence().to_owned() };
+        status.fallbacks = facts.fallbacks.iter().map(remark).collect();
+        status.workers = (0..).zip(traffic).zip(self.caller.strays()).map(worker).collect();
         status.peers = views.into_iter().map(|view| peer(view, &facts.addresses)).collect();
         for drops in &self.drops {
             status.drops.add(drops);
@@ -96,12 +112,13 @@ impl Answers {
         }
         status.control = self.counters.snapshot();
         status.warnings.clone_from(&facts.warnings);
-        let table = facts.table.clone();
+        let (table, tun) = (facts.table.clone(), facts.tun.name.clone());
         drop(facts);
         let guard = plumbing::guard_counters(&table);
         for (reason, count) in [
             (DropReason::ClearOverlay, guard.clear_overlay.packets),
             (DropReason::ForgedOverlay, guard.forged_overlay.packets),
+            (DropReason::DeviceFull, plumbing::device_drops(&tun)),
         ] {
             if count > 0 {
                 status.drops.add_one(reason, count);
@@ -203,6 +220,18 @@ const fn state(state: node::PeerState) -> PeerState {
     }
 }
 
+fn worker(((worker, traffic), strays): ((u8, WorkerTraffic), Strays)) -> Worker {
+    Worker {
+        worker,
+        inbound_packets: traffic.inbound.0,
+        inbound_octets: traffic.inbound.1,
+        outbound_packets: traffic.outbound.0,
+        outbound_octets: traffic.outbound.1,
+        inbound_strays: strays.outer,
+        outbound_strays: strays.inner,
+    }
+}
+
 fn child(view: ChildView) -> Child {
     let texts = |selectors: &[crate::model::TrafficSelector]| selectors.iter().map(ToString::to_string).collect();
     Child {
@@ -210,6 +239,8 @@ fn child(view: ChildView) -> Child {
         outbound_spi: view.outbound_spi.to_string(),
         suite: view.suite.to_string(),
         active: view.active,
+        worker: view.inbound_spi.owner().0,
+        per_worker: view.per_worker,
         age_seconds: view.age.as_secs(),
         inbound_packets: view.inbound.0,
         inbound_octets: view.inbound.1,

@@ -58,6 +58,7 @@ pub(super) fn node(config: &Config, host_key: Option<&SigningKey>, tun_mtu: u16)
             replay_window: config.ipsec.replay_window,
             ike_port: config.host.listen.ike_port,
             natt_port: config.host.listen.natt_port,
+            workers: workers(config),
         },
         workers: workers(config),
         tun_mtu,

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, select, tick, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle as SignalsHandle, Signals};
 
 use super::answers::{Answers, Facts};
-use super::plumbing::Plumbing;
+use super::plumbing::{self, Plumbing};
+use super::watch::{self, Watch};
 use super::{AgentError, Options, OsRng, desired, files, paths, preflight};
 use crate::config::{Config, Report, Severity};
 use crate::control::{Counters, Server};
@@ -23,6 +24,9 @@ use crate::observe::Tun;
 
 /// How long the engine's threads may take to end: they only finish what they have in hand.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Signals that wait; the kernel keeps one more of each kind.
+const SIGNALS: usize = 8;
 
 /// How the warning begins that the running configuration is not the one in the file.
 const UNREAD: &str = "the configuration stays as it was";
@@ -131,12 +135,20 @@ impl Agent {
             queues: desired::workers(config).into(),
             backend: config.tun.backend.name().to_owned(),
             offloads: Vec::new(),
+            txqueuelen_wanted: Some(plumbing::TX_QUEUE),
+            txqueuelen: plumbing.tx_queue(),
         };
+        engine.test_device();
+        let buffers = engine.buffers();
+        warnings.extend(plumbing::queue_hints(&tun, buffers));
         let mut facts = Facts {
             host: String::new(),
             advertise: Vec::new(),
             addresses: Default::default(),
             tun,
+            buffers,
+            train: engine.train(),
+            fallbacks: engine.fallbacks(),
             table: plumbing.table().to_owned(),
             warnings: std::mem::take(warnings),
         };
@@ -160,16 +172,14 @@ impl Agent {
         Ok(Self { control, engine, plumbing, facts })
     }
 
-    /// Waits for signals and for threads that end, and looks at the paths meanwhile.
+    /// Waits for signals and for threads that end, and looks around meanwhile.
     fn live(&mut self, signals: &Receiver<i32>, options: &Options, config: &mut Config) -> Result<(), AgentError> {
-        let looks = tick(paths::LOOK_EVERY);
+        let looks = tick(watch::EVERY);
+        let mut watch = Watch::new();
+        watch.note(&self.engine, &self.facts);
         loop {
             select! {
-                recv(looks) -> _ => {
-                    if let Err(error) = paths::look(&self.engine.caller()) {
-                        tracing::debug!("path MTUs: {error}");
-                    }
-                }
+                recv(looks) -> _ => watch.look(&self.engine, &self.facts),
                 recv(signals) -> signal => match signal {
                     Ok(SIGHUP) => self.reload(options, config),
                     Ok(signal) => {
@@ -276,7 +286,7 @@ impl SignalThread {
     fn start() -> Result<Self, AgentError> {
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(AgentError::Signals)?;
         let handle = signals.handle();
-        let (sender, receiver) = unbounded();
+        let (sender, receiver) = bounded(SIGNALS);
         thread::Builder::new()
             .name("signals".to_owned())
             .spawn(move || forward(signals, &sender))

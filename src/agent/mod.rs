@@ -2,7 +2,7 @@
 //!
 //! [`run`] is its life in order: what could stand in the way is asked first (`preflight.rs`), the configuration becomes what the
 //! engine and the node take (`desired.rs`), the engine runs, the guard stands before the first address does (`plumbing.rs`),
-//! the control socket answers (`answers.rs`), the kernel is asked for path MTUs now and then (`paths.rs`), and signals decide
+//! the control socket answers (`answers.rs`), the kernel is asked for path MTUs now and then (`paths.rs`) and watched (`watch.rs`), and signals decide
 //! (`life.rs`): SIGHUP reads the configuration again, and changes what can be changed while packets flow; SIGTERM takes
 //! everything back in the opposite order.
 
@@ -14,6 +14,7 @@ mod paths;
 mod plumbing;
 mod preflight;
 mod random;
+mod watch;
 
 use std::io;
 use std::path::PathBuf;

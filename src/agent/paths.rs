@@ -4,16 +4,12 @@
 //! host. It is asked on the agent's own thread, now and then and for a few paths at a time: never per packet.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use crate::config::{Config, Mtu, PeerRemote};
 use crate::engine::{Caller, Unreachable};
 use crate::esp::InnerMtu;
 use crate::node::{self, Node};
 use crate::sys::udp;
-
-/// How often the node is asked which paths it wants to know about: a new path is known about a second later.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How many paths are looked at in a row: a millisecond's work, and two thousand peers in the half minute after which the
 /// node wants to know again.

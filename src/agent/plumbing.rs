@@ -11,17 +11,22 @@ use ipnet::IpNet;
 use super::AgentError;
 use super::preflight;
 use crate::config::Config;
+use crate::observe::Tun;
 use crate::sys::netlink::{Netlink, NetlinkError, RouteSpec};
 use crate::sys::nft::{self, Guard, GuardCounters};
+use crate::sys::udp::Buffers;
 
-/// Packets that may wait for the device: a worker that was away for a scheduler's slice finds them, instead of losses.
-const TX_QUEUE: u32 = 2000;
+/// Packets that may wait for a queue of the device: a worker that was away for a scheduler's slice finds them, instead of losses.
+/// TCP never fills it; what does (a flood of datagrams) waits as long as the queue is, and makes others wait. Measured in
+/// `docs/performance.md`: less loses datagrams at rates that could be carried, more only adds milliseconds.
+pub(super) const TX_QUEUE: u32 = 1000;
 
 /// What was set up, so that it can be changed and taken back.
 #[derive(Debug)]
 pub(super) struct Plumbing {
     tun: String,
     table: String,
+    tx_queue: Option<u32>,
     addresses: BTreeSet<IpAddr>,
     routes: BTreeSet<(IpNet, Option<IpAddr>)>,
 }
@@ -36,7 +41,7 @@ impl Plumbing {
         let tun = config.tun.name.clone();
         // Agents that share a network namespace have different devices.
         let table = if tun == "underpass0" { "underpass".to_owned() } else { format!("underpass-{tun}") };
-        let mut plumbing = Self { tun, table, addresses: BTreeSet::new(), routes: BTreeSet::new() };
+        let mut plumbing = Self { tun, table, tx_queue: None, addresses: BTreeSet::new(), routes: BTreeSet::new() };
         let warnings = plumbing.guard(config)?;
         plumbing.configure(config, mtu)?;
         Ok((plumbing, warnings))
@@ -45,6 +50,11 @@ impl Plumbing {
     /// The guard's nftables table.
     pub(super) fn table(&self) -> &str {
         &self.table
+    }
+
+    /// Packets that may wait for the device.
+    pub(super) const fn tx_queue(&self) -> Option<u32> {
+        self.tx_queue
     }
 
     fn guard(&self, config: &Config) -> Result<Vec<String>, AgentError> {
@@ -68,6 +78,7 @@ impl Plumbing {
         let mut netlink = Netlink::open()?;
         netlink.set_mtu(&self.tun, mtu.into())?;
         netlink.set_txqueuelen(&self.tun, TX_QUEUE)?;
+        self.tx_queue = Some(netlink.link(&self.tun)?.txqueuelen);
         self.without_link_local_address();
         for &address in &config.overlay.addresses {
             netlink.replace_address(&self.tun, address.into())?;
@@ -143,6 +154,28 @@ impl Drop for Plumbing {
     }
 }
 
+/// How many packets found the device's queue full.
+pub(super) fn device_drops(tun: &str) -> u64 {
+    Netlink::open().and_then(|mut netlink| netlink.dropped_outbound(tun)).unwrap_or_default()
+}
+
+/// What an operator can do where the kernel granted shorter queues than asked for, in words.
+pub(super) fn queue_hints(tun: &Tun, buffers: Buffers) -> Vec<String> {
+    let mut hints = Vec::new();
+    if let (Some(wanted), Some(granted)) = (tun.txqueuelen_wanted, tun.txqueuelen)
+        && granted < wanted
+    {
+        hints.push(format!("{} holds {granted} packets, not {wanted}: raise its txqueuelen", tun.name));
+    }
+    let Buffers { wanted, receive, send } = buffers;
+    for (kind, granted, key) in [("receive", receive, "net.core.rmem_max"), ("send", send, "net.core.wmem_max")] {
+        if granted < wanted {
+            hints.push(format!("UDP {kind} buffers have {granted} octets, not {wanted}: raise {key}"));
+        }
+    }
+    hints
+}
+
 /// What the guard of this table kept out.
 pub(super) fn guard_counters(table: &str) -> GuardCounters {
     // A status without these two is better than none.
@@ -158,4 +191,34 @@ fn wanted_routes(config: &Config) -> impl Iterator<Item = (IpNet, Option<IpAddr>
 
 fn absent_is_fine(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
     result.or_else(|error| if error.is_absent() { Ok(()) } else { Err(error) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_granted_is_told_with_what_helps() {
+        let tun = |granted| Tun {
+            name: "underpass0".into(),
+            mtu: 1400,
+            queues: 1,
+            backend: "offload".into(),
+            offloads: Vec::new(),
+            txqueuelen_wanted: Some(1000),
+            txqueuelen: granted,
+        };
+        let granted = |receive, send| Buffers { wanted: 4_194_304, receive, send };
+        let nothing: [&str; 0] = [];
+        assert_eq!(queue_hints(&tun(Some(1000)), granted(4_194_304, 4_194_304)), nothing);
+        assert_eq!(queue_hints(&tun(None), granted(8_388_608, 4_194_304)), nothing);
+        assert_eq!(
+            queue_hints(&tun(Some(500)), granted(212_992, 212_992)),
+            [
+                "underpass0 holds 500 packets, not 1000: raise its txqueuelen",
+                "UDP receive buffers have 212992 octets, not 4194304: raise net.core.rmem_max",
+                "UDP send buffers have 212992 octets, not 4194304: raise net.core.wmem_max"
+            ]
+        );
+    }
 }

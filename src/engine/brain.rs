@@ -12,6 +12,8 @@ pub trait Brain: Send + 'static {
     fn handle_ike(&mut self, now: Instant, path: Path, transport: Transport, message: &[u8]);
     /// Takes a worker's news.
     fn handle_event(&mut self, now: Instant, worker: WorkerIndex, event: Event);
+    /// Learns what the path takes that a worker found narrow: the largest packet with its IP header, in octets.
+    fn handle_path_mtu(&mut self, now: Instant, path: Path, mtu: u32);
     /// Lets time pass.
     fn handle_timeout(&mut self, now: Instant);
     /// The next update for workers.
@@ -33,6 +35,10 @@ impl Brain for Node {
 
     fn handle_event(&mut self, now: Instant, _worker: WorkerIndex, event: Event) {
         self.handle_event(now, event);
+    }
+
+    fn handle_path_mtu(&mut self, now: Instant, path: Path, mtu: u32) {
+        self.handle_path_mtu(now, path, mtu);
     }
 
     fn handle_timeout(&mut self, now: Instant) {

@@ -128,6 +128,7 @@ impl Coalescer {
     }
 
     /// What is joined.
+    #[cfg(test)]
     pub(super) const fn offloads(&self) -> Offloads {
         self.offloads
     }

@@ -24,7 +24,7 @@ use crate::esp::Event;
 use crate::ike::Transmit;
 use crate::model::{DropReason, Drops, Instant, Path, Transport, WorkerIndex};
 use crate::node::Recipient;
-use crate::sys::udp::{Datagram, ReceiveBatch, SendBatch, UdpSocket};
+use crate::sys::udp::{self, Datagram, ReceiveBatch, SendBatch, UdpSocket};
 use crate::wire::natt::{self, Natt};
 
 /// Messages per `recvmmsg`.
@@ -174,7 +174,10 @@ impl<B: Brain> Control<B> {
         for _ in 0..MAIL_BATCH {
             let Ok((worker, event)) = self.news.try_recv() else { break };
             diary::heard(worker, &event);
-            self.brain.handle_event(now, worker, event);
+            match event {
+                Event::PathNarrow(path) => self.look_at(now, path),
+                event => self.brain.handle_event(now, worker, event),
+            }
         }
         for _ in 0..MAIL_BATCH {
             let Some(parcel) = self.shared.exchange.receive(self.shared.exchange.control()) else { break };
@@ -183,6 +186,14 @@ impl<B: Brain> Control<B> {
                 self.brain.handle_ike(now, path, transport, parcel.text());
             }
             self.shared.exchange.give_back(parcel);
+        }
+    }
+
+    /// Asks the kernel at once what a path takes: a few system calls, and every packet until then costs several more.
+    fn look_at(&mut self, now: Instant, path: Path) {
+        match udp::path_mtu(Some(path.local.ip()), path.remote) {
+            Ok(mtu) => self.brain.handle_path_mtu(now, path, mtu),
+            Err(error) => tracing::debug!("the MTU of the path to {}: {error}", path.remote.ip()),
         }
     }
 
@@ -331,9 +342,9 @@ impl Source {
             return Ok(false);
         }
         match self.socket.receive(batch) {
-            Ok(count) => {
+            Ok(may_have_more) => {
                 self.drops.add(DropReason::SocketFull, batch.lost().into());
-                self.ready = count == RECEIVE_BATCH;
+                self.ready = may_have_more;
                 Ok(true)
             }
             Err(error) => match error.kind() {

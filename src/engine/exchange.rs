@@ -6,7 +6,7 @@
 //! lock-free ring per receiver, so that the packets of a flow stay in order. The receiver sends the empty buffer back to
 //! its home; nothing is allocated on the way. A full ring or an empty pool drops the packet, which is counted.
 
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use crossbeam_queue::ArrayQueue;
 use mio::Waker;
@@ -110,6 +110,25 @@ impl Doorbell {
 /// The rings and doorbells of all threads.
 pub(super) struct Exchange {
     ends: Box<[End]>,
+    strays: Box<[StrayCounters]>,
+}
+
+/// What one thread handed to others. It writes them, anybody may read; no two share a cache line (or the pair of lines that
+/// processors fetch together).
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct StrayCounters {
+    inner: AtomicU64,
+    outer: AtomicU64,
+}
+
+/// What a worker handed to others, so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Strays {
+    /// Inner packets or super-packets of its TUN queue: another worker has the SA.
+    pub inner: u64,
+    /// ESP datagrams of its socket: another worker has the SPI.
+    pub outer: u64,
 }
 
 struct End {
@@ -123,7 +142,26 @@ impl Exchange {
     /// Rings for the workers, then the control thread, with the size of each one's pool and its doorbell.
     pub(super) fn new(members: impl IntoIterator<Item = (usize, Doorbell)>) -> Self {
         let end = |(pool, doorbell)| End { inbox: ArrayQueue::new(RING), returns: ArrayQueue::new(pool), doorbell };
-        Self { ends: members.into_iter().map(end).collect() }
+        let ends: Box<[End]> = members.into_iter().map(end).collect();
+        let strays = ends.iter().map(|_| StrayCounters::default()).collect();
+        Self { ends, strays }
+    }
+
+    /// Counts an inner packet that this member hands over.
+    pub(super) fn count_inner(&self, member: Member) {
+        bump(&self.strays[member].inner);
+    }
+
+    /// Counts an ESP datagram that this member hands over.
+    pub(super) fn count_outer(&self, member: Member) {
+        bump(&self.strays[member].outer);
+    }
+
+    /// What each worker handed over.
+    pub(super) fn strays(&self) -> Vec<Strays> {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let workers = self.strays[..self.workers()].iter();
+        workers.map(|strays| Strays { inner: read(&strays.inner), outer: read(&strays.outer) }).collect()
     }
 
     /// How many workers there are.
@@ -170,6 +208,11 @@ impl Exchange {
         // The ring holds all of a pool; were it full nevertheless, the buffer would merely be freed.
         let _ = self.ends[home].returns.push(parcel);
     }
+}
+
+/// Adds one to a counter whose only writer we are.
+fn bump(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
 /// One member's own parcels that are at home.

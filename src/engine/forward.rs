@@ -21,6 +21,7 @@ pub(super) const fn pool_size(member: Member, workers: usize) -> usize {
 
 /// The sending side of a member.
 pub(super) struct Forwarder {
+    member: Member,
     shared: Arc<Shared>,
     pool: Pool,
     drops: Arc<Drops>,
@@ -32,7 +33,7 @@ impl Forwarder {
     /// `drops` belongs to the thread that uses this.
     pub(super) fn new(member: Member, shared: Arc<Shared>, drops: Arc<Drops>) -> Self {
         let pool = Pool::new(member, pool_size(member, shared.exchange.workers()));
-        Self { shared, pool, drops, open: None }
+        Self { member, shared, pool, drops, open: None }
     }
 
     /// A buffer to read into, before any was sent.
@@ -45,6 +46,7 @@ impl Forwarder {
 
     /// Hands over the inner packet or super-packet that `buffer` holds, and leaves an empty one in its place.
     pub(super) fn inner(&mut self, to: Member, buffer: &mut Box<Parcel>) {
+        self.shared.exchange.count_inner(self.member);
         let Some(empty) = self.pool.take(&self.shared.exchange) else {
             return self.drops.count(DropReason::QueueFull);
         };
@@ -66,6 +68,7 @@ impl Forwarder {
     /// Hands over an ESP datagram, copied. It may share its parcel with its neighbours: call [`flush`](Self::flush) after the
     /// last.
     pub(super) fn outer(&mut self, to: Member, path: Path, ecn: u8, octets: &[u8]) {
+        self.shared.exchange.count_outer(self.member);
         if let Some((member, parcel)) = &mut self.open
             && *member == to
             && let Content::Outer { path: its_path, ecn: its_ecn, stride } = parcel.content

@@ -9,10 +9,11 @@ use std::{fmt, io, mem};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{Command, Shared};
+use super::exchange::Strays;
+use super::{Command, Fallback, Shared, fallback};
 use crate::model::{Drops, Instant};
-use crate::sys::tun::Offloads;
-use crate::sys::udp::UdpSocket;
+use crate::sys::tun::{Offloads, TunQueue};
+use crate::sys::udp::{Buffers, UdpSocket};
 
 /// How long a request may wait for the control thread, which answers within milliseconds unless something is wrong.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -24,6 +25,10 @@ pub struct Handle<B> {
     pub(super) drops: Vec<Arc<Drops>>,
     pub(super) threads: Vec<JoinHandle<()>>,
     pub(super) ended: Receiver<Ended>,
+    /// What the kernel granted for the device; none if offloads are not wanted.
+    pub(super) granted: Option<Offloads>,
+    /// A second way to the first queue, to try out what the device takes.
+    pub(super) tester: Option<Box<dyn TunQueue + Sync>>,
     /// Kept so that the sockets of a group are closed together: a worker that dies alone must not renumber the others.
     pub(super) sockets: Vec<Arc<UdpSocket>>,
 }
@@ -112,6 +117,12 @@ impl<B: 'static> Caller<B> {
         self.shared.joined.offloads()
     }
 
+    /// What each worker handed to others.
+    #[must_use]
+    pub fn strays(&self) -> Vec<Strays> {
+        self.shared.exchange.strays()
+    }
+
     /// The time, as the brain and the workers count it.
     #[must_use]
     pub fn now(&self) -> Instant {
@@ -155,6 +166,57 @@ impl<B: 'static> Handle<B> {
     #[must_use]
     pub fn ports(&self) -> (u16, u16) {
         (self.sockets[0].local().port(), self.sockets[1].local().port())
+    }
+
+    /// The sockets that ESP travels by.
+    fn worker_sockets(&self) -> &[Arc<UdpSocket>] {
+        &self.sockets[2..]
+    }
+
+    /// The socket buffers: those of the worker that got least.
+    #[must_use]
+    pub fn buffers(&self) -> Buffers {
+        let all = self.worker_sockets().iter().map(|socket| socket.buffers());
+        all.reduce(Buffers::least).unwrap_or_default()
+    }
+
+    /// How many datagrams leave as one train at most.
+    #[must_use]
+    pub fn train(&self) -> usize {
+        let of = |socket: &Arc<UdpSocket>| if socket.segmentation() { socket.max_segments() } else { 1 };
+        self.worker_sockets().iter().map(of).min().unwrap_or(1)
+    }
+
+    /// What does not work as it should at the moment.
+    #[must_use]
+    pub fn fallbacks(&self) -> Vec<Fallback> {
+        let sockets = self.worker_sockets();
+        let mut found = Vec::new();
+        if let Some(granted) = self.granted {
+            let joined = self.caller.offloads();
+            found.extend((!granted.tcp).then_some(Fallback::TunTcp));
+            found.extend((!granted.udp).then_some(Fallback::TunUdp));
+            found.extend((granted.tcp && !joined.tcp).then_some(Fallback::TunWriteTcp));
+            found.extend((granted.udp && !joined.udp).then_some(Fallback::TunWriteUdp));
+        }
+        found.extend(sockets.iter().any(|socket| !socket.segmentation()).then_some(Fallback::Trains));
+        found.extend(sockets.iter().any(|socket| !socket.sends_long_trains()).then_some(Fallback::LongTrains));
+        found
+    }
+
+    /// Tries out which super-packets the device takes. It must be up.
+    pub fn test_device(&self) {
+        if let (Some(granted), Some(tester)) = (self.granted, &self.tester) {
+            self.caller.shared.joined.set(fallback::accepted(tester.as_ref(), granted));
+        }
+    }
+
+    /// Tries again what was refused: after a change of routes or interfaces it may work.
+    pub fn retry_fallbacks(&self) {
+        self.worker_sockets().iter().for_each(|socket| socket.set_segmentation(true));
+        if self.granted.is_some_and(|granted| granted != self.caller.offloads()) {
+            self.test_device();
+        }
     }
 
     /// The drop counters of each worker, then the control thread's. The brain has its own besides.

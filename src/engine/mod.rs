@@ -1,7 +1,8 @@
 //! The threads of the agent: one control thread, and one worker per core, around machines that know none of them.
 //!
 //! - [`worker`](self) (`worker/`): packets between its TUN queue and its UDP socket, both directions, by its own data plane;
-//!   what came in is joined into super-packets where that changes nothing (`coalesce.rs`, `sink.rs`);
+//!   what came in is joined into super-packets where that changes nothing (`coalesce.rs`, `sink.rs`), and what this kernel
+//!   does not take goes another way (`fallback.rs`);
 //! - control (`control.rs`): IKE's sockets, timers and everything that decides, by the [`Brain`];
 //! - between them: orders and news (`mailbox.rs`), and packets that reached the wrong thread (`exchange.rs`, `forward.rs`).
 //!
@@ -14,9 +15,11 @@ mod coalesce;
 mod control;
 mod diary;
 mod exchange;
+mod fallback;
 mod forward;
 mod handle;
 mod mailbox;
+mod narrow;
 mod sink;
 mod start;
 mod stranger;
@@ -28,6 +31,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time;
 
 pub use brain::Brain;
+pub use exchange::Strays;
+pub use fallback::Fallback;
 pub use handle::{Caller, Ended, Handle, Unreachable};
 pub use start::{Config, Engine, EngineError};
 
@@ -48,6 +53,11 @@ pub(crate) struct LiveOffloads {
 impl LiveOffloads {
     fn new(offloads: Offloads) -> Self {
         Self { tcp: offloads.tcp.into(), udp: offloads.udp.into() }
+    }
+
+    fn set(&self, offloads: Offloads) {
+        self.tcp.store(offloads.tcp, Ordering::Relaxed);
+        self.udp.store(offloads.udp, Ordering::Relaxed);
     }
 
     fn offloads(&self) -> Offloads {

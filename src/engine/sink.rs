@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, IoSlice};
 
 use super::coalesce::{Joined, MAX_PACKETS, Sink};
+use super::fallback::is_refusal;
 use crate::model::{DropReason, Drops, Gso};
 use crate::sys::tun::{TunQueue, VnetHeader};
 
@@ -47,7 +48,7 @@ impl Sink for TunSink<'_> {
             let mut is_refused = false;
             write_to_tun(self.drops, payloads.len() as u64, || {
                 let written = self.tun.write_super_packet(parts);
-                is_refused = written.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL));
+                is_refused = written.as_ref().is_err_and(is_refusal);
                 if is_refused { Ok(()) } else { written }
             });
             if !is_refused {

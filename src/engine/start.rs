@@ -93,7 +93,7 @@ impl Engine {
         // Sockets first: a port in use is what goes wrong most often, and the device would flash up.
         let ike = Arc::new(UdpSocket::bind(SocketAddr::new(config.listen, config.ike_port))?);
         let group = UdpGroup::bind(config.listen, config.natt_port, workers)?;
-        let tun = TunDevice::open(&config.tun_name, workers.into(), config.tun_backend, config.tun_offload)?;
+        let mut tun = TunDevice::open(&config.tun_name, workers.into(), config.tun_backend, config.tun_offload)?;
 
         let polls = (0..=workers).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
         let mut ends = Vec::with_capacity(polls.len());
@@ -116,6 +116,8 @@ impl Engine {
             drops: (0..=workers).map(|_| Arc::new(Drops::default())).collect(),
             threads: Vec::with_capacity(polls.len()),
             ended: ended_receiver,
+            granted: (config.tun_offload && config.tun_backend == TunBackend::Offload).then_some(tun.offloads),
+            tester: tun.tester.take(),
             sockets: vec![ike, Arc::new(group.control)],
         };
         handle.sockets.extend(group.workers.into_iter().map(Arc::new));

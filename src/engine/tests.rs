@@ -38,6 +38,7 @@ pub(in crate::engine) const PEER: PeerIndex = PeerIndex(4);
 enum Heard {
     Ike(Path, Transport, Vec<u8>),
     Event(WorkerIndex, Event),
+    PathMtu(Path, u32),
 }
 
 /// A brain that does what the test says and writes down what it hears.
@@ -58,6 +59,10 @@ impl Brain for Script {
 
     fn handle_event(&mut self, _now: Instant, worker: WorkerIndex, event: Event) {
         self.heard.push(Heard::Event(worker, event));
+    }
+
+    fn handle_path_mtu(&mut self, _now: Instant, path: Path, mtu: u32) {
+        self.heard.push(Heard::PathMtu(path, mtu));
     }
 
     fn handle_timeout(&mut self, now: Instant) {

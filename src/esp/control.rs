@@ -16,6 +16,9 @@ use crate::model::{ChildSaParams, DropReason, Instant, Path, PeerIndex, Spi};
 /// How long a retired SA still opens what is under way to us.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// Octets of the ESP datagram that announces an SA: as short as a short packet's.
+const ANNOUNCEMENT: u16 = 64;
+
 impl DataPlane {
     /// Takes an update of the control thread over; takes effect at once. What was parked for it is put into `outbox` (if that
     /// is too small: as [`resume_parked`](Self::resume_parked) says) or, for inbound, into `released` as whole ESP datagrams to
@@ -38,6 +41,10 @@ impl DataPlane {
                 self.events.push(Event::Installed(ticket));
             }
             Update::Activate(spi) => self.activate(spi),
+            // One that does not fit is not missed: the first packet says the same.
+            Update::Announce(spi) => {
+                self.seal_dummy(now, spi, ANNOUNCEMENT, outbox);
+            }
             Update::Retire { spi, at_once } => self.retire(now, spi, at_once),
             Update::PathChanged(spi, path) => self.change_path(spi, path),
             Update::PathLimit(peer, limit) => self.limit_path(peer, limit),

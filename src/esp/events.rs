@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Event;
-use crate::model::{Instant, Path, PeerIndex, Spi};
+use crate::model::{Instant, Path, Spi};
 
 /// How often a stranger's SPI is reported: a restarted peer is noticed by the first one, a flood costs ten events a second.
 const UNKNOWN_SPI_PAUSE: Duration = Duration::from_millis(100);
@@ -29,9 +29,9 @@ impl Events {
     }
 
     /// Queues what is the same news as long as nobody fetched it.
-    pub fn want_sa(&mut self, peer: PeerIndex) {
-        if !self.queue.contains(&Event::WantSa(peer)) {
-            self.queue.push_back(Event::WantSa(peer));
+    pub fn want(&mut self, wish: Event) {
+        if !self.queue.contains(&wish) {
+            self.queue.push_back(wish);
         }
     }
 
@@ -65,7 +65,7 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Ticket;
+    use crate::model::{PeerIndex, Ticket};
 
     fn path(port: u16) -> Path {
         Path { local: ([192, 0, 2, 1], 4500).into(), remote: ([192, 0, 2, 2], port).into() }
@@ -79,14 +79,14 @@ mod tests {
     fn repeated_news_merge_and_keep_their_place() {
         let mut events = Events::default();
         let spi = Spi::new(0x1000).expect("not reserved");
-        events.want_sa(PeerIndex(1));
+        events.want(Event::WantSa(PeerIndex(1)));
         events.address_seen(spi, path(1));
         events.push(Event::Installed(Ticket(1)));
-        events.want_sa(PeerIndex(1));
+        events.want(Event::WantSa(PeerIndex(1)));
         events.address_seen(spi, path(2));
         let expected = [Event::WantSa(PeerIndex(1)), Event::AddressSeen(spi, path(2)), Event::Installed(Ticket(1))];
         assert_eq!(drain(&mut events), expected);
-        events.want_sa(PeerIndex(1));
+        events.want(Event::WantSa(PeerIndex(1)));
         assert_eq!(drain(&mut events), [Event::WantSa(PeerIndex(1))]);
     }
 

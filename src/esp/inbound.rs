@@ -277,9 +277,15 @@ impl DataPlane {
 
     /// Passes on what an authentic datagram said about its SA.
     fn tell(&mut self, now: Instant, slot: u32, news: News, path: Path) {
-        let Some(cold) = self.sas.parts(slot).2 else { return };
+        let (_, outbound, Some(cold)) = self.sas.parts(slot) else { return };
         if news.first {
             self.events.push(Event::InboundUsed(cold.spi));
+            // The peer has it, so it may be sent with, and an answer need not wait for the control thread to say so.
+            let (index, sends) = (cold.peer, outbound.is_some());
+            if let Some(peer) = self.peers.get_mut(&index).filter(|peer| sends && peer.active.is_none()) {
+                peer.active = Some(slot);
+                self.resumable.push(index);
+            }
         }
         if news.moved && now >= cold.next_address {
             cold.next_address = now + ADDRESS_PAUSE;

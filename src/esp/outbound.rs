@@ -9,7 +9,7 @@ use super::outbox::{Outbox, Room};
 use super::path::InnerMtu;
 use super::sas::SaRef;
 use super::selectors::Selectors;
-use super::update::SaCounters;
+use super::update::{Event, SaCounters};
 use super::{DataPlane, Outcome, Route, path};
 use crate::crypto::{self, Aead, BatchItem, NONCE_LEN, Provider};
 use crate::model::{AeadAlgorithm, ChildSaParams, DropReason, Instant, Path, PeerIndex, Spi};
@@ -327,13 +327,14 @@ impl DataPlane {
         let Some(Route::Peer { peer, owner }) = self.routes.lookup(packet.destination()) else {
             return Err(DropReason::NoRoute);
         };
-        if owner != self.config.worker {
+        let (active, mtu) = self.peers.get(&peer).map_or((None, self.full_mtu), |peer| (peer.active, peer.mtu));
+        if active.is_none() && owner != self.config.worker {
+            self.want_own_sa(now, peer);
             return Ok(Outcome::Stray(owner));
         }
         if !self.routes.is_local(packet.source()) {
             return Err(DropReason::SourceNotOurs);
         }
-        let (active, mtu) = self.peers.get(&peer).map_or((None, self.full_mtu), |peer| (peer.active, peer.mtu));
         match active {
             Some(slot) => {
                 if let Err(reason) = self.transmit(now, slot, mtu, &packet, outbox) {
@@ -366,12 +367,22 @@ impl DataPlane {
         // With a standby SA the control thread is about to activate it.
         if peer.outbound.is_empty() && now >= peer.next_want {
             peer.next_want = now + WANT_PAUSE;
-            self.events.want_sa(index);
+            self.events.want(Event::WantSa(index));
         }
         let octets = packet.octets();
         self.waiting_outbound.park(now, index, octets.len(), || octets.to_vec()).map_err(|_| DropReason::NoOutboundSa)?;
         self.wake_by(now + super::parking::PATIENCE);
         Ok(())
+    }
+
+    /// Tells the control thread that an SA of our own is wanted, now and then while there are packets for it.
+    fn want_own_sa(&mut self, now: Instant, index: PeerIndex) {
+        let mtu = self.full_mtu;
+        let peer = self.peers.entry(index).or_insert_with(|| super::sas::Peer::new(mtu));
+        if now >= peer.next_want {
+            peer.next_want = now + WANT_PAUSE;
+            self.events.want(Event::WantOwnSa(index, self.config.worker));
+        }
     }
 
     /// Selectors, size, and into the outbox with as many datagrams as it takes.

@@ -19,11 +19,11 @@ const STRIDE: u32 = 6;
 pub enum Route {
     /// To containers and addresses of this host.
     Local,
-    /// To a peer, whose SAs the owner has.
+    /// To a peer.
     Peer {
         /// Who.
         peer: PeerIndex,
-        /// Which worker seals for it.
+        /// Which worker seals for those that have no SA of their own with it.
         owner: WorkerIndex,
     },
 }

@@ -8,6 +8,9 @@ use crate::model::{DropReason, Instant};
 use crate::wire::esp;
 use crate::wire::segment::Split;
 
+/// Packets that are sealed together: 16 of 1500 octets are still in the first-level cache when they are sealed.
+const SEAL_TOGETHER: usize = 16;
+
 impl DataPlane {
     /// Takes the packets of a super-packet from number `next` on, as far as the outbox has room, and moves `next` on. If it
     /// is not [`Split::count`] afterwards, send what the outbox holds, clear it, and call again.
@@ -15,6 +18,8 @@ impl DataPlane {
     /// A stray is the other worker's as a whole, as far as it has not been taken here.
     pub fn handle_split(&mut self, now: Instant, split: &Split<'_>, next: &mut usize, outbox: &mut Outbox) -> Outcome {
         outbox.set_reserve(self.reserve);
+        // What lies in the outbox unsealed from here on is of this super-packet's SA.
+        self.seal_pending(outbox);
         match self.send_split(now, split, next, outbox) {
             Ok(true) => Outcome::Done,
             Ok(false) => self.handle_one_by_one(now, split, next, outbox),
@@ -36,17 +41,15 @@ impl DataPlane {
         outbox: &mut Outbox,
     ) -> Result<bool, DropReason> {
         let packet = split.packet();
-        let Some(Route::Peer { peer, owner }) = self.routes.lookup(packet.destination()) else {
+        let Some(Route::Peer { peer, .. }) = self.routes.lookup(packet.destination()) else {
             return Err(DropReason::NoRoute);
         };
-        if owner != self.config.worker {
-            return Ok(false);
-        }
+        // Without an SA of our own it strays, or waits.
+        let Some(peer) = self.peers.get(&peer) else { return Ok(false) };
+        let (Some(slot), stride) = (peer.active, split.stride()) else { return Ok(false) };
         if !self.routes.is_local(packet.source()) {
             return Err(DropReason::SourceNotOurs);
         }
-        let Some(peer) = self.peers.get(&peer) else { return Ok(false) };
-        let (Some(slot), stride) = (peer.active, split.stride()) else { return Ok(false) };
         if stride > peer.mtu.of(packet) {
             return Ok(false);
         }
@@ -64,6 +67,9 @@ impl DataPlane {
             sa.put(reference, outbox, next_header, len, ecn, |space| split.emit(index, space));
             octets += len;
             *next += 1;
+            if (*next - first).is_multiple_of(SEAL_TOGETHER) {
+                outbox.seal(|_| Some(sa.aead()));
+            }
         }
         sa.count(now, *next - first, octets);
         if sa.is_soft_expired() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::RouteTable;
-use crate::model::{ChildSaParams, Drops, Path, PeerIndex, Spi, Ticket};
+use crate::model::{ChildSaParams, Drops, Path, PeerIndex, Spi, Ticket, WorkerIndex};
 
 /// An order of the control thread. None is ever lost; each takes effect at a batch boundary.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub enum Update {
     },
     /// Send with the outbound half of the SA that we receive on with this SPI.
     Activate(Spi),
+    /// Send a dummy packet with it, so that the peer, which waits for a first packet, may send with it too.
+    Announce(Spi),
     /// End the outbound half now (the newest standby of that peer takes over if it was active), and the inbound half now or
     /// after the grace time of five seconds.
     Retire {
@@ -57,8 +59,12 @@ pub enum Event {
     AddressSeen(Spi, Path),
     /// A packet to this peer waits and there is no SA.
     WantSa(PeerIndex),
+    /// This worker has packets for the peer and no SA of its own: they go by another worker's.
+    WantOwnSa(PeerIndex, WorkerIndex),
     /// ESP for an SPI of nobody came from there.
     UnknownSpi(Path),
+    /// The kernel takes this path to be narrower than a datagram for it was.
+    PathNarrow(Path),
 }
 
 /// Counters of one SA. One writer (its worker); anybody may read.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::shared::Shared;
 use super::{ChildSummary, Event};
-use crate::model::{ChildSaParams, ChildSuite, Instant, Spi, Ticket, TrafficSelector};
+use crate::model::{ChildSaParams, ChildSuite, Instant, Spi, Ticket, TrafficSelector, WorkerIndex};
 
 /// What happens when the data plane has installed it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,10 +47,14 @@ pub struct Child {
     pub local_selectors: Vec<TrafficSelector>,
     pub remote_selectors: Vec<TrafficSelector>,
     pub phase: Phase,
+    /// Whether it is for the worker that owns it only (RFC 9611); else it is one that every worker may fall back to.
+    pub per_worker: bool,
     /// Whether we asked for it.
     pub ours: bool,
     /// The lower of the two nonces of its exchange: decides collisions (RFC 7296 §2.8.1).
     pub low_nonce: Bytes,
+    /// When it was agreed on.
+    pub since: Instant,
     /// When we rekey it.
     pub soft_at: Instant,
     /// When we end it, replaced or not.
@@ -69,8 +73,10 @@ impl Child {
             local_selectors: params.local_selectors.clone(),
             remote_selectors: params.remote_selectors.clone(),
             phase,
+            per_worker: false,
             ours,
             low_nonce,
+            since: now,
             soft_at: now + params.lifetime.soft,
             hard_at: now + params.lifetime.hard,
             successor: None,
@@ -86,8 +92,10 @@ impl Child {
             local_selectors: Vec::new(),
             remote_selectors: Vec::new(),
             phase: Phase::Deleting,
+            per_worker: false,
             ours: true,
             low_nonce,
+            since: now,
             soft_at: now,
             hard_at: now,
             successor: None,
@@ -97,6 +105,16 @@ impl Child {
     /// Whether it carries traffic or is about to, with nothing in its place.
     pub const fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Installing(..) | Phase::Standby | Phase::Active) && self.successor.is_none()
+    }
+
+    /// Our worker that owns it.
+    pub const fn owner(&self) -> WorkerIndex {
+        self.inbound_spi.owner()
+    }
+
+    /// What it is for: none is everything, else the worker.
+    pub fn purpose(&self) -> Option<WorkerIndex> {
+        self.per_worker.then(|| self.owner())
     }
 
     /// Whether it may be rekeyed.
@@ -127,6 +145,7 @@ impl Child {
             inbound_spi: self.inbound_spi,
             outbound_spi: self.outbound_spi?,
             suite: self.suite?,
+            per_worker: self.per_worker,
             local_selectors: self.local_selectors.clone(),
             remote_selectors: self.remote_selectors.clone(),
         })

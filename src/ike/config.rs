@@ -19,6 +19,8 @@ pub struct EndpointConfig {
     pub ike_port: u16,
     /// See `ike_port`.
     pub natt_port: u16,
+    /// How many workers there are, at least one: where a CHILD_SA for one of the peer's workers may be placed.
+    pub workers: u8,
 }
 
 /// One peer.
@@ -46,7 +48,7 @@ pub struct PeerConfig {
     pub local_selectors: Vec<TrafficSelector>,
     /// Inner addresses on its side.
     pub remote_selectors: Vec<TrafficSelector>,
-    /// The worker that owns its SAs.
+    /// The worker that owns its first CHILD_SA, which every other worker falls back to.
     pub owner: WorkerIndex,
 }
 

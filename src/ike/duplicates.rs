@@ -111,16 +111,18 @@ impl Endpoint {
         self.prefer_winner(loser);
     }
 
-    /// The winner's CHILD_SA carries the traffic, if it can already.
+    /// The winner's CHILD_SA carries the traffic, if it can already, and all of it: what the loser had for single workers goes.
     pub(super) fn prefer_winner(&mut self, loser: IkeSpi) {
         let winner = self
             .table
             .established(loser)
             .and_then(|state| state.replacement)
             .and_then(|replacement| self.table.established(replacement.by));
-        let active = winner.and_then(active_child);
-        if let Some(spi) = active {
-            self.shared.event(Event::Activate { spi });
+        let Some(active) = winner.and_then(active_child) else { return };
+        self.shared.event(Event::Activate { spi: active });
+        if let Some(IkeSa::Established(mut state)) = self.table.take(loser) {
+            state.give_up_worker_children(&mut self.shared);
+            self.table.put(loser, IkeSa::Established(state));
         }
     }
 
@@ -159,7 +161,7 @@ fn active_child(state: &Established) -> Option<crate::model::Spi> {
     state
         .children
         .values()
-        .find(|child| child.phase == Phase::Active && child.successor.is_none())
+        .find(|child| child.phase == Phase::Active && child.successor.is_none() && !child.per_worker)
         .map(|child| child.inbound_spi)
 }
 

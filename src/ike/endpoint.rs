@@ -86,6 +86,12 @@ impl Endpoint {
                 state.enqueue(Job::CreateChild);
                 state.pump(shared, now);
             }),
+            Command::CreateWorkerChild(peer, worker) => {
+                self.with_newest(now, peer, |state, shared| state.want_worker_child(shared, now, worker));
+            }
+            Command::RetireWorkerChild(spi) => {
+                self.with_owner(now, spi, |state, shared| state.retire_worker_child(shared, now, spi));
+            }
             Command::RekeyChild(spi) => self.with_owner(now, spi, |state, shared| {
                 state.enqueue(Job::RekeyChild(spi));
                 state.pump(shared, now);
@@ -254,7 +260,8 @@ impl Endpoint {
         let Some(child) = self.shared.redeem(ticket) else { return };
         let owner = self.shared.spi_owners.get(&child).copied();
         self.with_owner(now, child, |state, shared| state.installed(shared, now, child, ticket));
-        if let Some(spi) = owner {
+        let peer = owner.and_then(|spi| self.table.established(spi)).map(super::state::Established::peer);
+        for spi in peer.map(|peer| self.table.of_peer(peer)).unwrap_or_default() {
             self.prefer_winner(spi);
         }
     }

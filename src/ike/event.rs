@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::model::{
     ChildSaParams, ChildSuite, IkeSpi, IkeSuite, Instant, Path, PeerIndex, Spi, Ticket, TrafficSelector, Transport,
+    WorkerIndex,
 };
 
 /// A datagram to be sent.
@@ -33,6 +34,11 @@ pub enum Command {
     RekeyIke(PeerIndex),
     /// Ask for a CHILD_SA now if the peer's IKE SA has none. It would do so by itself, after a pause that grows with each failure.
     CreateChild(PeerIndex),
+    /// This worker has packets for the peer and no CHILD_SA of its own: ask for one (RFC 9611), unless the peer is foreign, does
+    /// not want more, or made one for it meanwhile.
+    CreateWorkerChild(PeerIndex, WorkerIndex),
+    /// The CHILD_SA for a single worker that we receive on with this SPI is idle: delete it, if it was we who asked for it.
+    RetireWorkerChild(Spi),
     /// Replace the CHILD_SA that we receive on with this SPI, now.
     RekeyChild(Spi),
     /// The CHILD_SA that we receive on with this SPI ended hard: no sequence number is left, or it was never replaced in time.
@@ -67,6 +73,8 @@ pub enum Event {
     Install {
         /// Both halves.
         child: Box<ChildSaParams>,
+        /// Whether it is for the worker that owns it only; else every worker may fall back to it (RFC 9611).
+        per_worker: bool,
         /// What to answer with.
         ticket: Ticket,
     },
@@ -131,6 +139,13 @@ pub enum Event {
     },
     /// The IKE SA is up, but has no CHILD_SA because of this.
     ChildFailed {
+        /// Who.
+        peer: PeerIndex,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// The peer makes no more CHILD_SAs for single workers because of this; those that have none fall back to the first.
+    WorkerChildRefused {
         /// Who.
         peer: PeerIndex,
         /// Why.
@@ -232,6 +247,8 @@ pub struct IkeSummary {
     pub remote_spi: IkeSpi,
     /// Whether we are its original initiator.
     pub initiator: bool,
+    /// Whether the peer is one of our own hosts.
+    pub kin: bool,
     /// Suite.
     pub suite: IkeSuite,
     /// Whether its keys also come from a post-quantum key exchange, its own or that of an IKE SA that it replaced.
@@ -259,6 +276,8 @@ pub struct ChildSummary {
     pub outbound_spi: Spi,
     /// Suite.
     pub suite: ChildSuite,
+    /// Whether it is for the worker that owns it only.
+    pub per_worker: bool,
     /// What may flow, on our side.
     pub local_selectors: Vec<TrafficSelector>,
     /// What may flow, on the peer's side.

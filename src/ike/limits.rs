@@ -55,8 +55,20 @@ pub const MAX_INVALID_KE: u32 = 2;
 /// A probe is lost after this time: with 0.5 s, 1 s, 2 s between them, at least three transmissions went unanswered.
 pub const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// CHILD_SAs of one IKE SA. One carries everything; the rest is for rekeys under way and for peers with many subnets.
+/// CHILD_SAs of one IKE SA, those for single workers apart. One carries everything; the rest is for rekeys under way and for
+/// peers with many subnets.
 pub const MAX_CHILDREN: usize = 16;
+
+/// CHILD_SAs for single workers of one IKE SA (RFC 9611): one for each worker that a host can have. One more is refused with
+/// TS_MAX_QUEUE.
+pub const MAX_WORKER_CHILDREN: usize = 64;
+
+/// A peer that wants no more CHILD_SAs for single workers is asked again after this: its load may have changed.
+pub const RETRY_WORKER_CHILD: Duration = Duration::from_secs(300);
+
+/// A CHILD_SA that the peer made for one of its workers is sent with after this, if our worker needs one and the peer has not
+/// sent on it: our answer has arrived by then, or was sent again.
+pub const WORKER_CHILD_STANDBY: Duration = Duration::from_secs(1);
 
 /// A peer may ask for one new SA (CREATE_CHILD_SA, rekeys included) per this time: each costs a key exchange, and a rekeyed IKE SA
 /// is remembered for [`REKEYED_LINGER`]. Honest peers ask a few times an hour.
@@ -66,7 +78,7 @@ pub const NEW_SA_INTERVAL: Duration = Duration::from_secs(1);
 pub const NEW_SA_BURST: u32 = 2 * MAX_CHILDREN as u32;
 
 /// Jobs that wait for the request window of one IKE SA. Duplicates are not queued, so this is not reached by honest use.
-pub const MAX_JOBS: usize = 4 * MAX_CHILDREN;
+pub const MAX_JOBS: usize = 4 * (MAX_CHILDREN + MAX_WORKER_CHILDREN);
 
 /// The loser of two IKE SAs with one peer lives on for so long, so that the winner is up on both sides before.
 pub const DUPLICATE_OVERLAP: Duration = Duration::from_secs(2);

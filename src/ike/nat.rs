@@ -42,8 +42,8 @@ impl Nat {
         Self { local, remote }
     }
 
-    /// What the Vendor ID of one of our own hosts adds.
-    pub fn observe_vendor_id(&mut self, contents: &Contents, spis: (u64, u64), path: Path) {
+    /// What the Vendor ID of one of our own hosts adds; false if the message has none, so that the peer is a foreign one.
+    pub fn observe_vendor_id(&mut self, contents: &Contents, spis: (u64, u64), path: Path) -> bool {
         let hash = contents
             .vendor_ids
             .iter()
@@ -52,6 +52,7 @@ impl Nat {
         if let Some(hash) = hash {
             self.remote = Some(*hash != natd::hash(spis.0, spis.1, path.remote));
         }
+        hash.is_some()
     }
 }
 

@@ -129,8 +129,8 @@ impl Shared {
     }
 
     /// Takes an inbound SPI and tells the data plane to park what arrives on it.
-    pub fn reserve_spi(&mut self, config: &PeerConfig, ike: IkeSpi) -> Spi {
-        let spi = self.allocate_spi(config.owner, ike);
+    pub fn reserve_spi(&mut self, config: &PeerConfig, owner: WorkerIndex, ike: IkeSpi) -> Spi {
+        let spi = self.allocate_spi(owner, ike);
         self.event(Event::Reserve { spi, peer: config.index });
         spi
     }
@@ -151,10 +151,15 @@ impl Shared {
 
     /// Asks the data plane to install; the ticket comes back with [`super::Command::Installed`].
     pub fn install(&mut self, child: ChildSaParams) -> Ticket {
+        self.install_for(child, false)
+    }
+
+    /// The same, for the worker that owns it only or for all.
+    pub fn install_for(&mut self, child: ChildSaParams, per_worker: bool) -> Ticket {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         self.tickets.insert(ticket, child.inbound_spi);
-        self.event(Event::Install { child: Box::new(child), ticket });
+        self.event(Event::Install { child: Box::new(child), per_worker, ticket });
         ticket
     }
 

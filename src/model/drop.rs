@@ -40,6 +40,7 @@ drop_reasons! {
     SourceNotOurs, "source_not_ours", "the source of a packet to be sent is not an address of ours";
     TooBig, "too_big", "a packet with DF is larger than the path carries; its sender was told";
     SequenceExhausted, "sequence_exhausted", "the SA has used its last sequence number and waits for its successor";
+    DeviceFull, "device_full", "packets (large ones count as one) came faster than they could be read, and the kernel threw them away";
     QueueFull, "queue_full", "a queue was full";
     SendFailed, "send_failed", "the kernel refused to send the datagram";
     // --- inbound, before the ICV ---
@@ -55,7 +56,7 @@ drop_reasons! {
     // --- inbound, behind the ICV ---
     BadPadding, "bad_padding", "the pad length is larger than the packet";
     NextHeader, "next_header", "the next header is neither IPv4, IPv6 nor a dummy packet";
-    Dummy, "dummy", "a dummy packet, sent to hide traffic or to probe the path";
+    Dummy, "dummy", "a dummy packet, sent to hide traffic, to probe the path or to say that an SA works";
     BadInner, "bad_inner", "what was sealed is not a whole IP packet of the kind that the next header says";
     InboundSelector, "inbound_selector", "the SA's traffic selectors do not allow what the peer sent";
     SourceNotPeers, "source_not_peers", "the inner source belongs to another host than the one that sent it";

@@ -1,12 +1,13 @@
 //! One host: joins the control plane and the data plane, and wants every peer up, for ever.
 //!
 //! [`Node`] owns the IKE endpoint and speaks with every worker's data plane by [`Update`]s and [`Event`]s; it is the only place
-//! that knows both. Five stories, one file each:
+//! that knows both. Six stories, one file each:
 //!
 //! - [`installs`](self): what IKE negotiated goes to the worker that owns the SA, make before break; what the worker did goes
 //!   back as a ticket, and only then does IKE let its message go (`installs.rs`);
 //! - the reconciler: each configured peer is connected, and connected again with capped and jittered backoff, whatever
 //!   happened to it (`reconcile.rs`);
+//! - an SA for each worker that has packets for one of our own hosts, while it has them (`own_sas.rs`);
 //! - liveness: probes on a fixed maximum interval, and sooner when traffic goes out and nothing comes back; a peer is up only
 //!   while a two-way proof is young (`liveness.rs`);
 //! - path MTUs: which paths are to be looked at, and what the workers are told of them (`path_mtu.rs`);
@@ -17,6 +18,7 @@
 
 mod installs;
 mod liveness;
+mod own_sas;
 mod path_mtu;
 mod peer;
 mod reconcile;
@@ -35,11 +37,12 @@ use ipnet::IpNet;
 
 use crate::esp::{Event, Route, RouteTable, Update};
 use crate::ike;
-use crate::model::{Instant, Path, PeerIndex, Rng, Transport, WorkerIndex};
+use crate::model::{Instant, Path, PeerIndex, Rng, Spi, Transport, WorkerIndex};
 
 use installs::Installs;
 use peer::Peer;
 
+pub use own_sas::WorkerTraffic;
 pub use path_mtu::payload_limit;
 pub use view::{ChildView, IkeView, PeerState, PeerView};
 
@@ -49,7 +52,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// What this host is.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
-    /// Settings of IKE.
+    /// Settings of IKE; its number of workers is taken from here.
     pub ike: ike::EndpointConfig,
     /// How many workers there are: 1 to 255.
     pub workers: u8,
@@ -108,6 +111,7 @@ impl Node {
     #[must_use]
     pub fn new(now: Instant, mut config: NodeConfig, endpoint_rng: Box<dyn Rng + Send>, rng: Box<dyn Rng + Send>) -> Self {
         let peers = std::mem::take(&mut config.peers);
+        config.ike.workers = config.workers;
         let endpoint = ike::Endpoint::new(config.ike.clone(), endpoint_rng);
         let mut node = Self {
             config,
@@ -194,12 +198,19 @@ impl Node {
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
             Event::Installed(ticket) => self.endpoint.handle_command(now, ike::Command::Installed(ticket)),
-            Event::InboundUsed(spi) => self.endpoint.handle_command(now, ike::Command::InboundUsed(spi)),
+            Event::InboundUsed(spi) => {
+                self.endpoint.handle_command(now, ike::Command::InboundUsed(spi));
+                self.drain_ike(now);
+                self.spread(now, spi);
+            }
             Event::SoftExpired(spi) => self.endpoint.handle_command(now, ike::Command::RekeyChild(spi)),
             Event::HardExpired(spi) => self.endpoint.handle_command(now, ike::Command::ChildExpired(spi)),
             Event::AddressSeen(spi, path) => self.endpoint.handle_command(now, ike::Command::AddressSeen(spi, path)),
             Event::WantSa(peer) => self.want(now, peer),
+            Event::WantOwnSa(peer, worker) => self.want_own_sa(now, peer, worker),
             Event::UnknownSpi(path) => self.unknown_sender(now, path),
+            // Whoever has a kernel to ask answers with `handle_path_mtu`.
+            Event::PathNarrow(_) => {}
         }
         self.drain_ike(now);
     }
@@ -215,13 +226,13 @@ impl Node {
                 self.endpoint.handle_command(now, ike::Command::RekeyIke(index));
                 linked
             }
-            Rekey::Child => match self.installs.active_of(index) {
-                Some(spi) => {
+            Rekey::Child => {
+                let active: Vec<Spi> = self.installs.active_of(index).collect();
+                for &spi in &active {
                     self.endpoint.handle_command(now, ike::Command::RekeyChild(spi));
-                    true
                 }
-                None => false,
-            },
+                !active.is_empty()
+            }
         };
         self.drain_ike(now);
         found
@@ -242,6 +253,7 @@ impl Node {
         self.drain_ike(now);
         if now >= self.next_tick {
             self.next_tick = now + TICK;
+            self.tend_own_sas(now);
             for forgotten in self.installs.forget_retired(now) {
                 if let Some(peer) = self.peers.get_mut(&forgotten.peer) {
                     peer.add_drops(forgotten.counters.drops.nonzero());
@@ -299,6 +311,6 @@ impl Node {
 pub enum Rekey {
     /// The IKE SA.
     Ike,
-    /// The CHILD_SA that is sent with.
+    /// Every CHILD_SA that is sent with.
     Child,
 }

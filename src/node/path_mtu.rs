@@ -1,13 +1,15 @@
 //! How large a packet to each peer may be. The node cannot look: it says which paths are to be looked at
-//! ([`Node::path_checks`]), is told what was found ([`Node::set_path_mtu`]), and tells the worker that owns the peer.
+//! ([`Node::path_checks`]), is told what was found ([`Node::set_path_mtu`]), and tells the workers that send to the peer. When
+//! the kernel refuses a worker's datagram, nobody waits for the node to ask ([`Node::handle_path_mtu`]).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::peer::Peer;
 use super::{Node, Recipient};
 use crate::esp::{InnerMtu, Update};
-use crate::model::{Instant, Path, PeerIndex};
+use crate::model::{Instant, Path, PeerIndex, WorkerIndex};
 
 /// How often a path that did not change is looked at again: as often as an operator who changes an MTU likes to wait.
 const RECHECK: Duration = Duration::from_secs(30);
@@ -86,6 +88,27 @@ impl Node {
         checks.into_iter().map(|(_, index, path)| (index, path)).collect()
     }
 
+    /// Routes or interfaces changed: every path is to be looked at again.
+    pub fn routes_changed(&mut self) {
+        self.peers.values_mut().for_each(|peer| peer.path_mtu.checked = None);
+    }
+
+    /// Takes what a look at a path found, whoever is reached by it.
+    pub fn handle_path_mtu(&mut self, now: Instant, path: Path, mtu: u32) {
+        let same = |peer: &&Peer| peer.path().map(ends) == Some(ends(path));
+        let found: Vec<PeerIndex> = self.peers.values().filter(same).map(Peer::index).collect();
+        for index in found {
+            self.set_path_mtu(now, index, path, mtu);
+        }
+    }
+
+    /// Tells a worker that has, or is about to have, an SA with the peer.
+    pub(super) fn tell_path_limit(&mut self, index: PeerIndex, worker: WorkerIndex) {
+        if let Some((_, limit)) = self.peers.get(&index).and_then(|peer| peer.path_mtu.told) {
+            self.updates.push_back((Recipient::Worker(worker), Update::PathLimit(index, Some(limit))));
+        }
+    }
+
     /// Takes what a look at a path found: the largest packet with its IP header, in octets. Nothing happens if the peer is
     /// reached by another path by now.
     pub fn set_path_mtu(&mut self, now: Instant, index: PeerIndex, path: Path, mtu: u32) {
@@ -102,8 +125,11 @@ impl Node {
         let before = peer.path_mtu.inner(tun_mtu).unwrap_or(InnerMtu::new(None, tun_mtu));
         let inner = InnerMtu::new(Some(told.1), tun_mtu);
         peer.path_mtu.told = Some(told);
-        let owner = peer.config().owner;
-        self.updates.push_back((Recipient::Worker(owner), Update::PathLimit(index, Some(told.1))));
+        let mut workers = BTreeSet::from([peer.config().owner]);
+        workers.extend(self.installs.of(index).map(|(spi, _)| spi.owner()));
+        for worker in workers {
+            self.tell_path_limit(index, worker);
+        }
         if inner != before {
             let text = format!("the path to {remote} takes {mtu} octets: packets of up to {} pass whole", inner.v4);
             self.remember(now, index, text, false);

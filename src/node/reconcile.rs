@@ -123,6 +123,7 @@ impl Node {
                     self.remember(now, peer, format!("no CHILD_SA: {text}"), true);
                 }
             }
+            ike::Event::WorkerChildRefused { peer, reason } => self.own_sa_refused(now, peer, &reason),
             ike::Event::Proof { peer, asked } => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
                     peer.liveness.proved(now, asked);
@@ -234,7 +235,7 @@ impl Node {
 
     /// The peer's set of usable CHILD_SAs changed.
     pub(super) fn child_changed(&mut self, now: Instant, index: PeerIndex) {
-        let has_child = self.installs.active_of(index).is_some();
+        let has_child = self.installs.active_of(index).next().is_some();
         if let Some(peer) = self.peers.get_mut(&index) {
             let is_first = has_child && !peer.has_child;
             peer.has_child = has_child;

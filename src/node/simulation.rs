@@ -29,6 +29,7 @@ pub struct Host {
     workers: Vec<Worker>,
     received: Vec<Vec<u8>>,
     notices: Vec<Notice>,
+    strays: u64,
 }
 
 struct Worker {
@@ -107,7 +108,7 @@ impl World {
             .collect();
         let (first, second) = (SeededRng::new(self.rng.u64()), SeededRng::new(self.rng.u64()));
         let node = Node::new(self.now, config, Box::new(first), Box::new(second));
-        self.hosts.insert(address, Host { node, address, workers, received: Vec::new(), notices: Vec::new() });
+        self.hosts.insert(address, Host { node, address, workers, received: Vec::new(), notices: Vec::new(), strays: 0 });
         self.pump(address);
     }
 
@@ -130,6 +131,7 @@ impl World {
         let host = self.host(address);
         let mut outcome = host.inner(now, worker, packet);
         if let Outcome::Stray(owner) = outcome {
+            host.strays += 1;
             outcome = host.inner(now, owner, packet);
         }
         self.pump(address);
@@ -246,6 +248,12 @@ impl Host {
     #[must_use]
     pub fn drops(&self, worker: WorkerIndex) -> &Drops {
         &self.workers[usize::from(worker.0)].drops
+    }
+
+    /// How many inner packets one worker had to hand to another.
+    #[must_use]
+    pub const fn strays(&self) -> u64 {
+        self.strays
     }
 
     /// Sentences for the log since the last call.

@@ -1,6 +1,7 @@
 //! Two hosts and what happens to them: start, traffic, rekeys, a restart, a partition.
 
 mod mesh;
+mod own_sas;
 mod path_mtu;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -29,6 +30,7 @@ fn config(number: u8, peer: u8, workers: u8) -> NodeConfig {
             replay_window: 4096,
             ike_port: 500,
             natt_port: 4500,
+            workers,
         },
         workers,
         tun_mtu: TUN_MTU,
@@ -95,7 +97,7 @@ fn two_hosts_that_start_at_once_come_up_and_carry_packets() {
         assert!(ping(&mut world, 1));
         let now = world.now;
         let (alpha, beta) = (world.host(ALPHA).node.peers(now), world.host(BETA).node.peers(now));
-        assert_eq!((alpha[0].ike_count, alpha[0].children.len()), (1, 1));
+        assert_eq!((alpha[0].ike_count, alpha[0].children.len()), (1, workers.into()), "one for each worker");
         assert_eq!(alpha[0].children[0].inbound_spi, beta[0].children[0].outbound_spi);
         assert_eq!(alpha[0].children[0].outbound.0, 1);
     }
@@ -132,7 +134,7 @@ fn no_packet_is_lost_by_rekeys_of_either_side() {
         let now = world.now;
         for host in [ALPHA, BETA] {
             let peer = &world.host(host).node.peers(now)[0];
-            assert_eq!((peer.ike_count, peer.children.len()), (1, 1), "round {round}");
+            assert_eq!((peer.ike_count, peer.children.len()), (1, 2), "round {round}: one for each worker");
         }
     }
 }

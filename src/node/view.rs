@@ -138,6 +138,8 @@ pub struct ChildView {
     pub suite: ChildSuite,
     /// Whether we send with it.
     pub active: bool,
+    /// Whether it is for the worker that owns it only; else every worker may fall back to it.
+    pub per_worker: bool,
     /// Since it came up.
     pub age: Duration,
     /// Packets and octets of inner packets opened.
@@ -212,6 +214,7 @@ fn child_view(now: Instant, spi: Spi, sa: &Installed) -> ChildView {
         outbound_spi: sa.outbound_spi,
         suite: sa.suite,
         active: sa.stage == Stage::Active,
+        per_worker: sa.per_worker,
         age: now.since(sa.since),
         inbound: (read(&sa.counters.inbound_packets), read(&sa.counters.inbound_octets)),
         outbound: (read(&sa.counters.outbound_packets), read(&sa.counters.outbound_octets)),

@@ -10,5 +10,6 @@ mod status;
 pub use log::init_log;
 pub use render::{duration_in_words, render_peer, render_status};
 pub use status::{
-    Change, Child, ControlCounters, Drops, Ike, Peer, PeerDirection, PeerState, Peers, STATUS_SCHEMA, Status, Tristate, Tun,
+    Change, Child, ControlCounters, Drops, Ike, Peer, PeerDirection, PeerState, Peers, Remark, STATUS_SCHEMA, Sockets,
+    Status, Tristate, Tun, Worker,
 };

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use super::{Change, Child, Drops, Peer, PeerDirection, PeerState, Status, Tristate};
+use super::{Change, Child, Drops, Peer, PeerDirection, PeerState, Remark, Status, Tristate, Worker};
 use crate::model::DropReason;
 
 /// One screen about an agent and its peers.
@@ -31,6 +31,9 @@ pub fn render_status(status: &Status) -> String {
         ),
         None => line(&mut out, format_args!("no TUN device is open")),
     }
+    if let Some(queues) = queues_in_words(status) {
+        line(&mut out, format_args!("{queues}"));
+    }
     line(&mut out, format_args!(""));
     if status.peers.is_empty() {
         line(&mut out, format_args!("no peers are configured"));
@@ -40,7 +43,13 @@ pub fn render_status(status: &Status) -> String {
             peer_remarks(&mut out, peer);
         }
     }
+    workers_table(&mut out, &status.workers);
     drops(&mut out, status);
+    if !status.fallbacks.is_empty() {
+        line(&mut out, format_args!("\nfallbacks"));
+        let row = |remark: &Remark| [plain(&remark.name), plain(&remark.text)];
+        table(&mut out, &status.fallbacks.iter().map(row).collect::<Vec<_>>(), "  ");
+    }
     if !status.warnings.is_empty() {
         line(&mut out, format_args!("\nwarnings"));
         for warning in &status.warnings {
@@ -48,6 +57,26 @@ pub fn render_status(status: &Status) -> String {
         }
     }
     out
+}
+
+/// How much may wait at the device and at the sockets; what was asked for stands beside what was granted if it is more.
+fn queues_in_words(status: &Status) -> Option<String> {
+    let of = |wanted: Option<String>, granted: String| match wanted {
+        Some(wanted) if wanted != granted => format!("{granted} (asked for {wanted})"),
+        _ => granted,
+    };
+    let sockets = status.sockets?;
+    let octets = |granted: u64| {
+        let wanted = (granted < sockets.wanted_octets).then(|| octets_in_words(sockets.wanted_octets));
+        of(wanted, octets_in_words(granted))
+    };
+    let tun = status.tun.as_ref().and_then(|tun| {
+        let wanted = tun.txqueuelen_wanted.map(|wanted| wanted.to_string());
+        Some(format!("{} packets at the device, ", of(wanted, tun.txqueuelen?.to_string())))
+    });
+    let (receive, send) = (octets(sockets.receive_octets), octets(sockets.send_octets));
+    let tun = tun.unwrap_or_default();
+    Some(format!("queues: {tun}{receive} in, {send} out at each socket; {} per train", counted(sockets.train, "datagram")))
 }
 
 /// Everything about one peer.
@@ -103,8 +132,9 @@ pub fn render_peer(peer: &Peer) -> String {
 fn child_rows(rows: &mut Vec<[String; 2]>, child: &Child) {
     let joined = |selectors: &[String]| selectors.iter().map(|selector| plain(selector)).collect::<Vec<_>>().join(", ");
     let use_of = if child.active { "in use" } else { "standby or leaving" };
+    let owner = if child.per_worker { format!(", worker {} alone", child.worker) } else { String::new() };
     let age = duration_in_words(child.age_seconds);
-    rows.push(["CHILD_SA".to_owned(), format!("{}, {use_of}, {age} old", plain(&child.suite))]);
+    rows.push(["CHILD_SA".to_owned(), format!("{}, {use_of}, {age} old{owner}", plain(&child.suite))]);
     rows.push(["".to_owned(), format!("{} (ours) <-> {} (theirs)", joined(&child.local), joined(&child.remote))]);
     for (direction, spi, packets, octets) in [
         ("inbound", &child.inbound_spi, child.inbound_packets, child.inbound_octets),
@@ -131,6 +161,27 @@ fn peers_table(out: &mut String, peers: &[Peer]) {
             in_use(peer).map_or_else(|| "-".to_owned(), |child| plain(&child.suite)),
         ]);
     }
+    table(out, &rows, "");
+}
+
+/// What each worker carried. One alone carries what the peers' table says.
+fn workers_table(out: &mut String, workers: &[Worker]) {
+    if workers.len() < 2 {
+        return;
+    }
+    line(out, format_args!(""));
+    let mut rows = vec![["WORKER", "IN", "", "OUT", "", "STRAYS IN", "STRAYS OUT"].map(str::to_owned)];
+    rows.extend(workers.iter().map(|worker| {
+        [
+            worker.worker.to_string(),
+            counted(worker.inbound_packets, "packet"),
+            octets_in_words(worker.inbound_octets),
+            counted(worker.outbound_packets, "packet"),
+            octets_in_words(worker.outbound_octets),
+            worker.inbound_strays.to_string(),
+            worker.outbound_strays.to_string(),
+        ]
+    }));
     table(out, &rows, "");
 }
 
@@ -265,7 +316,7 @@ fn plain(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::{ControlCounters, Drops, Ike, Tun};
+    use crate::observe::{ControlCounters, Drops, Ike, Sockets, Tun};
 
     fn beta() -> Peer {
         let mut peer = Peer::new("beta", PeerState::Up);
@@ -289,6 +340,8 @@ mod tests {
             outbound_spi: "c0000201".into(),
             suite: "aes256gcm16-esn".into(),
             active: true,
+            worker: 1,
+            per_worker: true,
             age_seconds: 100,
             inbound_packets: 1,
             inbound_octets: 84,
@@ -322,7 +375,15 @@ mod tests {
                 queues: 1,
                 backend: "offload".into(),
                 offloads: vec!["tcp".into(), "udp".into()],
+                txqueuelen_wanted: Some(1000),
+                txqueuelen: Some(500),
             }),
+            sockets: Some(Sockets { wanted_octets: 4_194_304, receive_octets: 212_992, send_octets: 4_194_304, train: 64 }),
+            fallbacks: vec![Remark { name: "long_trains".into(), text: "the kernel takes 64".into() }],
+            workers: vec![
+                Worker { worker: 0, outbound_packets: 1, outbound_octets: 84, outbound_strays: 7, ..Worker::default() },
+                Worker { worker: 1, inbound_packets: 20, inbound_octets: 2_000, inbound_strays: 3, ..Worker::default() },
+            ],
             peers: vec![beta(), gamma(), Peer::new("delta", PeerState::Idle)],
             control: ControlCounters::default(),
             warnings: vec!["peers[0].psk: a key".into()],
@@ -335,6 +396,7 @@ mod tests {
 alpha: underpass 1.2.3, running for 2 h 2 min
 reached at 192.0.2.1
 underpass0: MTU 1400, 1 queue, backend offload, offloads tcp udp
+queues: 500 (asked for 1000) packets at the device, 208.0 KiB (asked for 4.0 MiB) in, 4.0 MiB out at each socket; 64 datagrams per train
 
 PEER   STATE    REMOTE            LAST PROOF  IN    OUT      SUITE
 beta   up       192.0.2.2:4501    4 s ago     84 B  2.9 MiB  aes256gcm16-esn
@@ -342,9 +404,16 @@ gamma  one-way  (192.0.2.3:4600)  never       0 B   0 B      -
 delta  idle     -                 never       0 B   0 B      -
   gamma: one-way: we hear the peer, but it does not answer; last error: the peer refused: \\u{1b}[2JNO
 
+WORKER  IN                   OUT              STRAYS IN  STRAYS OUT
+0       0 packets   0 B      1 packet   84 B  0          7
+1       20 packets  2.0 KiB  0 packets  0 B   3          0
+
 dropped packets
   1234  no_route  no peer owns the destination
      7  replay    the sequence number was seen before
+
+fallbacks
+  long_trains  the kernel takes 64
 
 warnings
   peers[0].psk: a key
@@ -369,7 +438,7 @@ beta: up
                        post-quantum: yes
                        SPIs 0123456789abcdef (ours), fedcba9876543210 (theirs)
                        initiator, 1 h 1 min old, rekey in 2 h 46 min
-  CHILD_SA             aes256gcm16-esn, in use, 1 min 40 s old
+  CHILD_SA             aes256gcm16-esn, in use, 1 min 40 s old, worker 1 alone
                        10.42.1.0/24 (ours) <-> 10.42.2.0/24, 10.43.0.0/16 (theirs)
                        inbound SPI c0000100, 1 packet, 84 B
                        outbound SPI c0000201, 2000 packets, 2.9 MiB

@@ -33,6 +33,15 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// The device; none before it is open.
     pub tun: Option<Tun>,
+    /// The sockets that ESP travels by; none before they are open.
+    #[serde(default)]
+    pub sockets: Option<Sockets>,
+    /// What this kernel, or the route of the moment, does not do; packets go another way, which costs time.
+    #[serde(default)]
+    pub fallbacks: Vec<Remark>,
+    /// The workers, by number.
+    #[serde(default)]
+    pub workers: Vec<Worker>,
     /// Every configured peer, by name.
     pub peers: Vec<Peer>,
     /// Dropped packets by reason: only those that happened.
@@ -54,6 +63,9 @@ impl Status {
             advertise: Vec::new(),
             uptime_seconds: 0,
             tun: None,
+            sockets: None,
+            fallbacks: Vec::new(),
+            workers: Vec::new(),
             peers: Vec::new(),
             drops: Drops::default(),
             control: ControlCounters::default(),
@@ -99,6 +111,53 @@ pub struct Tun {
     /// What travels as super-packets between the host's stack and the agent: `tcp`, `udp`. What the kernel refuses is missing.
     #[serde(default)]
     pub offloads: Vec<String>,
+    /// Packets and super-packets that we asked the kernel to let wait for a queue of the device.
+    #[serde(default)]
+    pub txqueuelen_wanted: Option<u32>,
+    /// What it granted.
+    #[serde(default)]
+    pub txqueuelen: Option<u32>,
+}
+
+/// The sockets that ESP travels by. Where workers differ, the worst.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Sockets {
+    /// Octets that we asked the kernel to hold, each way.
+    pub wanted_octets: u64,
+    /// What it granted for datagrams that came in.
+    pub receive_octets: u64,
+    /// And for those that are to leave.
+    pub send_octets: u64,
+    /// Datagrams that leave with one system call as a train, at most; 1 without UDP_SEGMENT.
+    pub train: u64,
+}
+
+/// A name for programs and a sentence for people.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Remark {
+    /// Which one.
+    pub name: String,
+    /// What it means.
+    pub text: String,
+}
+
+/// One worker: the thread that owns the TUN queue, the socket and the SAs of its number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Worker {
+    /// Its number.
+    pub worker: u8,
+    /// Inner packets that its SAs opened.
+    pub inbound_packets: u64,
+    /// Their octets.
+    pub inbound_octets: u64,
+    /// Inner packets that its SAs sealed.
+    pub outbound_packets: u64,
+    /// Their octets.
+    pub outbound_octets: u64,
+    /// ESP datagrams that came to its socket and that it handed to the worker whose SPI they bear.
+    pub inbound_strays: u64,
+    /// What it read from its TUN queue (packets or super-packets) and handed to a worker that has an SA for it.
+    pub outbound_strays: u64,
 }
 
 /// One peer.
@@ -275,6 +334,12 @@ pub struct Child {
     pub suite: String,
     /// Whether we send with it; others are about to take over, or only receive what is still under way.
     pub active: bool,
+    /// Our worker that owns it.
+    #[serde(default)]
+    pub worker: u8,
+    /// Whether it is for this worker only; else every worker may fall back to it.
+    #[serde(default)]
+    pub per_worker: bool,
     /// Since it came up.
     pub age_seconds: u64,
     /// Inner packets that came in.
@@ -335,7 +400,13 @@ mod tests {
             queues: 2,
             backend: "offload".into(),
             offloads: vec!["tcp".into(), "udp".into()],
+            txqueuelen_wanted: Some(1000),
+            txqueuelen: Some(500),
         });
+        status.sockets =
+            Some(Sockets { wanted_octets: 4_194_304, receive_octets: 212_992, send_octets: 4_194_304, train: 128 });
+        status.fallbacks.push(Remark { name: "trains".into(), text: "one by one".into() });
+        status.workers.push(Worker { worker: 0, inbound_packets: 1, inbound_octets: 84, ..Worker::default() });
         let mut peer = Peer::new("beta", PeerState::OneWay);
         peer.dead_direction = Some(PeerDirection::Inbound);
         peer.remote = Some("192.0.2.2:4500".parse().unwrap());
@@ -356,6 +427,8 @@ mod tests {
             outbound_spi: "c0000201".into(),
             suite: "aes256gcm16-esn".into(),
             active: true,
+            worker: 1,
+            per_worker: true,
             age_seconds: 60,
             inbound_packets: 1,
             inbound_octets: 84,
@@ -378,7 +451,16 @@ mod tests {
             "host": "alpha",
             "advertise": [],
             "uptime_seconds": 0,
-            "tun": {"name": "underpass0", "mtu": 1400, "queues": 2, "backend": "offload", "offloads": ["tcp", "udp"]},
+            "tun": {
+                "name": "underpass0", "mtu": 1400, "queues": 2, "backend": "offload", "offloads": ["tcp", "udp"],
+                "txqueuelen_wanted": 1000, "txqueuelen": 500
+            },
+            "sockets": {"wanted_octets": 4_194_304, "receive_octets": 212_992, "send_octets": 4_194_304, "train": 128},
+            "fallbacks": [{"name": "trains", "text": "one by one"}],
+            "workers": [{
+                "worker": 0, "inbound_packets": 1, "inbound_octets": 84, "outbound_packets": 0, "outbound_octets": 0,
+                "inbound_strays": 0, "outbound_strays": 0
+            }],
             "peers": [
                 {
                     "name": "beta", "state": "one-way", "dead_direction": "inbound", "configured_address": "192.0.2.2", "remote": "192.0.2.2:4500",
@@ -391,7 +473,7 @@ mod tests {
                     },
                     "children": [{
                         "inbound_spi": "c0000100", "outbound_spi": "c0000201", "suite": "aes256gcm16-esn",
-                        "active": true, "age_seconds": 60,
+                        "active": true, "worker": 1, "per_worker": true, "age_seconds": 60,
                         "inbound_packets": 1, "inbound_octets": 84, "outbound_packets": 2, "outbound_octets": 168,
                         "local": ["10.42.1.0/24"], "remote": ["10.42.2.0/24"]
                     }],

@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "this module is where it belongs")]
 
 pub mod caps;
+pub mod faults;
 pub mod netlink;
 pub mod netns;
 pub mod nft;

@@ -15,6 +15,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use crate::model::Gso;
+use crate::sys::faults::Fault;
 
 /// Where the kernel offers TUN devices.
 const CLONE_DEVICE: &str = "/dev/net/tun";
@@ -100,6 +101,8 @@ pub struct TunDevice {
     pub offloads: Offloads,
     /// Its queues, in order.
     pub queues: Vec<Box<dyn TunQueue>>,
+    /// A second way to the first queue, for whoever tries out what the device takes; the native backend has one.
+    pub tester: Option<Box<dyn TunQueue + Sync>>,
 }
 
 /// What was read.
@@ -182,7 +185,7 @@ fn open_offload(name: &str, queues: usize, offload: bool) -> Result<TunDevice, T
         return Err(TunError::TooManyQueues(queues));
     }
     let offloads = Offloads::default();
-    let mut device = TunDevice { name: name.to_owned(), offloads, queues: Vec::with_capacity(queues) };
+    let mut device = TunDevice { name: name.to_owned(), offloads, queues: Vec::with_capacity(queues), tester: None };
     for number in 0..queues {
         let file = open_clone_device()?;
         let exclusive = if number == 0 { libc::IFF_TUN_EXCL } else { 0 };
@@ -190,6 +193,10 @@ fn open_offload(name: &str, queues: usize, offload: bool) -> Result<TunDevice, T
         ioctl_value(&file, libc::TUNSETVNETHDRSZ, "TUNSETVNETHDRSZ", &(VNET_HEADER_LEN as libc::c_int))?;
         // They are the device's, not the queue's: each queue asks for the same and gets the same.
         device.offloads = set_offloads(&file, offload)?;
+        if number == 0 {
+            let file = file.try_clone().map_err(|source| TunError::Refused { step: "dup", source })?;
+            device.tester = Some(Box::new(OffloadQueue { file }));
+        }
         device.queues.push(Box::new(OffloadQueue { file }));
     }
     Ok(device)
@@ -203,7 +210,13 @@ const UDP_OFFLOADS: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
 /// Switches on as much as the kernel knows: it refuses flags that it does not.
 fn set_offloads(file: &File, wanted: bool) -> Result<Offloads, TunError> {
-    let set = |flags: libc::c_uint| ioctl_plain(file, libc::TUNSETOFFLOAD, "TUNSETOFFLOAD", flags.into());
+    let set = |flags: libc::c_uint| {
+        let no_udp = flags & UDP_OFFLOADS != 0 && Fault::TunNoUdp.is_on();
+        if no_udp || (flags != 0 && Fault::TunNoTcp.is_on()) {
+            return Err(TunError::Refused { step: "TUNSETOFFLOAD", source: io::Error::from_raw_os_error(libc::EINVAL) });
+        }
+        ioctl_plain(file, libc::TUNSETOFFLOAD, "TUNSETOFFLOAD", flags.into())
+    };
     if wanted && set(TCP_OFFLOADS | UDP_OFFLOADS).is_ok() {
         return Ok(Offloads { tcp: true, udp: true });
     }
@@ -295,8 +308,20 @@ impl TunQueue for OffloadQueue {
     }
 
     fn write_super_packet(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        if is_refused_in_test(parts) {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
         let written = rustix::io::writev(&self.file, parts)?;
         if written == parts.iter().map(|part| part.len()).sum::<usize>() { Ok(()) } else { Err(ErrorKind::WriteZero.into()) }
+    }
+}
+
+/// Whether a test wants the kernel to refuse such a super-packet.
+fn is_refused_in_test(parts: &[IoSlice<'_>]) -> bool {
+    match parts.first().and_then(|header| header.get(1)).map(|kind| kind & !VnetHeader::GSO_ECN) {
+        Some(VnetHeader::GSO_TCPV4 | VnetHeader::GSO_TCPV6) => Fault::TunWriteTcp.is_on(),
+        Some(VnetHeader::GSO_UDP_L4) => Fault::TunWriteUdp.is_on(),
+        _ => false,
     }
 }
 
@@ -395,7 +420,7 @@ fn open_plain(name: &str, queues: usize) -> Result<TunDevice, TunError> {
     iface.set_non_blocking().map_err(|source| TunError::Refused { step: "FIONBIO", source })?;
     let name = iface.name().to_owned();
     let queues: Vec<Box<dyn TunQueue>> = vec![Box::new(PlainQueue { iface })];
-    Ok(TunDevice { name, offloads: Offloads::default(), queues })
+    Ok(TunDevice { name, offloads: Offloads::default(), queues, tester: None })
 }
 
 #[cfg(not(feature = "tun-tap"))]

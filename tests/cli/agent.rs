@@ -399,7 +399,10 @@ fn an_agent_sets_the_host_up_and_takes_everything_back() {
     let status = host.status();
     assert_eq!(
         status["tun"],
-        serde_json::json!({"name": "underpass0", "mtu": 1400, "queues": 2, "backend": "offload", "offloads": ["tcp", "udp"]})
+        serde_json::json!({
+            "name": "underpass0", "mtu": 1400, "queues": 2, "backend": "offload", "offloads": ["tcp", "udp"],
+            "txqueuelen_wanted": 1000, "txqueuelen": 1000
+        })
     );
     assert_eq!(status["host"], "alpha");
     assert_eq!(host.addresses(), ["10.42.1.1/32"], "and no link-local one");

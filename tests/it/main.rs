@@ -8,6 +8,7 @@ mod lab;
 
 mod commands;
 mod demo;
+mod fallback;
 mod foreign;
 mod foreign_alone;
 mod loops;

@@ -1,5 +1,6 @@
 //! Two of our own agents: traffic, true states, meeting starts, loss, other ports, and what must not get in.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::lab::agent::{Agent, AgentConfig, Peer, PeerConfig, Proof};
@@ -43,16 +44,17 @@ fn both_ping(lab: &Lab) {
     assert_eq!(ping(&lab.beta, &lab.alpha, 10).lost(), 0, "beta to alpha");
 }
 
-/// Both ends hold the same IKE SA and the same single CHILD_SA; their two views.
+/// Both ends hold the same IKE SA and the same CHILD_SAs, of which one is not for a single worker; their two views.
 fn wait_until_agreed(alpha: &Agent, beta: &Agent) -> (Peer, Peer) {
     let swapped = |(one, other): (String, String)| (other, one);
     let agree = || {
         let (a, b) = (alpha.peer("beta"), beta.peer("alpha"));
         let ike = a.ike_spis().is_some() && a.ike_spis() == b.ike_spis().map(swapped);
-        let children: Vec<_> = b.child_spis().into_iter().map(swapped).collect();
-        (ike && children.len() == 1 && a.child_spis() == children).then_some((a, b))
+        let theirs: BTreeSet<_> = b.child_spis().into_iter().map(swapped).collect();
+        let same = BTreeSet::from_iter(a.child_spis()) == theirs;
+        (ike && same && a.shared_spis().len() == 1).then_some((a, b))
     };
-    wait_for("one IKE SA and one CHILD_SA, the same on both ends", Duration::from_secs(20), agree).0
+    wait_for("one IKE SA and one shared CHILD_SA, the same on both ends", Duration::from_secs(20), agree).0
 }
 
 /// Traffic both ways with nothing on the wire but IKE and ESP.
@@ -75,6 +77,11 @@ fn carries_traffic_in_secret(queues: u16, backend: &'static str) {
         eprintln!("{} to {}: {:.0} Mbit/s", from.name, to.name, rate / 1e6);
         assert!(rate > 5e6, "{rate} bit/s");
     }
+    let status = alpha.status();
+    let workers = status["workers"].as_array().expect("a list of workers");
+    assert_eq!(Some(workers.len() as u64), status["tun"]["queues"].as_u64());
+    let sum = |name: &str| workers.iter().map(|worker| worker[name].as_u64().expect("a number")).sum::<u64>();
+    assert!(sum("inbound_packets") > 1000 && sum("outbound_octets") > 1_000_000, "{workers:?}");
 }
 
 #[test]
@@ -380,7 +387,7 @@ fn noise_is_counted_and_changes_nothing() {
     }
     assert_eq!(pings.wait().lost(), 0);
     let after = beta.peer("alpha");
-    assert_eq!((after.state(), after.ike_spis(), after.child_spis()), ("up", before.ike_spis(), before.child_spis()));
+    assert_eq!((after.state(), after.ike_spis(), after.shared_spis()), ("up", before.ike_spis(), before.shared_spis()));
 }
 
 /// A neighbour on the LAN sends a packet with an overlay source in clear, to an overlay address: it must not get in.

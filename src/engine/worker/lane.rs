@@ -22,6 +22,7 @@ use crate::engine::Shared;
 use crate::engine::coalesce::Coalescer;
 use crate::engine::exchange::{Content, Member, Parcel};
 use crate::engine::forward::Forwarder;
+use crate::engine::narrow::Narrow;
 use crate::engine::sink::{TunSink, write_to_tun};
 use crate::engine::stranger::Stranger;
 use crate::esp::{Config, DataPlane, Event, Inbox, Incoming, Outbox, Outcome, Outgoing, Update};
@@ -35,6 +36,13 @@ const OUTBOX_OCTETS: usize = 256 << 10;
 
 /// Datagrams of the outbox: those of one super-packet at the smallest MSS in use (536), and a batch besides.
 const OUTBOX_DATAGRAMS: usize = 256;
+
+/// Datagrams of one receive at first; more make the list grow once.
+const MAX_INCOMING: usize = 1024;
+
+/// Datagrams that are opened together: 16 of 1500 octets leave room in the first-level cache, where what is to be joined is
+/// read once more for its checksum.
+const OPEN_TOGETHER: usize = 16;
 
 /// Parcels per turn.
 const PARCEL_BATCH: usize = 64;
@@ -90,8 +98,11 @@ pub(super) struct Lane {
     send: SendBatch,
     backlog: Option<Backlog>,
     rest: Option<Rest>,
+    narrow: Narrow,
     // Inbound.
     incoming: Vec<Incoming>,
+    /// Those of them whose SA is not here yet.
+    unknown: Vec<Incoming>,
     inbox: Inbox,
     coalescer: Coalescer,
     released: Vec<(Path, u8, Vec<u8>)>,
@@ -121,7 +132,9 @@ impl Lane {
             send: SendBatch::default(),
             backlog: None,
             rest: None,
-            incoming: Vec::with_capacity(OUTBOX_DATAGRAMS),
+            narrow: Narrow::default(),
+            incoming: Vec::with_capacity(MAX_INCOMING),
+            unknown: Vec::with_capacity(MAX_INCOMING),
             inbox: Inbox::default(),
             coalescer: Coalescer::new(offloads),
             released: Vec::new(),
@@ -150,7 +163,7 @@ impl Lane {
     }
 
     pub(super) fn poll_event(&mut self) -> Option<Event> {
-        self.plane.poll_event().or_else(|| self.stranger.poll_event())
+        self.plane.poll_event().or_else(|| self.stranger.poll_event()).or_else(|| self.narrow.poll_event())
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
@@ -307,6 +320,9 @@ impl Lane {
     fn transmit(&mut self, now: Instant, mut backlog: Backlog) {
         let (datagrams, octets) = self.outbox.datagrams();
         let report = self.udp.send(&mut self.send, octets, &datagrams[backlog.done..]);
+        if let Some(place) = report.narrow {
+            self.narrow.note(now, datagrams[backlog.done + place].path);
+        }
         backlog.done += report.done;
         let mut failed = report.too_large + report.no_buffers + report.refused;
         if report.blocked && now.since(backlog.since) < BACKLOG_PATIENCE {
@@ -334,18 +350,25 @@ impl Lane {
     /// Opens the gathered datagrams, which lie in `buffer`.
     pub(super) fn open(&mut self, now: Instant, buffer: &mut [u8]) {
         if !self.incoming.is_empty() {
-            self.plane.handle_outer(now, buffer, &self.incoming, false, &mut self.inbox);
-            self.deliver(buffer);
-            self.pass_on_strays(buffer);
-            self.incoming.clear();
-            if !self.inbox.unknown.is_empty() {
-                // The order that installs the SA may have overtaken nothing but our attention.
-                mem::swap(&mut self.incoming, &mut self.inbox.unknown);
-                self.take_orders(now);
-                self.plane.handle_outer(now, buffer, &self.incoming, true, &mut self.inbox);
-                self.deliver(buffer);
-                self.incoming.clear();
+            let incoming = mem::take(&mut self.incoming);
+            let mut unknown = mem::take(&mut self.unknown);
+            for group in incoming.chunks(OPEN_TOGETHER) {
+                self.plane.handle_outer(now, buffer, group, false, &mut self.inbox);
+                self.join(buffer);
+                self.pass_on_strays(buffer);
+                unknown.append(&mut self.inbox.unknown);
             }
+            self.write_joined(buffer);
+            if !unknown.is_empty() {
+                // The order that installs the SA may have overtaken nothing but our attention.
+                self.take_orders(now);
+                self.plane.handle_outer(now, buffer, &unknown, true, &mut self.inbox);
+                self.deliver(buffer);
+                unknown.clear();
+            }
+            self.unknown = unknown;
+            self.incoming = incoming;
+            self.incoming.clear();
         }
         self.forward.flush();
     }
@@ -361,32 +384,38 @@ impl Lane {
 
     /// Writes the inner packets of the inbox, which lie in `buffer`, to the TUN.
     fn deliver(&mut self, buffer: &[u8]) {
+        self.join(buffer);
+        self.write_joined(buffer);
+    }
+
+    /// Joins the inner packets of the inbox with those before them, and writes what cannot be joined.
+    fn join(&mut self, buffer: &[u8]) {
+        self.coalescer.set_offloads(self.shared.joined.offloads());
         let mut sink = TunSink::new(self.tun.as_ref(), &self.drops, buffer);
         for &(start, len) in &self.inbox.packets {
             self.coalescer.push(buffer, start, len, &mut sink);
         }
+        if let Some(gso) = sink.refused() {
+            self.stop_joining(gso);
+        }
+    }
+
+    /// Writes what is joined. `buffer` may be used for other datagrams then.
+    fn write_joined(&mut self, buffer: &[u8]) {
+        let mut sink = TunSink::new(self.tun.as_ref(), &self.drops, buffer);
         self.coalescer.flush(buffer, &mut sink);
         if let Some(gso) = sink.refused() {
             self.stop_joining(gso);
         }
     }
 
-    /// The kernel does not take such super-packets: packets of that protocol go one by one from now on.
+    /// The kernel does not take such super-packets: packets of that protocol go one by one on every worker, until the agent
+    /// tries again.
     fn stop_joining(&mut self, gso: Gso) {
-        let mut offloads = self.coalescer.offloads();
-        let shown = &self.shared.joined;
-        let (joined, shown, name) = match gso {
-            Gso::Udp(_) => (&mut offloads.udp, &shown.udp, "UDP"),
-            _ => (&mut offloads.tcp, &shown.tcp, "TCP"),
-        };
-        *joined = false;
-        // The first worker that learns it tells it for all.
-        if shown.swap(false, Ordering::Relaxed) {
-            tracing::warn!(
-                "the kernel refuses joined {name} packets on the TUN device: they are written one by one from now on"
-            );
-        }
-        self.coalescer.set_offloads(offloads);
+        let joined = &self.shared.joined;
+        let of_protocol = if matches!(gso, Gso::Udp(_)) { &joined.udp } else { &joined.tcp };
+        of_protocol.store(false, Ordering::Relaxed);
+        self.coalescer.set_offloads(joined.offloads());
     }
 
     /// Hands an IKE message to the control thread.

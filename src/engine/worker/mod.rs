@@ -157,8 +157,8 @@ impl Worker {
                 break;
             }
             match self.udp.receive(&mut self.receive) {
-                // Fewer than there is room for: the queue was empty, and the next arrival will be told.
-                Ok(count) => self.udp_ready = count == RECEIVE_BATCH,
+                // Otherwise the queue was empty, and the next arrival will be told.
+                Ok(may_have_more) => self.udp_ready = may_have_more,
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => self.udp_ready = false,
                     ErrorKind::Interrupted | ErrorKind::OutOfMemory => {}

@@ -14,17 +14,19 @@
 //! ```
 //!
 //! If both rekey the same CHILD_SA, both answer; of the four nonces the lowest loses, and who asked for that SA deletes it.
+//! Between our own hosts there is one CHILD_SA per worker besides: see `worker_child`.
 
 use bytes::Bytes;
 
 use super::negotiate::{self, Answer, Nonces, Offer, Refusal, Setting};
+use super::worker_child::resource_info;
 use crate::ike::child::{Child, Phase, Then};
 use crate::ike::contents::Contents;
-use crate::ike::limits::{MAX_CHILDREN, RETRY_REKEY};
+use crate::ike::limits::RETRY_REKEY;
 use crate::ike::shared::Shared;
 use crate::ike::state::{Established, IkeSa, Job, Task, stay};
 use crate::ike::{CloseReason, Event};
-use crate::model::{ChildSaParams, DropReason, Instant, KeGroup, Spi};
+use crate::model::{ChildSaParams, DropReason, Instant, KeGroup, Spi, WorkerIndex};
 use crate::wire::ike::{ExchangeType, Notify, NotifyType, Payload, Protocol};
 
 /// Our request.
@@ -33,35 +35,53 @@ pub struct ChildTask {
     pub offer: Offer,
     /// The inbound SPI of the CHILD_SA that it replaces.
     pub replaces: Option<Spi>,
+    /// What it is for: none is everything, else this worker of ours.
+    pub purpose: Option<WorkerIndex>,
     /// The lower nonce of the SA that the peer made by rekeying the same CHILD_SA meanwhile.
     pub rival_nonce: Option<Bytes>,
     /// SPIs that the peer deleted meanwhile and that we did not know: one may be that of the answer, which is late.
     pub deleted: Vec<Spi>,
 }
 
+impl ChildTask {
+    /// Whether it asks for a first CHILD_SA of a worker.
+    pub const fn asks_for_worker(&self) -> bool {
+        self.purpose.is_some() && self.replaces.is_none()
+    }
+}
+
 impl Established {
     // --- initiator ---
 
     pub fn start_create_child(&mut self, shared: &mut Shared, now: Instant) -> Option<Task> {
-        if self.children.values().any(Child::is_live) {
+        if self.has_live(None) {
             return None;
         }
-        self.start_child(shared, now, None)
+        self.start_child(shared, now, None, None)
     }
 
     pub fn start_rekey_child(&mut self, shared: &mut Shared, now: Instant, old: Spi) -> Option<Task> {
-        if !self.children.get(&old)?.can_be_rekeyed() {
+        let child = self.children.get(&old)?;
+        if !child.can_be_rekeyed() {
             return None;
         }
-        self.start_child(shared, now, Some(old))
+        let purpose = child.purpose();
+        self.start_child(shared, now, Some(old), purpose)
     }
 
-    fn start_child(&mut self, shared: &mut Shared, now: Instant, replaces: Option<Spi>) -> Option<Task> {
+    pub fn start_child(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        replaces: Option<Spi>,
+        purpose: Option<WorkerIndex>,
+    ) -> Option<Task> {
         let config = self.birth.config.clone();
         // The group of the IKE SA is one that the peer speaks.
         let group = self.birth.suite.group;
-        let offer = Offer::in_create_child_sa(shared, &config, self.session.local_spi, group);
-        let task = ChildTask { offer, replaces, rival_nonce: None, deleted: Vec::new() };
+        let owner = purpose.unwrap_or(config.owner);
+        let offer = Offer::in_create_child_sa(shared, &config, owner, self.session.local_spi, group);
+        let task = ChildTask { offer, replaces, purpose, rival_nonce: None, deleted: Vec::new() };
         self.send_child_request(shared, now, &task);
         Some(Task::Child(Box::new(task)))
     }
@@ -70,6 +90,8 @@ impl Established {
         let mut payloads = Vec::new();
         if let Some(old) = task.replaces {
             payloads.push(Payload::Notify(child_notify(NotifyType::RekeySa, Some(old))));
+        } else if let Some(worker) = task.purpose {
+            payloads.push(resource_info(worker));
         }
         payloads.extend(task.offer.payloads(&self.birth.config));
         self.ask(shared, now, ExchangeType::CreateChildSa, &payloads);
@@ -96,6 +118,9 @@ impl Established {
         match task.offer.accept(setting, source, &nonce_r, response) {
             Ok(Answer::Child(params)) if self.child_by_outbound(params.outbound_spi).is_some() => {
                 self.child_unusable(shared, now, &task, "the answer's SPI is in use by another CHILD_SA".to_owned());
+            }
+            Ok(Answer::Child(params)) if task.asks_for_worker() && response.notify(NotifyType::SaResourceInfo).is_none() => {
+                self.worker_child_unbound(shared, now, &task, &params);
             }
             Ok(Answer::Child(params)) if !nonce_r.is_empty() => self.child_agreed(shared, now, &task, *params, nonce_r),
             Ok(Answer::OtherGroup(group)) => return self.retry_child(shared, now, task, group),
@@ -127,7 +152,7 @@ impl Established {
         let low_nonce = task.offer.nonce.clone().min(nonce_r);
         let lost = task.rival_nonce.as_ref().is_some_and(|rival| low_nonce < *rival);
         let old = task.replaces.filter(|old| self.children.contains_key(old));
-        let pointless = task.replaces.is_some() && old.is_none() && self.children.values().any(Child::is_live);
+        let pointless = task.replaces.is_some() && old.is_none() && self.has_live(task.purpose);
         if task.deleted.contains(&params.outbound_spi) {
             // The Delete overtook the answer.
             shared.release_spi(params.inbound_spi);
@@ -140,7 +165,8 @@ impl Established {
             return;
         }
         let mut child = Child::new(&params, Phase::Standby, true, low_nonce, now);
-        let ticket = shared.install(params);
+        child.per_worker = task.purpose.is_some();
+        let ticket = shared.install_for(params, child.per_worker);
         child.phase = Phase::Installing(ticket, Then::UseAndDelete(old));
         if let Some(old) = old.and_then(|old| self.children.get_mut(&old)) {
             old.successor = Some(child.inbound_spi);
@@ -156,7 +182,11 @@ impl Established {
         shared.drop(DropReason::IkeMalformed);
         self.adopt_child(Child::unwanted(task.offer.spi, None, task.offer.nonce.clone(), now));
         self.enqueue(Job::DeleteChild(task.offer.spi));
-        shared.event(Event::ChildFailed { peer: self.peer(), reason: CloseReason::WeRefused(sentence) });
+        let reason = CloseReason::WeRefused(sentence);
+        if task.asks_for_worker() {
+            return self.no_more_worker_children(shared, now, reason);
+        }
+        shared.event(Event::ChildFailed { peer: self.peer(), reason });
         self.postpone(shared, now, task.replaces);
     }
 
@@ -174,10 +204,15 @@ impl Established {
             }
             // It is gone here too: deleted by the peer while we asked.
             (_, None) if task.replaces.is_some() => self.want_child_now(now),
+            // The worker asks again while it has packets.
+            (NotifyType::TemporaryFailure, _) if task.asks_for_worker() => {}
             (NotifyType::TemporaryFailure, _) => self.postpone(shared, now, task.replaces),
             (error, _) => {
                 let notify = error.name().into_owned();
                 let reason = CloseReason::PeerRefused { notify, authenticated: true };
+                if task.asks_for_worker() {
+                    return self.no_more_worker_children(shared, now, reason);
+                }
                 shared.event(Event::ChildFailed { peer: self.peer(), reason });
                 self.postpone(shared, now, task.replaces);
             }
@@ -215,9 +250,11 @@ impl Established {
             return Err(Refusal::new(NotifyType::TemporaryFailure, "the IKE SA is being rekeyed"));
         }
         let old = request.notify(NotifyType::RekeySa).map(|notify| self.rekeyed_child(notify)).transpose()?;
-        if self.children.len() >= MAX_CHILDREN {
-            return Err(Refusal::new(NotifyType::NoAdditionalSas, format!("there are {MAX_CHILDREN} CHILD_SAs already")));
-        }
+        let purpose = match old.and_then(|old| self.children.get(&old)) {
+            Some(old) => old.purpose(),
+            None => self.worker_asked_for(shared, request),
+        };
+        self.check_room(purpose.is_some(), old.is_some())?;
         if !shared.may_ask_for_sa(now, self.peer()) {
             return Err(Refusal::too_many());
         }
@@ -226,15 +263,21 @@ impl Established {
         let nonce_r = shared.nonce();
         let config = self.birth.config.clone();
         let setting = Setting::new(shared, &config, self.session.esp_path(shared.config.natt_port));
+        let setting = setting.owned_by(purpose.unwrap_or(config.owner));
         let nonces = Nonces { initiator: nonce_i, responder: &nonce_r, in_auth: false };
-        let (params, payloads) = negotiate::answer(shared, self.session.local_spi, setting, self.source(), nonces, request)?;
+        let (params, mut payloads) =
+            negotiate::answer(shared, self.session.local_spi, setting, self.source(), nonces, request)?;
         if self.child_by_outbound(params.outbound_spi).is_some() {
             shared.spi_owners.remove(&params.inbound_spi);
             return Err(Refusal::new(NotifyType::NoProposalChosen, "the proposal's SPI is in use by another CHILD_SA"));
         }
         let low_nonce = nonce_i.clone().min(nonce_r);
+        if let Some(worker) = purpose.filter(|_| old.is_none()) {
+            payloads.push(resource_info(worker));
+        }
         let mut child = Child::new(&params, Phase::Standby, false, low_nonce.clone(), now);
-        let ticket = shared.install(params);
+        child.per_worker = purpose.is_some();
+        let ticket = shared.install_for(params, child.per_worker);
         child.phase = Phase::Installing(ticket, Then::Answer);
         self.session.respond_after(ticket, &payloads);
         if let Some(old) = old {

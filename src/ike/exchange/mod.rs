@@ -13,3 +13,4 @@ pub mod create_child;
 pub mod informational;
 pub mod negotiate;
 pub mod rekey_ike;
+pub mod worker_child;

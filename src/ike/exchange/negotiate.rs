@@ -11,7 +11,7 @@ use crate::ike::narrow::{is_subset, narrow};
 use crate::ike::proposals::{accept_esp, choose_esp, offer_esp};
 use crate::ike::shared::Shared;
 use crate::ike::{PeerConfig, config::EndpointConfig};
-use crate::model::{ChildSaParams, ChildSuite, IkeSpi, KeGroup, Lifetime, Path, Secret, Spi, TrafficSelector};
+use crate::model::{ChildSaParams, ChildSuite, IkeSpi, KeGroup, Lifetime, Path, Secret, Spi, TrafficSelector, WorkerIndex};
 use crate::wire::ike::{KeyExchangePayload, Notify, NotifyType, Payload, Proposal, Protocol};
 
 /// Why we do not make what the peer asks for: the notify for the peer, the sentence for our log.
@@ -53,6 +53,8 @@ pub struct Source<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Setting<'a> {
     pub config: &'a PeerConfig,
+    /// The worker that will own it.
+    pub owner: WorkerIndex,
     pub path: Path,
     pub replay_window: u32,
     pub lifetime: Lifetime,
@@ -61,7 +63,13 @@ pub struct Setting<'a> {
 impl<'a> Setting<'a> {
     pub fn new(shared: &mut Shared, config: &'a PeerConfig, path: Path) -> Self {
         let EndpointConfig { replay_window, .. } = shared.config;
-        Self { config, path, replay_window, lifetime: shared.lifetime() }
+        Self { config, owner: config.owner, path, replay_window, lifetime: shared.lifetime() }
+    }
+
+    /// The same, placed with this worker.
+    pub const fn owned_by(mut self, owner: WorkerIndex) -> Self {
+        self.owner = owner;
+        self
     }
 
     #[allow(clippy::too_many_arguments, reason = "a CHILD_SA has that many parts")]
@@ -117,14 +125,20 @@ pub enum Answer {
 impl Offer {
     /// The offer of IKE_AUTH, which has the exchange's nonces and no key exchange of its own.
     pub fn in_auth(shared: &mut Shared, config: &PeerConfig, ike: IkeSpi, nonce: Bytes) -> Self {
-        let spi = shared.reserve_spi(config, ike);
+        let spi = shared.reserve_spi(config, config.owner, ike);
         let proposals = offer_esp(&config.suites, &[], spi);
         Self { spi, nonce, proposals, key_exchange: None, groups_tried: 0 }
     }
 
     /// The offer of CREATE_CHILD_SA: with a key exchange, or (a second set of proposals) without, for peers that do none here.
-    pub fn in_create_child_sa(shared: &mut Shared, config: &PeerConfig, ike: IkeSpi, group: KeGroup) -> Self {
-        let spi = shared.reserve_spi(config, ike);
+    pub fn in_create_child_sa(
+        shared: &mut Shared,
+        config: &PeerConfig,
+        owner: WorkerIndex,
+        ike: IkeSpi,
+        group: KeGroup,
+    ) -> Self {
+        let spi = shared.reserve_spi(config, owner, ike);
         let nonce = shared.nonce();
         let key_exchange = crypto::key_exchange(group, &mut *shared.rng);
         let mut groups = KeGroup::ALL.to_vec();
@@ -256,7 +270,7 @@ pub fn answer(
         nonces.responder,
         chosen.suite.aead,
     );
-    let inbound_spi = shared.allocate_spi(config.owner, ike);
+    let inbound_spi = shared.allocate_spi(setting.owner, ike);
     let mut answer = chosen.answer;
     answer.spi = Bytes::copy_from_slice(&inbound_spi.value().to_be_bytes());
     payloads.insert(0, Payload::SecurityAssociation(vec![answer]));

@@ -67,6 +67,7 @@ pub fn endpoint_config() -> EndpointConfig {
         replay_window: 4096,
         ike_port: 500,
         natt_port: 4500,
+        workers: 1,
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::ike::Event;
-use crate::model::{ChildSaParams, Instant, PeerIndex, Spi, Ticket};
+use crate::model::{ChildSaParams, Instant, PeerIndex, Spi, Ticket, WorkerIndex};
 
 /// What a data plane of one host was told.
 #[derive(Debug, Default)]
@@ -13,8 +13,11 @@ pub struct Plane {
     pub installed: Vec<ChildSaParams>,
     /// Parked.
     pub reserved: BTreeSet<Spi>,
-    /// Who sends, by peer.
+    /// Who sends, by peer: what every worker falls back to.
     pub active: BTreeMap<PeerIndex, Spi>,
+    /// The SAs for single workers that are sent with.
+    pub own: BTreeMap<(PeerIndex, WorkerIndex), Spi>,
+    per_worker: BTreeSet<Spi>,
     /// Retired, still open inbound until then.
     pub grace: BTreeMap<Spi, Instant>,
     /// How many SAs were ever installed.
@@ -68,15 +71,21 @@ impl Plane {
             Event::Release { spi } => {
                 self.reserved.remove(spi);
             }
-            Event::Install { child, ticket } => {
+            Event::Install { child, per_worker, ticket } => {
+                if *per_worker {
+                    self.per_worker.insert(child.inbound_spi);
+                }
                 self.reserved.remove(&child.inbound_spi);
                 self.installed.push((**child).clone());
                 self.installs += 1;
                 self.pending.push_back((now + install_delay, *ticket));
             }
             Event::Activate { spi } => {
-                if let Some(peer) = self.receiver(*spi).map(|child| child.peer) {
-                    self.active.insert(peer, *spi);
+                let peer = self.receiver(*spi).map(|child| child.peer);
+                match peer {
+                    Some(peer) if self.per_worker.contains(spi) => drop(self.own.insert((peer, spi.owner()), *spi)),
+                    Some(peer) => drop(self.active.insert(peer, *spi)),
+                    None => {}
                 }
             }
             Event::Retire { spi, at_once } => self.retire(now, *spi, *at_once),
@@ -96,9 +105,14 @@ impl Plane {
         if !at_once {
             self.grace.insert(spi, now + GRACE);
         }
+        if self.own.get(&(gone.peer, spi.owner())) == Some(&spi) {
+            self.own.remove(&(gone.peer, spi.owner()));
+        }
         if self.active.get(&gone.peer) == Some(&spi) {
             // The newest standby takes over.
-            match self.installed.iter().rfind(|child| child.peer == gone.peer) {
+            let falls_back =
+                |child: &&ChildSaParams| child.peer == gone.peer && !self.per_worker.contains(&child.inbound_spi);
+            match self.installed.iter().rfind(falls_back) {
                 Some(heir) => self.active.insert(gone.peer, heir.inbound_spi),
                 None => self.active.remove(&gone.peer),
             };

@@ -143,7 +143,7 @@ impl AuthSent {
         let AuthSent { start, mut offer } = *self;
         let AuthStart { mut session, config, suite, keys, started, record, .. } = start;
         let spis = session.spis();
-        session.nat.observe_vendor_id(response, spis, session.path);
+        let kin = session.nat.observe_vendor_id(response, spis, session.path);
         let low_nonce = record.low_nonce();
         let source = Source { prf: Prf(suite.prf), sk_d: &keys.sk_d };
         let esp_path = session.esp_path(shared.config.natt_port);
@@ -161,6 +161,7 @@ impl AuthSent {
             config,
             suite,
             sk_d: keys.sk_d.clone(),
+            kin,
             lineage: Lineage {
                 initiator: true,
                 began: started,

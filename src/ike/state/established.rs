@@ -22,7 +22,7 @@ use crate::ike::limits::{
 use crate::ike::session::{Packet, Received, Session};
 use crate::ike::shared::Shared;
 use crate::ike::{CloseReason, Event, IkeSummary, PeerConfig};
-use crate::model::{IkeSpi, IkeSuite, Instant, Path, PeerId, PeerIndex, Secret, Spi, Ticket};
+use crate::model::{IkeSpi, IkeSuite, Instant, Path, PeerId, PeerIndex, Secret, Spi, Ticket, WorkerIndex};
 use crate::wire::ike::{ExchangeType, Payload};
 
 /// Where an IKE SA comes from; its successors by rekey inherit it.
@@ -47,6 +47,8 @@ pub struct Birth {
     pub config: Arc<PeerConfig>,
     pub suite: IkeSuite,
     pub sk_d: Secret,
+    /// Whether the peer is one of our own hosts: it showed our Vendor ID in IKE_AUTH.
+    pub kin: bool,
     pub lineage: Lineage,
 }
 
@@ -55,6 +57,8 @@ pub struct Birth {
 pub enum Job {
     /// A CHILD_SA where there is none.
     CreateChild,
+    /// A CHILD_SA for this worker of ours, which has none.
+    CreateWorkerChild(WorkerIndex),
     /// A successor of the CHILD_SA with this inbound SPI.
     RekeyChild(Spi),
     /// The end of the CHILD_SA with this inbound SPI.
@@ -89,6 +93,7 @@ pub struct Estate {
     pub queue: VecDeque<Job>,
     pub child_retry: Option<Instant>,
     pub child_failures: u32,
+    pub worker_retry: Option<Instant>,
     pub replacement: Option<Replacement>,
     /// Whether a sign of life was asked for and did not come yet.
     pub probing: bool,
@@ -118,6 +123,8 @@ pub struct Established {
     pub pending: Option<Pending>,
     /// After a rekey by the peer: until then we make no request.
     pub silent_until: Option<Instant>,
+    /// The peer wants no more CHILD_SAs for single workers until then.
+    pub worker_retry: Option<Instant>,
     probe_deadline: Option<Instant>,
     child_retry: Option<Instant>,
     child_failures: u32,
@@ -140,6 +147,7 @@ impl Established {
             replacement: None,
             pending: None,
             silent_until: None,
+            worker_retry: None,
             probe_deadline: None,
             child_retry: None,
             child_failures: 0,
@@ -167,6 +175,7 @@ impl Established {
             local_spi: self.session.local_spi,
             remote_spi: self.session.remote_spi,
             initiator: self.session.initiator,
+            kin: self.birth.kin,
             suite: self.birth.suite,
             post_quantum: self.birth.lineage.post_quantum,
             established: self.since,
@@ -246,13 +255,22 @@ impl Established {
         child.phase = Phase::Standby;
         match then {
             Then::UseAndDelete(old) => {
-                child.activate(shared);
+                // A better IKE SA has the traffic by now, and the workers fall back to that one's.
+                if !child.per_worker || self.replacement.is_none() {
+                    child.activate(shared);
+                }
                 if let Some(old) = old {
                     self.enqueue(Job::DeleteChild(old));
                 }
             }
             Then::Answer => {
-                let alone = !self.children.values().any(|child| matches!(child.phase, Phase::Active | Phase::Superseded));
+                // One for a single worker is sent with when the peer has sent on it, so that nothing overtakes our answer.
+                let purpose = child.purpose();
+                let alone = purpose.is_none()
+                    && !self
+                        .children
+                        .values()
+                        .any(|child| child.purpose().is_none() && matches!(child.phase, Phase::Active | Phase::Superseded));
                 if alone && let Some(child) = self.children.get_mut(&spi) {
                     child.activate(shared);
                 }
@@ -294,6 +312,7 @@ impl Established {
             let Some(job) = next.and_then(|place| self.queue.remove(place)) else { return };
             self.task = match job {
                 Job::CreateChild => self.start_create_child(shared, now),
+                Job::CreateWorkerChild(worker) => self.start_worker_child(shared, now, worker),
                 Job::RekeyChild(spi) => self.start_rekey_child(shared, now, spi),
                 Job::DeleteChild(spi) => self.start_delete(shared, now, spi),
                 Job::RekeyIke => Some(self.start_rekey_ike(shared, now)),
@@ -330,7 +349,9 @@ impl Established {
     // --- CHILD_SAs ---
 
     pub fn adopt_child(&mut self, child: Child) {
-        self.child_retry = None;
+        if child.is_live() && !child.per_worker {
+            self.child_retry = None;
+        }
         self.children.insert(child.inbound_spi, child);
     }
 
@@ -348,11 +369,11 @@ impl Established {
         self.want_child(shared, now, true);
     }
 
-    /// If nothing carries traffic, asks for a CHILD_SA after a pause that grows with each failure. `ours`: whether we are the side
+    /// If there is nothing that every worker can fall back to, asks for a CHILD_SA after a pause that grows with each failure. `ours`: whether we are the side
     /// that asked so far; the other one gives it time.
     pub fn want_child(&mut self, shared: &mut Shared, now: Instant, ours: bool) {
-        let creating = matches!(&self.task, Some(Task::Child(task)) if task.replaces.is_none());
-        if creating || self.child_retry.is_some() || self.children.values().any(Child::is_live) {
+        let creating = matches!(&self.task, Some(Task::Child(task)) if task.replaces.is_none() && task.purpose.is_none());
+        if creating || self.child_retry.is_some() || self.has_live(None) {
             return;
         }
         let pause = (RETRY_CHILD_FIRST * (1 << self.child_failures.min(5))).min(RETRY_CHILD_CAP);
@@ -363,26 +384,33 @@ impl Established {
 
     /// The last CHILD_SA is gone and no request brings another: ask for one now.
     pub fn want_child_now(&mut self, now: Instant) {
-        if !self.children.values().any(Child::is_live) {
+        if !self.has_live(None) {
             self.child_retry = Some(now);
         }
     }
 
-    /// Of two CHILD_SAs for the same traffic the one with the lowest nonce goes, deleted by who asked for it. Both ends see the
+    /// Of two CHILD_SAs for the same traffic (and for the same two workers, if they are for single ones) the one with the lowest nonce goes, deleted by who asked for it. Both ends see the
     /// same nonces, so they agree; a peer that wants several gets to keep its own.
     fn surplus(&self) -> Vec<Spi> {
         let works = |child: &&Child| matches!(child.phase, Phase::Standby | Phase::Active) && child.is_live();
         let live: Vec<&Child> = self.children.values().filter(works).collect();
-        let same = |a: &Child, b: &Child| a.local_selectors == b.local_selectors && a.remote_selectors == b.remote_selectors;
+        let workers = |child: &Child| child.purpose().map(|own| (own, child.outbound_spi.map(Spi::owner)));
+        let same = |a: &Child, b: &Child| {
+            workers(a) == workers(b) && a.local_selectors == b.local_selectors && a.remote_selectors == b.remote_selectors
+        };
         let beaten = |child: &&&Child| live.iter().any(|other| same(child, other) && other.low_nonce > child.low_nonce);
         live.iter().filter(|child| child.ours).filter(beaten).map(|child| child.inbound_spi).collect()
     }
 
-    /// Sends with this one's successor, or with the newest that waits, if it has none.
+    /// Sends with this one's successor, or with the newest that waits, if it has none. A worker that is left without falls back
+    /// by itself.
     pub fn hand_over(&mut self, shared: &mut Shared, from: Spi) {
-        let successor = self.children.get(&from).and_then(|child| child.successor);
-        let waits = |child: &&mut Child| child.phase == Phase::Standby && child.inbound_spi != from;
-        let others_active = self.children.values().any(|child| child.phase == Phase::Active && child.inbound_spi != from);
+        let Some((successor, purpose)) = self.children.get(&from).map(|child| (child.successor, child.purpose())) else {
+            return;
+        };
+        let is_other = |child: &Child| child.inbound_spi != from && child.purpose() == purpose;
+        let waits = |child: &&mut Child| child.phase == Phase::Standby && is_other(child);
+        let others_active = self.children.values().any(|child| child.phase == Phase::Active && is_other(child));
         let heir = match successor {
             Some(successor) => self.children.get_mut(&successor).filter(waits),
             None if others_active => None,
@@ -513,6 +541,7 @@ impl Established {
             queue,
             child_retry: self.child_retry,
             child_failures: self.child_failures,
+            worker_retry: self.worker_retry,
             replacement: self.replacement,
             probing: self.is_probing(),
         })
@@ -527,6 +556,7 @@ impl Established {
         estate.queue.into_iter().for_each(|job| self.enqueue(job));
         self.child_retry = estate.child_retry;
         self.child_failures = estate.child_failures;
+        self.worker_retry = estate.worker_retry;
         self.replacement = estate.replacement;
         if estate.probing {
             self.probe(shared, now);

@@ -361,7 +361,7 @@ impl HalfOpen {
         let Proven { config, proof, mut payloads } = proven;
         session.nat = self.nat;
         let spis = session.spis();
-        session.nat.observe_vendor_id(request, spis, session.path);
+        let kin = session.nat.observe_vendor_id(request, spis, session.path);
         let source = Source { prf: Prf(self.suite.prf), sk_d: &keys.sk_d };
         let nonces = Nonces { initiator: &self.record.nonce_i, responder: &self.record.nonce_r, in_auth: true };
         // Without SA payload it is a childless IKE SA (RFC 6023), which is fine.
@@ -376,6 +376,7 @@ impl HalfOpen {
             config: Arc::clone(&config),
             suite: self.suite,
             sk_d: keys.sk_d.clone(),
+            kin,
             lineage: Lineage {
                 initiator: false,
                 began: self.arrived,

@@ -11,6 +11,7 @@ mod fragments;
 mod hand;
 mod handshake;
 mod moves;
+mod per_worker;
 mod post_quantum;
 mod rekey;
 mod seeds;

@@ -101,6 +101,24 @@ fn a_changed_path_mtu_is_told_once() {
 }
 
 #[test]
+fn a_path_that_a_worker_found_narrow_is_held_for_the_peer_that_it_leads_to() {
+    let mut world = two_hosts(12, 1);
+    world.run_for(SECONDS(3));
+    let now = world.now;
+    let node = &mut world.host(ALPHA).node;
+    let (index, path) = node.path_checks(now, 1)[0];
+    // Another port of the same host is the same path.
+    let other_port = Path { remote: (BETA, 4711).into(), ..path };
+    node.handle_path_mtu(now, other_port, 1300);
+    assert_eq!(limits(node), [(Recipient::Worker(WorkerIndex(0)), index, Some(1272))]);
+    node.handle_path_mtu(now, Path { remote: (GAMMA, 4500).into(), ..path }, 1200);
+    assert_eq!(limits(node), [], "nobody is there");
+    assert_eq!(node.path_checks(now, 1), []);
+    node.routes_changed();
+    assert_eq!(node.path_checks(now, 1), [(index, path)], "whatever was known may be wrong");
+}
+
+#[test]
 fn a_peer_that_moves_is_told_of_again() {
     let mut world = two_hosts(10, 1);
     let look = |world: &mut World, outer| {

@@ -130,6 +130,24 @@ impl Netlink {
         self.link_for(name, || format!("look up the interface {name}"))
     }
 
+    /// How many packets the kernel gave to this interface and nobody took.
+    ///
+    /// # Errors
+    /// [`NetlinkError`]; `is_absent` when there is no such interface.
+    pub fn dropped_outbound(&mut self, name: &str) -> Result<u64, NetlinkError> {
+        let action = || format!("read the counters of {name}");
+        let answer = self.ask(RouteNetlinkMessage::GetLink(named(name)), 0, action)?;
+        let dropped = |message| {
+            let RouteNetlinkMessage::NewLink(LinkMessage { attributes, .. }) = message else { return None };
+            attributes.into_iter().find_map(|attribute| match attribute {
+                LinkAttribute::Stats64(counters) => Some(counters.tx_dropped),
+                _ => None,
+            })
+        };
+        let malformed = || NetlinkError::Malformed { action: action(), what: "an interface without counters".to_owned() };
+        answer.into_iter().find_map(dropped).ok_or_else(malformed)
+    }
+
     /// The number of the interface of this name.
     ///
     /// # Errors

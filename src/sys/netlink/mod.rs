@@ -6,11 +6,12 @@
 //! `add address 10.42.1.1/32 to underpass0: Operation not permitted (os error 1)`.
 //!
 //! - `socket` carries requests and answers; `nft` uses it too.
-//! - `link` makes, changes and lists interfaces, `address` and `route` what hangs on them.
+//! - `link` makes, changes and lists interfaces, `address` and `route` what hangs on them; `monitor` hears of changes.
 
 mod address;
 mod error;
 mod link;
+mod monitor;
 mod route;
 pub(crate) mod socket;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 pub use address::Address;
 pub use error::NetlinkError;
 pub use link::{Link, VethEnd};
+pub use monitor::Monitor;
 pub use route::{Route, RouteSpec};
 
 use error::Context;

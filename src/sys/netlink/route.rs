@@ -6,11 +6,14 @@ use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
 };
 
 use super::address::family;
 use super::{Netlink, NetlinkError};
+
+/// RTM_F_FIB_MATCH (linux/rtnetlink.h, 4.13): the table's entry is asked for, not what the kernel made of it since.
+const FIB_MATCH: u32 = 0x2000;
 
 /// A route to be made: this prefix leaves by this interface, without a gateway.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,6 +96,38 @@ impl Netlink {
         let action = || format!("list the routes to {destination}");
         let answer = self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP, action)?;
         Ok(answer.into_iter().filter_map(Route::from_message).filter(|route| route.destination == destination).collect())
+    }
+
+    /// The largest packet that leaves for this address as far as the host's own tables say, in octets: the route's MTU, or its
+    /// interface's. What the kernel heard of the path does not count.
+    ///
+    /// # Errors
+    /// [`NetlinkError`]; above all where no route leads there.
+    pub fn own_mtu(&mut self, destination: IpAddr) -> Result<u32, NetlinkError> {
+        let action = || format!("look up the route to {destination}");
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(destination);
+        message.header.destination_prefix_length = if destination.is_ipv4() { 32 } else { 128 };
+        message.header.flags = RouteFlags::from_bits_retain(FIB_MATCH);
+        message.attributes = vec![RouteAttribute::Destination(RouteAddress::from(destination))];
+        let answer = self.ask(RouteNetlinkMessage::GetRoute(message), 0, action)?;
+        let (mut link_mtu, mut route_mtu) = (None, None);
+        for message in answer {
+            let RouteNetlinkMessage::NewRoute(message) = message else { continue };
+            for attribute in message.attributes {
+                match attribute {
+                    RouteAttribute::Oif(index) => link_mtu = self.link_mtu(index)?,
+                    RouteAttribute::Metrics(metrics) => route_mtu = metrics.iter().find_map(mtu_metric),
+                    _ => {}
+                }
+            }
+        }
+        let malformed = || NetlinkError::Malformed { action: action(), what: "a route without an interface".to_owned() };
+        [link_mtu, route_mtu].into_iter().flatten().min().ok_or_else(malformed)
+    }
+
+    fn link_mtu(&mut self, index: u32) -> Result<Option<u32>, NetlinkError> {
+        Ok(self.links()?.iter().find(|link| link.index == index).map(|link| link.mtu))
     }
 
     fn route_message(&mut self, route: RouteSpec<'_>, action: impl Fn() -> String) -> Result<RouteMessage, NetlinkError> {

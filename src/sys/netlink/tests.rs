@@ -154,6 +154,66 @@ fn the_default_route_and_the_local_table_are_told_apart() {
 }
 
 #[test]
+fn the_tables_say_how_large_a_packet_may_be() {
+    let namespace = Namespace::create().expect("needs root");
+    in_namespace(&namespace, |netlink| {
+        let end = |name| VethEnd { name, namespace: None };
+        netlink.create_veth(end("near"), end("far")).unwrap();
+        netlink.set_mtu("near", 1400).unwrap();
+        netlink.set_up("near").unwrap();
+        netlink.set_up("far").unwrap();
+        netlink.add_address("near", "192.0.2.1/24".parse().unwrap()).unwrap();
+        let narrow = RouteSpec { mtu: Some(1000), ..RouteSpec::new("198.51.100.0/24".parse().unwrap(), "near") };
+        netlink.add_route(narrow).unwrap();
+        assert_eq!(netlink.own_mtu("192.0.2.2".parse().unwrap()).unwrap(), 1400);
+        assert_eq!(netlink.own_mtu("198.51.100.7".parse().unwrap()).unwrap(), 1000);
+        let error = netlink.own_mtu("203.0.113.1".parse().unwrap()).unwrap_err();
+        assert!(error.to_string().starts_with("look up the route to 203.0.113.1: "), "{error}");
+    });
+}
+
+#[test]
+fn changes_are_heard_of_once() {
+    let namespace = Namespace::create().expect("needs root");
+    in_namespace(&namespace, |netlink| {
+        let monitor = Monitor::open().unwrap();
+        assert!(!monitor.has_changed());
+        let changes: [fn(&mut Netlink); 4] = [
+            |netlink| netlink.set_up("lo").unwrap(),
+            |netlink| netlink.set_mtu("lo", 1300).unwrap(),
+            |netlink| netlink.add_address("lo", "192.0.2.1/24".parse().unwrap()).unwrap(),
+            |netlink| netlink.add_route(RouteSpec::new("198.51.100.0/24".parse().unwrap(), "lo")).unwrap(),
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            change(netlink);
+            assert!(monitor.has_changed(), "change {number}");
+            while monitor.has_changed() {}
+        }
+    });
+}
+
+#[test]
+fn what_an_interface_threw_away_is_counted() {
+    let namespace = Namespace::create().expect("needs root");
+    in_namespace(&namespace, |netlink| {
+        let device = crate::sys::tun::TunDevice::open("tun-test", 1, crate::sys::tun::TunBackend::Offload, false).unwrap();
+        netlink.set_txqueuelen("tun-test", 4).unwrap();
+        netlink.add_address("tun-test", "192.0.2.1/24".parse().unwrap()).unwrap();
+        netlink.set_up("tun-test").unwrap();
+        let before = netlink.dropped_outbound("tun-test").unwrap();
+        let sender = UdpSocket::bind("192.0.2.1:0").unwrap();
+        for _ in 0..20 {
+            // Its errors do not matter: the counter is what is looked at.
+            let _ = sender.send_to(b"x", "192.0.2.2:9");
+        }
+        let dropped = netlink.dropped_outbound("tun-test").unwrap() - before;
+        assert!((16..=20).contains(&dropped), "{dropped} of 20, 4 fit at most");
+        assert!(netlink.dropped_outbound("no-such").unwrap_err().is_absent());
+        drop(device);
+    });
+}
+
+#[test]
 fn errors_say_what_was_tried() {
     let namespace = Namespace::create().expect("needs root");
     in_namespace(&namespace, |netlink| {

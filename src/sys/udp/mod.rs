@@ -10,9 +10,8 @@
 //! - UDP_GRO, also on the control thread's: one member of a group without it would get aggregates cut by the kernel.
 //! - IP_PKTINFO both ways: answers leave from the address that was asked.
 //! - No IP_RECVERR: an ICMP error about one peer would fail the next send to another.
-//! - IP_PMTUDISC_DONT: the outer packet travels without DF. Nobody measures paths; what the kernel knows of them
-//!   ([`path_mtu`]) keeps our packets whole on the first link, and further on a datagram that is too large is better fragmented
-//!   than lost without a word.
+//! - Workers' datagrams carry DF (IP_PMTUDISC_DO), so that the kernel hears of narrow links on the way and refuses what is
+//!   longer; IKE's do not (IP_PMTUDISC_DONT), so that a host that is wrong about a path can still be told so.
 
 mod address;
 mod control_message;
@@ -23,7 +22,7 @@ mod send;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -71,8 +70,14 @@ impl UdpError {
 pub struct UdpSocket {
     socket: Socket,
     local: SocketAddr,
-    /// Whether UDP_SEGMENT works on this socket; off for good once the kernel said that it does not.
+    /// Whether datagrams leave with DF.
+    whole: bool,
+    /// Whether the kernel knows UDP_SEGMENT.
+    knows_segmentation: bool,
+    /// Whether UDP_SEGMENT works on this socket; off once the kernel said that it does not.
     segmentation: AtomicBool,
+    /// How many datagrams a train may have.
+    max_segments: AtomicUsize,
     /// Datagrams that the kernel threw away because nobody read them in time, as far as it told.
     lost: AtomicU32,
 }
@@ -121,9 +126,59 @@ impl UdpSocket {
         self.segmentation.load(Ordering::Relaxed)
     }
 
-    /// Switches UDP_SEGMENT off (or on again, after a change of routes).
+    /// Switches UDP_SEGMENT off, or on again (after a change of routes) if the kernel knows it.
     pub fn set_segmentation(&self, on: bool) {
-        self.segmentation.store(on, Ordering::Relaxed);
+        self.segmentation.store(on && self.knows_segmentation, Ordering::Relaxed);
+    }
+
+    /// How many datagrams a train has at most.
+    #[must_use]
+    pub fn max_segments(&self) -> usize {
+        self.max_segments.load(Ordering::Relaxed)
+    }
+
+    /// Whether trains are as long as new kernels take them.
+    #[must_use]
+    pub fn sends_long_trains(&self) -> bool {
+        self.max_segments() > send::OLD_MAX_SEGMENTS
+    }
+
+    fn set_max_segments(&self, segments: usize) {
+        self.max_segments.store(segments, Ordering::Relaxed);
+    }
+
+    /// Whether datagrams leave with DF, unless the kernel refuses one for its length.
+    const fn sends_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// With DF (IP_PMTUDISC_DO) the kernel refuses what it believes to be longer than the path. Without, nothing is refused:
+    /// over IPv4 what routers said of the path is not believed either (IP_PMTUDISC_OMIT), and who has a narrower link cuts;
+    /// over IPv6 only the sender can cut, so there the kernel does. False if it was refused.
+    fn set_whole(&self, whole: bool) -> bool {
+        let (v4, v6) = if whole {
+            (libc::IP_PMTUDISC_DO, libc::IPV6_PMTUDISC_DO)
+        } else {
+            (libc::IP_PMTUDISC_OMIT, libc::IPV6_PMTUDISC_DONT)
+        };
+        let set = |level, name, value| set_option(&self.socket, level, name, value).is_ok();
+        set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, v4)
+            && (!self.is_ipv6() || set(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, v6))
+    }
+
+    /// Datagrams leave with DF from now on.
+    fn make_whole(&mut self) -> io::Result<()> {
+        self.whole = self.set_whole(true);
+        if self.whole { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// How much it may hold.
+    #[must_use]
+    pub fn buffers(&self) -> Buffers {
+        // The kernel doubles what it is asked for, for its own bookkeeping, and answers with that.
+        let half = |size: io::Result<usize>| size.unwrap_or(0) / 2;
+        let (receive, send) = (half(self.socket.recv_buffer_size()), half(self.socket.send_buffer_size()));
+        Buffers { wanted: SOCKET_BUFFER, receive, send }
     }
 
     /// Makes the socket lose datagrams after a few that nobody reads.
@@ -143,8 +198,16 @@ impl UdpSocket {
         let local = socket.local_addr().map_err(|error| refused("getsockname", error))?;
         let local = local.as_socket().ok_or_else(|| refused("getsockname", ErrorKind::InvalidData.into()))?;
         // A kernel that knows the option (4.18) answers 0.
-        let segmentation = read_option(&socket, libc::SOL_UDP, libc::UDP_SEGMENT).is_ok();
-        Ok(Self { socket, local, segmentation: AtomicBool::new(segmentation), lost: AtomicU32::new(0) })
+        let knows_segmentation = read_option(&socket, libc::SOL_UDP, libc::UDP_SEGMENT).is_ok();
+        Ok(Self {
+            socket,
+            local,
+            whole: false,
+            knows_segmentation,
+            segmentation: AtomicBool::new(knows_segmentation),
+            max_segments: AtomicUsize::new(send::MAX_SEGMENTS),
+            lost: AtomicU32::new(0),
+        })
     }
 }
 
@@ -173,6 +236,9 @@ impl UdpGroup {
         attach_steering(&sockets[0].socket, workers).map_err(|error| refused("SO_ATTACH_REUSEPORT_CBPF", error))?;
         // Bound in the order workers 0 to n-1, then control: the program's answers are places in that order.
         let control = sockets.remove(usize::from(workers));
+        for worker in &mut sockets {
+            worker.make_whole().map_err(|error| refused("IP_MTU_DISCOVER", error))?;
+        }
         Ok(Self { workers: sockets, control })
     }
 }
@@ -218,6 +284,25 @@ fn prepare(address: SocketAddr) -> Result<Socket, UdpError> {
     }
     grow_buffers(&socket).map_err(refused("SO_RCVBUF"))?;
     Ok(socket)
+}
+
+/// How much a socket may hold, in octets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Buffers {
+    /// What was asked for, each way.
+    pub wanted: usize,
+    /// What the kernel granted for datagrams that came in.
+    pub receive: usize,
+    /// And for those that are to leave.
+    pub send: usize,
+}
+
+impl Buffers {
+    /// The smaller of each.
+    #[must_use]
+    pub fn least(self, other: Self) -> Self {
+        Self { wanted: self.wanted, receive: self.receive.min(other.receive), send: self.send.min(other.send) }
+    }
 }
 
 /// Large buffers: past the host's limit with CAP_NET_ADMIN, up to it without.

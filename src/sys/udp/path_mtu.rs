@@ -1,4 +1,7 @@
 //! What the kernel knows of the way to another host, without a packet sent.
+//!
+//! Part of it is hearsay: anybody who guesses two addresses and two ports can forge the ICMP error by which a router says that
+//! a link is narrow. It is believed down to [`HEARSAY_FLOOR`]; below that only what this host's own interface and route say.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -6,10 +9,15 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::read_option;
+use crate::sys::netlink::Netlink;
+
+/// What is told of a path is believed down to here: no link that carries IPv6 takes less (RFC 8200 §5), and hardly an IPv4 one
+/// does. Where one does, its router cuts our datagrams, which then go without DF.
+const HEARSAY_FLOOR: u32 = 1280;
 
 /// The largest packet that the kernel believes to reach `remote` from `local` (or from where it would choose), in octets with
 /// its IP header: the MTU of the route or of the interface that it leaves by, or less where a router on the way said so to
-/// somebody on this host. It knows nothing of narrower links that nobody ran into.
+/// somebody on this host, down to 1280. It knows nothing of narrower links that nobody ran into.
 ///
 /// # Errors
 /// What the kernel said: there is no route, or `local` is no address of this host.
@@ -24,7 +32,13 @@ pub fn path_mtu(local: Option<IpAddr>, remote: SocketAddr) -> io::Result<u32> {
     let (level, name) =
         if remote.is_ipv4() { (libc::IPPROTO_IP, libc::IP_MTU) } else { (libc::IPPROTO_IPV6, libc::IPV6_MTU) };
     let mtu = read_option(&socket, level, name)?;
-    u32::try_from(mtu).map_err(|_| io::ErrorKind::InvalidData.into())
+    let mtu = u32::try_from(mtu).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    if mtu >= HEARSAY_FLOOR {
+        return Ok(mtu);
+    }
+    // If the kernel does not say what it is sure of, hearsay is better than nothing.
+    let own = Netlink::open().and_then(|mut netlink| netlink.own_mtu(remote.ip())).unwrap_or(mtu);
+    Ok(mtu.max(own.min(HEARSAY_FLOOR)))
 }
 
 /// Link-local addresses mean something on one interface only.

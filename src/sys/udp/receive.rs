@@ -13,6 +13,9 @@ use crate::model::Path;
 /// Octets for each message: the largest that UDP_GRO can make.
 const SLOT: usize = 65_536;
 
+/// Octets that one call should not bring more of: with the packets on their way out they fit into the second-level cache.
+const MUCH: usize = 256 << 10;
+
 /// Memory for one `recvmmsg`, made once.
 pub struct ReceiveBatch {
     arena: Box<[u8]>,
@@ -21,6 +24,8 @@ pub struct ReceiveBatch {
     iovecs: Box<[libc::iovec]>,
     headers: Box<[libc::mmsghdr]>,
     messages: Vec<Message>,
+    /// How many messages the next call takes.
+    limit: usize,
     lost: u32,
 }
 
@@ -68,6 +73,7 @@ impl ReceiveBatch {
             iovecs: vec![iovec; messages].into_boxed_slice(),
             headers: vec![header; messages].into_boxed_slice(),
             messages: Vec::with_capacity(messages),
+            limit: messages,
             lost: 0,
         }
     }
@@ -75,6 +81,15 @@ impl ReceiveBatch {
     /// The arena and what the last receive left in it.
     pub fn parts(&mut self) -> (&mut [u8], &[Message]) {
         (&mut self.arena, &self.messages)
+    }
+
+    /// Few large messages or many small ones: what a call brings shall be in the cache when it is opened.
+    fn adapt(&mut self, was_full: bool, octets: usize) {
+        if octets > MUCH {
+            self.limit = (self.limit / 2).max(1);
+        } else if was_full {
+            self.limit = (self.limit * 2).min(self.headers.len());
+        }
     }
 
     /// How many datagrams the kernel is known to have thrown away before those that the last receive left, because the socket's
@@ -103,11 +118,12 @@ impl ReceiveBatch {
 }
 
 impl UdpSocket {
-    /// Receives what there is, as much as the batch holds. Returns how many messages (not datagrams) came.
+    /// Receives what there is, up to what the batch holds. Returns whether there may be more: fewer messages (not datagrams) than
+    /// were asked for say that there is not.
     ///
     /// # Errors
     /// `WouldBlock` if there is nothing.
-    pub fn receive(&self, batch: &mut ReceiveBatch) -> io::Result<usize> {
+    pub fn receive(&self, batch: &mut ReceiveBatch) -> io::Result<bool> {
         batch.messages.clear();
         batch.lost = 0;
         batch.prepare();
@@ -118,7 +134,7 @@ impl UdpSocket {
                 libc::SYS_recvmmsg,
                 self.as_raw_fd(),
                 batch.headers.as_mut_ptr(),
-                batch.headers.len() as libc::c_uint,
+                batch.limit as libc::c_uint,
                 libc::MSG_DONTWAIT,
                 ptr::null_mut::<libc::timespec>(),
             )
@@ -147,6 +163,8 @@ impl UdpSocket {
                 ecn: received.traffic_class & 0b11,
             });
         }
-        Ok(count)
+        let was_full = count == batch.limit;
+        batch.adapt(was_full, batch.headers[..count].iter().map(|header| header.msg_len as usize).sum());
+        Ok(was_full)
     }
 }

@@ -1,6 +1,7 @@
 //! Sending: runs of datagrams of one path and size leave as one train (UDP_SEGMENT), trains as one `sendmmsg`.
 //!
-//! The kernel refuses a train for several reasons (research notes stand at each errno); then its datagrams go one by one.
+//! The kernel refuses a train for several reasons. What each errno means and what is done about it stands at
+//! [`UdpSocket::refused`]; nothing is lost by a refusal that another way of sending gets round.
 
 use std::io;
 use std::ops::Range;
@@ -11,12 +12,16 @@ use super::UdpSocket;
 use super::address::RawAddress;
 use super::control_message::{ControlBuffer, Writer};
 use crate::model::Path;
+use crate::sys::faults::Fault;
 
 /// Trains per call. Each costs about half a kilobyte of scratch memory.
 const MAX_TRAINS: usize = 64;
 
-/// Datagrams per train: UDP_MAX_SEGMENTS of kernels before 6.9, and what a receiver's UDP_GRO joins at most.
-const MAX_SEGMENTS: usize = 64;
+/// Datagrams per train that are tried first: UDP_MAX_SEGMENTS since Linux 6.9.
+pub(super) const MAX_SEGMENTS: usize = 128;
+
+/// The same of kernels before.
+pub(super) const OLD_MAX_SEGMENTS: usize = 64;
 
 /// Octets per train: 65,535 less the IPv4 and UDP headers.
 const MAX_TRAIN_OCTETS: usize = 65_507;
@@ -44,6 +49,19 @@ pub struct SendReport {
     pub refused: usize,
     /// Whether the socket's buffer is full: hand in the rest once it is writable.
     pub blocked: bool,
+    /// The place of a datagram that is longer than the kernel believes its path to be. It left all the same, without DF; the
+    /// next ones should be shorter.
+    pub narrow: Option<usize>,
+}
+
+/// How the rest of a batch is sent, after what the kernel refused of it.
+struct Attempt {
+    /// Up to here datagrams go one by one, as a train of them was refused.
+    alone_until: usize,
+    /// A datagram whose train was refused with EINVAL: if it leaves alone, and whole, it was the train's fault.
+    suspect: Option<usize>,
+    /// Whether datagrams leave with DF.
+    whole: bool,
 }
 
 /// Memory for one `sendmmsg`, made once.
@@ -75,14 +93,14 @@ impl Default for SendBatch {
 
 /// How many datagrams from the first on make one train: same path and ECN, back to back, equal lengths, only the last
 /// shorter.
-fn train_len<D: Datagram>(datagrams: &[D]) -> usize {
+fn train_len<D: Datagram>(datagrams: &[D], max_segments: usize) -> usize {
     let Some(first) = datagrams.first() else { return 0 };
     let stride = first.range().len();
     let mut octets = stride;
     let mut end = first.range().end;
     for (number, next) in datagrams.iter().enumerate().skip(1) {
         let range = next.range();
-        let fits = number < MAX_SEGMENTS && octets + range.len() <= MAX_TRAIN_OCTETS;
+        let fits = number < max_segments && octets + range.len() <= MAX_TRAIN_OCTETS;
         let joins = range.start == end && (1..=stride).contains(&range.len());
         if !(fits && joins && next.path() == first.path() && next.ecn() == first.ecn()) {
             return number;
@@ -104,7 +122,7 @@ impl SendBatch {
         for number in 0..MAX_TRAINS {
             let rest = &datagrams[done..];
             let Some(first) = rest.first() else { return number };
-            let count = if done < alone || !socket.segmentation() { 1 } else { train_len(rest) };
+            let count = if done < alone || !socket.segmentation() { 1 } else { train_len(rest, socket.max_segments()) };
             let octets = &buffer[first.range().start..rest[count - 1].range().end];
             let path = first.path();
             let Some(name_len) = self.names[number].emit(path.remote, socket.is_ipv6()) else { return number };
@@ -143,57 +161,99 @@ impl UdpSocket {
     /// # Panics
     /// If a datagram does not lie in the buffer.
     pub fn send<D: Datagram>(&self, batch: &mut SendBatch, buffer: &[u8], datagrams: &[D]) -> SendReport {
+        let mut attempt = Attempt { alone_until: 0, suspect: None, whole: self.sends_whole() };
         let mut report = SendReport::default();
-        // Up to here datagrams go one by one, as a train of them was refused.
-        let mut alone_until = 0_usize;
-        while report.done < datagrams.len() {
+        while report.done < datagrams.len() && !report.blocked {
             let rest = &datagrams[report.done..];
-            let trains = batch.fill(buffer, rest, alone_until.saturating_sub(report.done), self);
+            let trains = batch.fill(buffer, rest, attempt.alone_until.saturating_sub(report.done), self);
             if trains == 0 {
                 report.refused += 1;
                 report.done += 1;
                 continue;
             }
-            // Past the C library, as in `receive`.
-            // SAFETY: `fill` pointed the first `trains` headers at live memory of the batch and of `buffer`, which the kernel
-            // only reads.
-            let sent = unsafe {
-                libc::syscall(
-                    libc::SYS_sendmmsg,
-                    self.as_raw_fd(),
-                    batch.headers.as_mut_ptr(),
-                    trains as libc::c_uint,
-                    libc::MSG_DONTWAIT,
-                )
-            };
-            if let Ok(sent) = usize::try_from(sent) {
-                report.done += batch.counts[..sent].iter().sum::<usize>();
-                continue;
-            }
-            // The error is the first train's: had another failed, the call would have returned how many left before it.
-            let count = batch.counts[0];
-            match io::Error::last_os_error().raw_os_error() {
-                Some(libc::EINTR) => {}
-                Some(libc::EAGAIN) => {
-                    report.blocked = true;
-                    return report;
+            match self.send_trains(batch, trains) {
+                Ok(sent) => {
+                    report.done += batch.counts[..sent].iter().sum::<usize>();
+                    if attempt.suspect.take_if(|at| *at < report.done).is_some() && attempt.whole {
+                        self.set_segmentation(false);
+                    }
                 }
-                // EIO: the route's interface computes no checksums, or a policy wants to transform the packet. It will stay so.
-                Some(libc::EIO) if count > 1 => self.set_segmentation(false),
-                // EINVAL, EMSGSIZE: more segments than the kernel takes, or a segment above the MTU.
-                Some(libc::EINVAL | libc::EMSGSIZE) if count > 1 => alone_until = report.done + count,
-                error => {
-                    let counter = match error {
-                        Some(libc::EMSGSIZE) => &mut report.too_large,
-                        Some(libc::ENOBUFS | libc::ENOMEM) => &mut report.no_buffers,
-                        _ => &mut report.refused,
-                    };
-                    *counter += count;
-                    report.done += count;
-                }
+                // The first train's: had another failed, the call would have returned how many left before it.
+                Err(error) => self.refused(error, batch.counts[0], &mut attempt, &mut report),
             }
         }
+        if self.sends_whole() && !attempt.whole {
+            self.set_whole(true);
+        }
         report
+    }
+
+    /// What a refusal of the next train, or of the next datagram alone, means for the rest.
+    fn refused(&self, error: i32, count: usize, attempt: &mut Attempt, report: &mut SendReport) {
+        match error {
+            libc::EINTR => {}
+            libc::EAGAIN => report.blocked = true,
+            // The route's interface computes no checksums, or a policy wants to transform the packet: not before the routes
+            // change.
+            libc::EIO if count > 1 => self.set_segmentation(false),
+            // More datagrams than a kernel before 6.9 takes.
+            libc::EINVAL if count > OLD_MAX_SEGMENTS => self.set_max_segments(OLD_MAX_SEGMENTS),
+            // Older kernels say so of datagrams that are too long; or trains do not work here. Alone, they show which it is.
+            libc::EINVAL if count > 1 => {
+                attempt.suspect = Some(report.done);
+                attempt.alone_until = report.done + count;
+            }
+            // Longer than the path, as far as the kernel knows: it may be cut on the way this once.
+            libc::EMSGSIZE if attempt.whole && self.set_whole(false) => {
+                report.narrow = report.narrow.or(Some(report.done));
+                attempt.whole = false;
+                attempt.suspect = None;
+            }
+            // Longer than the interface takes in one piece: only a single datagram is cut by the kernel.
+            libc::EMSGSIZE if count > 1 => attempt.alone_until = report.done + count,
+            error => {
+                let counter = match error {
+                    libc::EMSGSIZE => &mut report.too_large,
+                    libc::ENOBUFS | libc::ENOMEM => &mut report.no_buffers,
+                    _ => &mut report.refused,
+                };
+                *counter += count;
+                report.done += count;
+            }
+        }
+    }
+
+    /// Sends so many trains of the batch; returns how many left, or the first one's errno.
+    fn send_trains(&self, batch: &mut SendBatch, trains: usize) -> Result<usize, i32> {
+        if batch.counts[0] > 1
+            && let Some(error) = injected(batch.counts[0])
+        {
+            return Err(error);
+        }
+        // Past the C library, as in `receive`.
+        // SAFETY: `fill` pointed the first `trains` headers at live memory of the batch and of the caller's buffer, which
+        // outlives this call and which the kernel only reads.
+        let sent = unsafe {
+            libc::syscall(
+                libc::SYS_sendmmsg,
+                self.as_raw_fd(),
+                batch.headers.as_mut_ptr(),
+                trains as libc::c_uint,
+                libc::MSG_DONTWAIT,
+            )
+        };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+    }
+}
+
+/// What a test wants the kernel to say about a train of so many datagrams.
+fn injected(count: usize) -> Option<i32> {
+    if Fault::TrainEio.is_on() {
+        Some(libc::EIO)
+    } else if Fault::TrainEinval.is_on() || (count > OLD_MAX_SEGMENTS && Fault::Train64.is_on()) {
+        Some(libc::EINVAL)
+    } else {
+        None
     }
 }
 
@@ -222,22 +282,22 @@ mod tests {
     #[test]
     fn a_train_is_of_one_size_and_path_and_ends_with_a_shorter_one() {
         let same = |n: usize| Piece(n * 10..n * 10 + 10, A, 0);
-        assert_eq!(train_len(&[same(0)]), 1);
-        assert_eq!(train_len(&[same(0), same(1), same(2)]), 3);
-        assert_eq!(train_len(&[same(0), Piece(10..19, A, 0), Piece(19..29, A, 0)]), 2, "a shorter one closes");
-        assert_eq!(train_len(&[same(0), Piece(10..21, A, 0)]), 1, "a longer one does not join");
-        assert_eq!(train_len(&[same(0), Piece(11..21, A, 0)]), 1, "a gap");
-        assert_eq!(train_len(&[same(0), Piece(10..20, B, 0)]), 1, "another peer");
-        assert_eq!(train_len(&[same(0), Piece(10..20, A, 2)]), 1, "other ECN bits");
-        assert_eq!(train_len(&[same(0), Piece(10..10, A, 0)]), 1, "an empty one cannot be in a train");
-        assert_eq!(train_len::<Piece>(&[]), 0);
+        assert_eq!(train_len(&[same(0)], 64), 1);
+        assert_eq!(train_len(&[same(0), same(1), same(2)], 64), 3);
+        assert_eq!(train_len(&[same(0), Piece(10..19, A, 0), Piece(19..29, A, 0)], 64), 2, "a shorter one closes");
+        assert_eq!(train_len(&[same(0), Piece(10..21, A, 0)], 64), 1, "a longer one does not join");
+        assert_eq!(train_len(&[same(0), Piece(11..21, A, 0)], 64), 1, "a gap");
+        assert_eq!(train_len(&[same(0), Piece(10..20, B, 0)], 64), 1, "another peer");
+        assert_eq!(train_len(&[same(0), Piece(10..20, A, 2)], 64), 1, "other ECN bits");
+        assert_eq!(train_len(&[same(0), Piece(10..10, A, 0)], 64), 1, "an empty one cannot be in a train");
+        assert_eq!(train_len::<Piece>(&[], 64), 0);
     }
 
     #[test]
     fn a_train_has_limits() {
         let many: Vec<_> = (0..100).map(|n| Piece(n * 10..n * 10 + 10, A, 0)).collect();
-        assert_eq!(train_len(&many), MAX_SEGMENTS);
+        assert_eq!([64, MAX_SEGMENTS].map(|max| train_len(&many, max)), [64, 100]);
         let large: Vec<_> = (0..60).map(|n| Piece(n * 1472..n * 1472 + 1472, A, 0)).collect();
-        assert_eq!(train_len(&large), 44, "44 of 1472 octets fit into 65,507");
+        assert_eq!(train_len(&large, 64), 44, "44 of 1472 octets fit into 65,507");
     }
 }

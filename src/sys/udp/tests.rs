@@ -110,6 +110,32 @@ fn an_spi_reaches_its_worker_and_the_marker_control() {
 }
 
 #[test]
+fn each_of_eight_workers_gets_its_own() {
+    in_new_netns(|| {
+        let group = UdpGroup::bind(ANY, 0, 8).unwrap();
+        let sender = UdpSocket::bind(SocketAddr::new(LOCALHOST, 0)).unwrap();
+        let to = SocketAddr::new(LOCALHOST, group.control.local().port());
+        // For each worker a train and a single datagram on SPIs of its own; the control thread gets what bears the marker.
+        let esp = |spi: u32| [spi.to_be_bytes().to_vec(), vec![7; 96]].concat();
+        let everybody: Vec<&UdpSocket> = group.workers.iter().chain([&group.control]).collect();
+        let owners =
+            (0..8).flat_map(|owner| [0x0100_0000, 0x89ab_cd00, 0xffff_ff00].map(|spi| (spi | owner, owner as usize)));
+        for (spi, receiver) in owners.chain([(0, 8), (0x0100_0008, 0), (0x0100_00ff, 0)]) {
+            let datagram = esp(spi);
+            for count in [1, 5] {
+                let train = datagram.repeat(count);
+                let batch = pieces(train.len(), datagram.len(), "127.0.0.1:0", to, 0);
+                assert_eq!(sender.send(&mut SendBatch::default(), &train, &batch).done, count);
+                let (messages, datagrams) = receive(everybody[receiver]);
+                assert_eq!((messages, datagrams.len()), (1, count), "SPI {spi:08x}: the train stays whole");
+                assert!(datagrams.iter().all(|(_, _, octets)| *octets == datagram), "SPI {spi:08x}");
+                assert!(everybody.iter().all(|socket| is_empty(socket)), "SPI {spi:08x}");
+            }
+        }
+    });
+}
+
+#[test]
 fn an_answer_leaves_from_the_address_that_was_asked() {
     in_new_netns(|| {
         for any in [ANY, Ipv6Addr::UNSPECIFIED.into()] {
@@ -184,6 +210,98 @@ fn a_train_that_the_kernel_refuses_goes_one_by_one() {
     });
 }
 
+/// A worker's socket on this address.
+fn worker(address: IpAddr) -> UdpSocket {
+    UdpGroup::bind(address, 0, 1).unwrap().workers.remove(0)
+}
+
+/// What arrives of a train of 1400 octets each that a worker sends to this address, in order.
+fn sent_to(remote: &str, any: IpAddr) -> (UdpSocket, SendReport, usize) {
+    let remote: IpAddr = remote.parse().unwrap();
+    let sender = worker(any);
+    let receiver = UdpSocket::bind(SocketAddr::new(remote, 0)).unwrap();
+    let buffer: Vec<u8> = (0..6000_u32).map(|number| (number / 100) as u8).collect();
+    let local = SocketAddr::new(any, 0).to_string();
+    let train = pieces(buffer.len(), 1400, &local, receiver.local(), 0);
+    let report = sender.send(&mut SendBatch::default(), &buffer, &train);
+    let (messages, datagrams) = receive(&receiver);
+    let octets: Vec<u8> = datagrams.into_iter().flat_map(|(_, _, octets)| octets).collect();
+    assert_eq!(octets, buffer, "nothing is lost");
+    (sender, report, messages)
+}
+
+#[test]
+fn what_is_longer_than_the_path_leaves_all_the_same_and_is_told() {
+    in_new_netns(|| {
+        let narrow = SendReport { done: 5, narrow: Some(0), ..SendReport::default() };
+        // What routers said: over IPv4 it is the routers' business to cut, so the train leaves whole.
+        ip("route replace local 127.0.0.9 dev lo mtu 1000");
+        let (sender, report, messages) = sent_to("127.0.0.9", ANY);
+        assert_eq!((report, messages), (narrow, 1));
+        let buffer = [7; 2000];
+        let again = pieces(2000, 1000, "0.0.0.0:0", "127.0.0.9:9".parse().unwrap(), 0);
+        let report = sender.send(&mut SendBatch::default(), &buffer, &again);
+        assert_eq!(report.narrow, Some(0), "DF is back: the kernel refuses again");
+        assert!(sender.segmentation());
+        // The interface itself takes less: each is cut here.
+        ip("link set lo mtu 1300");
+        for (remote, any) in [("127.0.0.1", ANY), ("::1", Ipv6Addr::UNSPECIFIED.into())] {
+            let (sender, report, messages) = sent_to(remote, any);
+            assert_eq!((report, messages), (narrow, 5), "{remote}");
+            assert!(sender.segmentation(), "smaller ones may still go together");
+        }
+        let sender = worker(ANY);
+        let short = pieces(2000, 1000, "0.0.0.0:0", "127.0.0.1:9".parse().unwrap(), 0);
+        let report = sender.send(&mut SendBatch::default(), &[7; 2000], &short);
+        assert_eq!(report, SendReport { done: 2, ..SendReport::default() }, "what fits is nobody's news");
+    });
+}
+
+#[test]
+fn trains_that_a_socket_cannot_send_are_given_up() {
+    in_new_netns(|| {
+        let sender = worker(ANY);
+        let receiver = UdpSocket::bind(SocketAddr::new(LOCALHOST, 0)).unwrap();
+        // The kernel cuts no train without checksums: EINVAL.
+        set_option(&sender.socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
+        let buffer: Vec<u8> = (0..5000_u32).map(|number| (number / 100) as u8).collect();
+        let train = pieces(5000, 1000, "0.0.0.0:0", receiver.local(), 0);
+        for messages in [5, 5] {
+            let report = sender.send(&mut SendBatch::default(), &buffer, &train);
+            assert_eq!(report, SendReport { done: 5, ..SendReport::default() });
+            // They carry no checksum, so the receiver's kernel joins none either.
+            let (count, datagrams) = receive(&receiver);
+            assert_eq!(count, messages);
+            assert_eq!(datagrams.into_iter().flat_map(|(_, _, octets)| octets).collect::<Vec<_>>(), buffer);
+            assert!(!sender.segmentation());
+        }
+        // Tried again, as after a change of routes.
+        set_option(&sender.socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 0).unwrap();
+        sender.set_segmentation(true);
+        sender.send(&mut SendBatch::default(), &buffer, &train);
+        assert_eq!((receive(&receiver).0, sender.segmentation()), (1, true));
+    });
+}
+
+#[test]
+fn a_train_is_as_long_as_the_kernel_takes() {
+    in_new_netns(|| {
+        let sender = worker(ANY);
+        let receiver = UdpSocket::bind(SocketAddr::new(LOCALHOST, 0)).unwrap();
+        let buffer: Vec<u8> = (0..20_000_u32).map(|number| (number / 100) as u8).collect();
+        let train = pieces(20_000, 100, "0.0.0.0:0", receiver.local(), 0);
+        // More than any kernel takes: what is refused goes in shorter trains, at once and from then on.
+        sender.set_max_segments(300);
+        for trains in [[64, 64, 64, 8], [64, 64, 64, 8]] {
+            let report = sender.send(&mut SendBatch::default(), &buffer, &train);
+            assert_eq!(report, SendReport { done: 200, ..SendReport::default() });
+            let (messages, datagrams) = receive(&receiver);
+            assert_eq!((messages, datagrams.len(), sender.max_segments()), (trains.len(), 200, 64));
+        }
+        assert!(sender.segmentation() && !sender.sends_long_trains());
+    });
+}
+
 #[test]
 fn what_cannot_be_sent_is_counted_and_does_not_hold_up_the_rest() {
     in_new_netns(|| {
@@ -241,10 +359,12 @@ fn what_the_kernel_throws_away_is_told() {
             for _ in 0..50 {
                 sent += sender.send_to(&[7; 1000], receiver.local()).unwrap() / 1000;
             }
-            received += receiver.receive(&mut batch).unwrap();
+            receiver.receive(&mut batch).unwrap();
+            received += batch.parts().1.len();
             // It is told with the next that fits.
             sent += sender.send_to(&[7; 1000], receiver.local()).unwrap() / 1000;
-            received += receiver.receive(&mut batch).unwrap();
+            receiver.receive(&mut batch).unwrap();
+            received += batch.parts().1.len();
             lost += batch.lost();
         }
         assert!(lost > 0);

@@ -3,7 +3,7 @@
 //! GHASH works on blocks whose octets are reversed, so that the coefficient of x^i is bit 127 - i of an integer. The carry-less
 //! product of two such integers stands for a·b·x; the powers of H are therefore kept as H^k·x^-1. A product of 256 bits is
 //! reduced from its low end: adding a multiple of p(x) = x^128 + x^7 + x^2 + x + 1 that clears the low 64 bits costs one product
-//! with [`POLYNOMIAL`], twice. The blocks of a step are multiplied by falling powers of H and reduced once:
+//! with `POLYNOMIAL`, twice. The blocks of a step are multiplied by falling powers of H and reduced once:
 //!
 //! ```text
 //! Y' = (Y + C_1)·H^16 + C_2·H^15 + … + C_16·H

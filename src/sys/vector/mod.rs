@@ -1,17 +1,11 @@
 //! Vector code: pure functions that are here because calling code for a processor that may be another is unsafe. The Internet
 //! checksum's sum, with the widest registers that there are, and AES-GCM in a file of its own.
 //!
-//! Each variant of the sum is the same loop, compiled for other registers. A word of eight octets is added in two halves, each into an
-//! accumulator of 64 bits, so nothing overflows below 2^32 words and no carry has to be looked at.
+//! A word of eight octets is added in two halves, each into an accumulator of 64 bits, so nothing overflows below 2^32 words and
+//! no carry has to be looked at.
 
 #[cfg(target_arch = "x86_64")]
 pub mod aes_gcm;
-
-/// Words of eight octets that one step takes: the widest register there is.
-const LANES: usize = 8;
-
-/// Octets of a step.
-const STEP: usize = LANES * 8;
 
 /// Sums octets as words of 32 bits in the machine's byte order; the last may be filled up with zeroes.
 #[must_use]
@@ -50,84 +44,136 @@ pub fn copy_and_sum(from: &[u8], to: &mut [u8]) -> u64 {
     copy_and_sum_anywhere(from, to)
 }
 
-/// One accumulator for the lower halves of the words and one for the upper halves, for each word of a step.
-#[derive(Default)]
-struct Lanes {
-    low: [u64; LANES],
-    high: [u64; LANES],
-}
-
-impl Lanes {
-    #[inline(always)]
-    fn add(&mut self, step: &[u8; STEP]) {
-        let (words, _) = step.as_chunks();
-        for lane in 0..LANES {
-            let word = u64::from_ne_bytes(words[lane]);
-            self.low[lane] += word & 0xffff_ffff;
-            self.high[lane] += word >> 32;
-        }
-    }
-
-    /// The whole sum, with that of the octets behind the last step.
-    #[inline(always)]
-    fn finish(self, rest: &[u8]) -> u64 {
-        let (words, tail) = rest.as_chunks();
-        let mut last = [0; 4];
-        last[..tail.len()].copy_from_slice(tail);
-        let word = |&octets: &[u8; 4]| u64::from(u32::from_ne_bytes(octets));
-        let lanes = self.low.iter().chain(&self.high).sum::<u64>();
-        lanes + words.iter().map(word).sum::<u64>() + word(&last)
-    }
-}
-
-#[inline(always)]
+/// The same for any processor, and for what is left behind the last whole register.
 fn sum_anywhere(octets: &[u8]) -> u64 {
-    let (steps, rest) = octets.as_chunks();
-    let mut lanes = Lanes::default();
-    for step in steps {
-        lanes.add(step);
-    }
-    lanes.finish(rest)
+    let (words, tail) = octets.as_chunks();
+    let mut last = [0; 4];
+    last[..tail.len()].copy_from_slice(tail);
+    let word = |&octets: &[u8; 4]| u64::from(u32::from_ne_bytes(octets));
+    words.iter().map(word).sum::<u64>() + word(&last)
 }
 
-#[inline(always)]
 fn copy_and_sum_anywhere(from: &[u8], to: &mut [u8]) -> u64 {
-    assert_eq!(from.len(), to.len(), "a copy of another length");
-    let (steps, rest) = from.as_chunks();
-    let (places, rest_place) = to.as_chunks_mut();
-    let mut lanes = Lanes::default();
-    for (step, place) in steps.iter().zip(places) {
-        *place = *step;
-        lanes.add(step);
-    }
-    rest_place.copy_from_slice(rest);
-    lanes.finish(rest)
+    to.copy_from_slice(from);
+    sum_anywhere(from)
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    //! The same for processors that are newer than the least that the crate is built for.
+    //! By the register: the lower halves of its words into one accumulator, the upper halves into another.
+
+    use std::arch::x86_64::{
+        __m256i, __m512i, _mm256_add_epi64, _mm256_and_si256, _mm256_loadu_si256, _mm256_set1_epi64x, _mm256_setzero_si256,
+        _mm256_srli_epi64, _mm256_storeu_si256, _mm512_add_epi64, _mm512_and_si512, _mm512_loadu_si512,
+        _mm512_reduce_add_epi64, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_srli_epi64, _mm512_storeu_si512,
+    };
 
     use super::{copy_and_sum_anywhere, sum_anywhere};
 
-    #[target_feature(enable = "avx512f")]
-    pub(super) fn sum_avx512(octets: &[u8]) -> u64 {
-        sum_anywhere(octets)
+    /// The lower half of a word.
+    const LOWER: i64 = 0xffff_ffff;
+
+    /// Two accumulators of 512 bits.
+    struct Wide(__m512i, __m512i);
+
+    impl Wide {
+        #[target_feature(enable = "avx512f")]
+        #[inline]
+        fn zero() -> Self {
+            Self(_mm512_setzero_si512(), _mm512_setzero_si512())
+        }
+
+        #[target_feature(enable = "avx512f")]
+        #[inline]
+        fn add(&mut self, words: __m512i) {
+            self.0 = _mm512_add_epi64(self.0, _mm512_and_si512(words, _mm512_set1_epi64(LOWER)));
+            self.1 = _mm512_add_epi64(self.1, _mm512_srli_epi64::<32>(words));
+        }
+
+        #[target_feature(enable = "avx512f")]
+        #[inline]
+        fn finish(self) -> u64 {
+            _mm512_reduce_add_epi64(_mm512_add_epi64(self.0, self.1)) as u64
+        }
     }
 
-    #[target_feature(enable = "avx2")]
-    pub(super) fn sum_avx2(octets: &[u8]) -> u64 {
-        sum_anywhere(octets)
+    /// Two accumulators of 256 bits.
+    struct Half(__m256i, __m256i);
+
+    impl Half {
+        #[target_feature(enable = "avx2")]
+        #[inline]
+        fn zero() -> Self {
+            Self(_mm256_setzero_si256(), _mm256_setzero_si256())
+        }
+
+        #[target_feature(enable = "avx2")]
+        #[inline]
+        fn add(&mut self, words: __m256i) {
+            self.0 = _mm256_add_epi64(self.0, _mm256_and_si256(words, _mm256_set1_epi64x(LOWER)));
+            self.1 = _mm256_add_epi64(self.1, _mm256_srli_epi64::<32>(words));
+        }
+
+        #[target_feature(enable = "avx2")]
+        #[inline]
+        fn finish(self) -> u64 {
+            let mut lanes = [0_u64; 4];
+            // SAFETY: the array has the 32 octets that are written.
+            unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), _mm256_add_epi64(self.0, self.1)) };
+            lanes.iter().sum()
+        }
+    }
+
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn sum_avx512(octets: &[u8]) -> u64 {
+        let (steps, rest) = octets.as_chunks::<64>();
+        let mut sums = Wide::zero();
+        for step in steps {
+            // SAFETY: the reference covers the 64 octets that are read.
+            sums.add(unsafe { _mm512_loadu_si512(step.as_ptr().cast()) });
+        }
+        sums.finish() + sum_anywhere(rest)
     }
 
     #[target_feature(enable = "avx512f")]
     pub(super) fn copy_and_sum_avx512(from: &[u8], to: &mut [u8]) -> u64 {
-        copy_and_sum_anywhere(from, to)
+        assert_eq!(from.len(), to.len(), "a copy of another length");
+        let ((steps, rest), (places, last)) = (from.as_chunks::<64>(), to.as_chunks_mut::<64>());
+        let mut sums = Wide::zero();
+        for (step, place) in steps.iter().zip(places) {
+            // SAFETY: the reference covers the 64 octets that are read.
+            let words = unsafe { _mm512_loadu_si512(step.as_ptr().cast()) };
+            // SAFETY: the reference covers the 64 octets that are written.
+            unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), words) };
+            sums.add(words);
+        }
+        sums.finish() + copy_and_sum_anywhere(rest, last)
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn sum_avx2(octets: &[u8]) -> u64 {
+        let (steps, rest) = octets.as_chunks::<32>();
+        let mut sums = Half::zero();
+        for step in steps {
+            // SAFETY: the reference covers the 32 octets that are read.
+            sums.add(unsafe { _mm256_loadu_si256(step.as_ptr().cast()) });
+        }
+        sums.finish() + sum_anywhere(rest)
     }
 
     #[target_feature(enable = "avx2")]
     pub(super) fn copy_and_sum_avx2(from: &[u8], to: &mut [u8]) -> u64 {
-        copy_and_sum_anywhere(from, to)
+        assert_eq!(from.len(), to.len(), "a copy of another length");
+        let ((steps, rest), (places, last)) = (from.as_chunks::<32>(), to.as_chunks_mut::<32>());
+        let mut sums = Half::zero();
+        for (step, place) in steps.iter().zip(places) {
+            // SAFETY: the reference covers the 32 octets that are read.
+            let words = unsafe { _mm256_loadu_si256(step.as_ptr().cast()) };
+            // SAFETY: the reference covers the 32 octets that are written.
+            unsafe { _mm256_storeu_si256(place.as_mut_ptr().cast(), words) };
+            sums.add(words);
+        }
+        sums.finish() + copy_and_sum_anywhere(rest, last)
     }
 }
 
@@ -153,13 +199,13 @@ mod tests {
     }
 
     #[test]
-    #[should_panic = "a copy of another length"]
+    #[should_panic]
     fn lengths_must_agree() {
         let _ = copy_and_sum(&[0; 64], &mut [0; 65]);
     }
 
     proptest! {
-        /// Whatever the processor is: the variant for any is always compared, and so is the one that this processor gets.
+        /// Every variant that this processor can run.
         #[test]
         fn as_the_naive_sum(octets in vec(any::<u8>(), 0..700), skip in 0_usize..70) {
             let octets = &octets[skip.min(octets.len())..];
@@ -171,6 +217,14 @@ mod tests {
             copy.fill(0);
             prop_assert_eq!(copy_and_sum_anywhere(octets, &mut copy), naive(octets));
             prop_assert_eq!(&copy, octets);
+            #[cfg(target_arch = "x86_64")]
+            if is_x86_feature_detected!("avx2") {
+                copy.fill(0);
+                // SAFETY: the processor has AVX2, as was just asked.
+                let sums = unsafe { [x86::sum_avx2(octets), x86::copy_and_sum_avx2(octets, &mut copy)] };
+                prop_assert_eq!(sums, [naive(octets); 2]);
+                prop_assert_eq!(&copy, octets);
+            }
         }
     }
 }

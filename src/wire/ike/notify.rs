@@ -76,6 +76,7 @@ notify_types! {
     TemporaryFailure = 43, "TEMPORARY_FAILURE";
     ChildSaNotFound = 44, "CHILD_SA_NOT_FOUND";
     StateNotFound = 47, "STATE_NOT_FOUND";
+    TsMaxQueue = 48, "TS_MAX_QUEUE";
     InitialContact = 16384, "INITIAL_CONTACT";
     SetWindowSize = 16385, "SET_WINDOW_SIZE";
     AdditionalTsPossible = 16386, "ADDITIONAL_TS_POSSIBLE";
@@ -96,6 +97,7 @@ notify_types! {
     SignatureHashAlgorithms = 16431, "SIGNATURE_HASH_ALGORITHMS";
     IntermediateExchangeSupported = 16438, "INTERMEDIATE_EXCHANGE_SUPPORTED";
     AdditionalKeyExchange = 16441, "ADDITIONAL_KEY_EXCHANGE";
+    SaResourceInfo = 16444, "SA_RESOURCE_INFO";
     IkeSaInitFullTranscriptAuth = 16447, "IKE_SA_INIT_FULL_TRANSCRIPT_AUTH";
 }
 

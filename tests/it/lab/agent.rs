@@ -189,7 +189,7 @@ impl Agent {
     /// Runs it in the foreground behind the words of `wrap`, for a start that is expected to fail; at most a minute.
     pub fn run_in_front(&self, wrap: &[&str]) -> Output {
         let config = self.config().display().to_string();
-        let environment = self.environment().map(|(name, value)| format!("{name}={value}"));
+        let environment: Vec<String> = self.environment().iter().map(|(name, value)| format!("{name}={value}")).collect();
         let environment: Vec<&str> = environment.iter().map(String::as_str).collect();
         attempt(&self.host.on(&[&["env"], &environment[..], wrap, &[UNDERPASS, "agent", "--config", &config]].concat()))
     }
@@ -252,7 +252,7 @@ impl Agent {
 
     /// Runs `underpass` with these arguments against this agent.
     pub fn control(&self, arguments: &[&str]) -> Output {
-        let environment = self.environment().map(|(name, value)| format!("{name}={value}"));
+        let environment: Vec<String> = self.environment().iter().map(|(name, value)| format!("{name}={value}")).collect();
         let environment = environment.iter().map(String::as_str);
         let argv: Vec<&str> =
             ["env"].into_iter().chain(environment).chain([UNDERPASS]).chain(arguments.iter().copied()).collect();
@@ -316,9 +316,24 @@ impl Agent {
         self.folder.path().join("underpass.yaml")
     }
 
-    fn environment(&self) -> [(&'static str, String); 2] {
+    /// What its kernel refuses from now on, in the words of `src/sys/faults.rs`; nothing: all is well. Before the first start: a
+    /// later one finds no file to read.
+    pub fn set_faults(&self, words: &str) {
+        fs::write(self.folder.path().join("faults"), words).expect("a file");
+    }
+
+    /// What it said so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("agent.log")).expect("a log")
+    }
+
+    fn environment(&self) -> Vec<(&'static str, String)> {
         let path = |name: &str| self.folder.path().join(name).display().to_string();
-        [("UNDERPASS_RUN_DIR", path("run")), ("UNDERPASS_STATE_DIR", path("state"))]
+        let mut environment = vec![("UNDERPASS_RUN_DIR", path("run")), ("UNDERPASS_STATE_DIR", path("state"))];
+        if self.folder.path().join("faults").exists() {
+            environment.push(("UNDERPASS_FAULTS", path("faults")));
+        }
+        environment
     }
 }
 
@@ -348,9 +363,18 @@ impl Peer {
 
     /// The SPIs of each CHILD_SA, inbound first.
     pub fn child_spis(&self) -> Vec<(String, String)> {
+        self.spis_of(|_| true)
+    }
+
+    /// The same, without those that are for single workers.
+    pub fn shared_spis(&self) -> Vec<(String, String)> {
+        self.spis_of(|child| !child["per_worker"].as_bool().expect("whether it is for one worker"))
+    }
+
+    fn spis_of(&self, wanted: impl Fn(&Value) -> bool) -> Vec<(String, String)> {
         let spi = |child: &Value, name: &str| child[name].as_str().expect("an SPI").to_owned();
-        let children = self.0["children"].as_array().expect("a list of children");
-        children.iter().map(|child| (spi(child, "inbound_spi"), spi(child, "outbound_spi"))).collect()
+        let children = self.0["children"].as_array().expect("a list of children").iter().filter(|child| wanted(child));
+        children.map(|child| (spi(child, "inbound_spi"), spi(child, "outbound_spi"))).collect()
     }
 }
 

@@ -4,6 +4,8 @@
 //! direct   alpha 10.9.0.1 ------------------------------------------- 10.9.0.2 beta
 //!
 //! NAT      alpha 10.9.1.1 --- 10.9.1.254 nat 10.9.0.254 (masquerade) --- 10.9.0.2 beta
+//!
+//! routed   alpha 10.9.1.1 --- 10.9.1.254 router 10.9.0.254 ------------- 10.9.0.2 beta
 //! ```
 //!
 //! Each host owns an overlay block, 10.42.1.0/24 and 10.42.2.0/24, and the first address in it. The underlay's interface is
@@ -117,21 +119,46 @@ impl Lab {
 
     /// `alpha` behind a NAT: `beta` sees 10.9.0.254 and cannot reach `alpha` first.
     pub fn with_nat() -> Self {
+        let lab = Self::across();
+        lab.middle(&["nft", &masquerade("")]);
+        lab
+    }
+
+    /// A router between the two.
+    pub fn routed() -> Self {
+        let lab = Self::across();
+        lab.beta.run(&["ip", "route", "add", "10.9.1.0/24", "via", "10.9.0.254"]);
+        lab
+    }
+
+    /// The router's link to `beta`, at both ends, takes packets of so many octets.
+    pub fn set_far_mtu(&self, mtu: u32) {
+        let mtu = mtu.to_string();
+        self.middle(&["ip", "link", "set", NAT_OUTSIDE, "mtu", &mtu]);
+        self.beta.run(&["ip", "link", "set", UNDERLAY, "mtu", &mtu]);
+    }
+
+    /// Runs a command on the NAT or router.
+    fn middle(&self, argv: &[&str]) -> String {
+        let netns = self.namespaces.last().expect("a NAT or a router");
+        run(&[&["ip", "netns", "exec", netns], argv].concat())
+    }
+
+    /// Two links, and who forwards between them.
+    fn across() -> Self {
         let mut lab = Self::hosts("10.9.1.1");
         let nat = lab.namespace("n");
         lab.link(&[(&lab.alpha.netns.clone(), UNDERLAY, "10.9.1.1/24"), (&nat, UNDERLAY, "10.9.1.254/24")]);
         lab.link(&[(&nat, NAT_OUTSIDE, "10.9.0.254/24"), (&lab.beta.netns.clone(), UNDERLAY, "10.9.0.2/24")]);
         lab.alpha.run(&["ip", "route", "add", "default", "via", "10.9.1.254"]);
         run(&["ip", "netns", "exec", &nat, "sysctl", "-qw", "net.ipv4.ip_forward=1"]);
-        run(&["ip", "netns", "exec", &nat, "nft", &masquerade("")]);
         lab
     }
 
     /// The NAT forgets its mappings and maps to other ports from now on, as a rebooted router would.
     pub fn remap_nat(&self) {
-        let nat = self.namespaces.last().expect("a NAT");
-        run(&["ip", "netns", "exec", nat, "nft", &masquerade(" to :20000-20100")]);
-        run(&["ip", "netns", "exec", nat, "conntrack", "-F"]);
+        self.middle(&["nft", &masquerade(" to :20000-20100")]);
+        self.middle(&["conntrack", "-F"]);
     }
 
     fn hosts(alpha_address: &'static str) -> Self {

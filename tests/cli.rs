@@ -97,7 +97,7 @@ fn help_and_version_are_no_errors() {
     let folder = folder();
     let help = run(folder.path(), &["--help"]);
     assert_eq!((help.code, help.err.as_str()), (0, ""));
-    for word in ["agent", "status", "peers", "config", "key", "--run-dir", "--state-dir", "Exit codes"] {
+    for word in ["agent", "status", "peers", "demo", "bench", "config", "key", "--run-dir", "--state-dir", "Exit codes"] {
         assert!(help.out.contains(word), "{word}");
     }
     let version = run(folder.path(), &["--version"]);
@@ -115,6 +115,57 @@ fn bad_usage_is_2() {
         assert!(!seen.err.is_empty());
     }
     assert!(run(folder.path(), &["stauts"]).err.contains("'status'"), "did you mean");
+}
+
+#[test]
+fn bench_says_what_it_can_measure_and_takes_nothing_else() {
+    let folder = folder();
+    let help = run(folder.path(), &["bench", "--help"]);
+    assert_eq!((help.code, help.err.as_str()), (0, ""));
+    for word in [
+        "--rounds <N>",
+        "[default: 3]",
+        "--seconds <S>",
+        "--figures <FIGURES>",
+        "tcp-16",
+        "udp-imix",
+        "container",
+        "--ways <WAYS>",
+        "- raw: ",
+        "- ceiling: ",
+        "- underpass: ",
+        "- plain: ",
+        "--suite <SUITE>",
+        "[default: aes256gcm16]",
+        "--queues <N>",
+        "--plot <FILE>",
+        "--json",
+    ] {
+        assert!(help.out.contains(word), "{word}: {}", help.out);
+    }
+    // The forwarder is nobody's command.
+    assert!(!run(folder.path(), &["--help"]).out.contains("bench-ceiling"));
+    for (arguments, reason) in [
+        (["--rounds", "0"], "0 is not in 1..=100"),
+        (["--seconds", "61"], "not between 0.1 and 60"),
+        (["--seconds", "long"], "not a number"),
+        (["--figures", "tcp-2"], "tcp-1"),
+        (["--ways", "raw,wireguard"], "invalid value 'wireguard'"),
+        (["--suite", "aes256"], "aes256gcm16"),
+        (["--queues", "65"], "65 is not in 1..=64"),
+    ] {
+        let seen = run(folder.path(), &[&["bench"], &arguments[..]].concat());
+        assert_eq!((seen.code, seen.out.as_str()), (2, ""), "{arguments:?}: {}", seen.err);
+        assert!(seen.err.contains(reason), "{arguments:?}: {}", seen.err);
+    }
+}
+
+#[test]
+fn a_chart_that_cannot_be_written_is_known_before_anything_is_measured() {
+    let folder = folder();
+    let seen = run(folder.path(), &["bench", "--plot", "nowhere/chart.svg"]);
+    assert_eq!((seen.code, seen.out.as_str()), (8, ""), "{}", seen.err);
+    assert!(seen.err.starts_with("underpass: cannot write nowhere/chart.svg: "), "{}", seen.err);
 }
 
 #[test]

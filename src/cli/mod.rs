@@ -4,10 +4,12 @@
 //! with a `schema` field. What a command found goes into its [`Exit`] code, so that scripts need not read texts.
 
 mod agent;
+mod bench;
 mod check;
 mod demo;
 mod exit;
 mod key;
+mod lab;
 mod output;
 mod peers;
 mod status;
@@ -81,6 +83,18 @@ enum Command {
     /// that it shows was seen.
     #[command(after_help = "Examples:\n  underpass demo\n  underpass demo --seconds 20 --json | jq .throughput")]
     Demo(demo::DemoArgs),
+    /// Measure how fast the tunnel is on this machine.
+    ///
+    /// Two hosts as the demo has them, and between them in turn: the bare wire, a forwarder without keys as the ceiling, our
+    /// agents, and our agents without offloads. TCP, UDP, round trips, processor time and memory of each, round by round, and what
+    /// the agents reach of the ceiling. It needs root or user namespaces, says how long it takes and leaves nothing behind.
+    #[command(
+        after_help = "Examples:\n  underpass bench --plot bench.svg\n  underpass bench --figures tcp-1,container --rounds 5\n  \
+                            underpass bench --json | jq '.figures[] | {name, to_ceiling: .to_ceiling.underpass.median}'"
+    )]
+    Bench(bench::BenchArgs),
+    #[command(hide = true)]
+    BenchCeiling(bench::ceiling::CeilingArgs),
     /// Work with the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -170,6 +184,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status => status::run(&places),
         Command::Peers(arguments) => peers::run(&places, &arguments),
         Command::Demo(arguments) => demo::run(&places, &arguments),
+        Command::Bench(arguments) => bench::run(&places, &arguments),
+        Command::BenchCeiling(arguments) => bench::ceiling::run(&arguments),
         Command::Config(ConfigCommand::Check { file }) => check::run(&places, &file),
         Command::Key(KeyCommand::Generate { force }) => key::generate(&places, force),
         Command::Key(KeyCommand::Show) => key::show(&places),

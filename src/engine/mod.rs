@@ -11,6 +11,7 @@
 //! ([`Handle::call`], [`Handle::ask`]) and hears of a thread that ended ([`Handle::ended`]).
 
 mod brain;
+pub mod ceiling;
 mod coalesce;
 mod control;
 mod diary;

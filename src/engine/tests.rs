@@ -2,6 +2,7 @@
 
 mod hosts;
 mod life;
+mod memory;
 mod nodes;
 mod offload;
 mod strays;

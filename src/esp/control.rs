@@ -93,8 +93,7 @@ impl DataPlane {
             return;
         }
         self.remove_outbound(slot);
-        if let Some(cold) = self.sas.parts(slot).2 {
-            let until = *cold.grace_until.get_or_insert(now + GRACE);
+        if let Some(until) = self.sas.end_by(slot, now + GRACE) {
             self.wake_by(until);
         }
     }
@@ -112,7 +111,12 @@ impl DataPlane {
 
     fn limit_path(&mut self, index: PeerIndex, limit: Option<u16>) {
         let mtu = InnerMtu::new(limit, self.config.tun_mtu);
-        self.peer(index).mtu = mtu;
+        let peer = self.peer(index);
+        let before = std::mem::replace(&mut peer.mtu, mtu);
+        if std::mem::replace(&mut peer.is_measured, true) {
+            self.paths.remove(before);
+        }
+        self.paths.add(mtu);
         self.measure_reserve();
     }
 
@@ -127,8 +131,11 @@ impl DataPlane {
         for _ in 0..self.waiting_outbound.close(index) {
             self.drops.count(DropReason::NoRoute);
         }
-        if self.peers.get(&index).is_some_and(|peer| peer.outbound.is_empty()) {
-            self.peers.remove(&index);
+        if self.peers.get(&index).is_some_and(|peer| peer.outbound.is_empty())
+            && let Some(peer) = self.peers.remove(&index)
+            && peer.is_measured
+        {
+            self.paths.remove(peer.mtu);
             self.measure_reserve();
         }
     }
@@ -153,8 +160,7 @@ impl DataPlane {
 
     /// Grace times and hard lifetimes.
     pub(super) fn end_sas(&mut self, now: Instant) {
-        let ended: Vec<u32> = self.sas.iter().filter(|(_, cold)| cold.ends_at() <= now).map(|(slot, _)| slot).collect();
-        for slot in ended {
+        while let Some(slot) = self.sas.ended(now) {
             if self.sas.parts(slot).2.is_some_and(|cold| cold.grace_until.is_none()) {
                 self.tell_hard_expired(slot);
             }

@@ -42,6 +42,7 @@ use events::Events;
 use inbound::Train;
 use outbox::Room;
 use parking::WaitingRoom;
+use path::Paths;
 use sas::{FastMap, Peer, SaTable};
 
 /// The longest packet that a length field of 16 bits can tell.
@@ -79,6 +80,8 @@ pub struct DataPlane {
     peers: FastMap<PeerIndex, Peer>,
     /// For peers whose path nobody measured yet.
     full_mtu: InnerMtu,
+    /// The paths of those whose path somebody measured.
+    paths: Paths,
     /// What one packet from the TUN may need in an outbox.
     reserve: Room,
     /// Packets to peers without SA.
@@ -115,6 +118,7 @@ impl DataPlane {
             sas: SaTable::default(),
             peers: FastMap::default(),
             full_mtu,
+            paths: Paths::default(),
             reserve: full_mtu.room(tun_mtu),
             waiting_outbound: WaitingRoom::default(),
             resumable: Vec::new(),
@@ -137,8 +141,8 @@ impl DataPlane {
         for _ in 0..self.waiting_outbound.expire(now) + self.waiting_inbound.expire(now) {
             self.drops.count(DropReason::ParkedTooLong);
         }
-        let ends = self.sas.iter().map(|(_, cold)| cold.ends_at());
-        self.deadline = ends.chain(self.waiting_outbound.deadline()).chain(self.waiting_inbound.deadline()).min();
+        let waiting = [self.waiting_outbound.deadline(), self.waiting_inbound.deadline()];
+        self.deadline = waiting.into_iter().chain([self.sas.first_end()]).flatten().min();
     }
 
     /// When `handle_timeout` wants to be called next.
@@ -159,9 +163,8 @@ impl DataPlane {
 
     /// How much room in an outbox a packet from the TUN may need, now that a peer's path changed.
     fn measure_reserve(&mut self) {
-        let tun_mtu = self.config.tun_mtu;
-        let rooms = self.peers.values().map(|peer| peer.mtu.room(tun_mtu));
-        self.reserve = rooms.max_by_key(|room| room.octets).unwrap_or(self.full_mtu.room(tun_mtu));
+        let narrowest = self.paths.narrowest().map_or(self.full_mtu, |mtu| mtu.min(self.full_mtu));
+        self.reserve = narrowest.room(self.config.tun_mtu);
     }
 }
 

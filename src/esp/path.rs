@@ -1,5 +1,7 @@
 //! How large an inner packet may be so that its ESP datagram reaches the peer.
 
+use std::collections::BTreeMap;
+
 use super::outbox::Room;
 use crate::wire::esp;
 use crate::wire::ip::{IPV4_HEADER_LEN, IPV4_MAX_HEADER_LEN, Packet, Version};
@@ -19,7 +21,7 @@ const MIN_IPV6: u16 = 1280;
 const FRAGMENT_OVERHEAD: usize = IPV4_MAX_HEADER_LEN + esp::sealed_len(3) - 3;
 
 /// The largest inner packets that a path carries, by family, in octets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct InnerMtu {
     /// IPv4.
     pub v4: u16,
@@ -51,6 +53,33 @@ impl InnerMtu {
     #[must_use]
     pub fn room(self, tun_mtu: u16) -> Room {
         room(tun_mtu.max(MIN_IPV6).into(), self.v4.into())
+    }
+}
+
+/// The paths that somebody measured, as how many peers have each: ten thousand peers share a handful of lengths, so that one
+/// more costs nothing.
+#[derive(Debug, Default)]
+pub struct Paths(BTreeMap<InnerMtu, u32>);
+
+impl Paths {
+    /// One more peer has such a path.
+    pub fn add(&mut self, mtu: InnerMtu) {
+        *self.0.entry(mtu).or_default() += 1;
+    }
+
+    /// One less.
+    pub fn remove(&mut self, mtu: InnerMtu) {
+        if let Some(count) = self.0.get_mut(&mtu) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(&mtu);
+            }
+        }
+    }
+
+    /// The narrowest, which cuts a packet into the most pieces.
+    pub fn narrowest(&self) -> Option<InnerMtu> {
+        self.0.keys().next().copied()
     }
 }
 

@@ -3,7 +3,7 @@
 //! One slot per CHILD_SA in three parallel lists: what every inbound packet touches, what every outbound packet touches, and
 //! the rest. Slots are used again; the serial number of a [`SaRef`] tells one tenant from the next.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::inbound::InboundSa;
@@ -86,6 +86,8 @@ pub struct Peer {
     pub outbound: Vec<u32>,
     /// The largest inner packets that its path carries.
     pub mtu: InnerMtu,
+    /// Whether somebody measured that.
+    pub is_measured: bool,
     /// When the next `WantSa` may be told.
     pub next_want: Instant,
 }
@@ -94,7 +96,7 @@ impl Peer {
     /// A peer without SAs.
     #[must_use]
     pub const fn new(mtu: InnerMtu) -> Self {
-        Self { active: None, outbound: Vec::new(), mtu, next_want: Instant::ORIGIN }
+        Self { active: None, outbound: Vec::new(), mtu, is_measured: false, next_want: Instant::ORIGIN }
     }
 }
 
@@ -107,6 +109,8 @@ pub struct SaTable {
     cold: Vec<Option<ColdSa>>,
     serials: Vec<u32>,
     free: Vec<u32>,
+    /// When each SA ends, the first in front.
+    ends: BTreeSet<(Instant, u32)>,
 }
 
 impl SaTable {
@@ -121,6 +125,7 @@ impl SaTable {
         });
         let place = slot as usize;
         self.by_spi.insert(cold.spi.value(), slot);
+        self.ends.insert((cold.ends_at(), slot));
         self.inbound[place] = Some(inbound);
         self.outbound[place] = Some(outbound);
         self.cold[place] = Some(cold);
@@ -165,12 +170,29 @@ impl SaTable {
         self.outbound[place] = None;
         if let Some(cold) = self.cold[place].take() {
             self.by_spi.remove(&cold.spi.value());
+            self.ends.remove(&(cold.ends_at(), slot));
             self.free.push(slot);
         }
     }
 
-    /// Every SA's slot and cold part.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &ColdSa)> {
-        self.cold.iter().enumerate().filter_map(|(slot, cold)| Some((slot as u32, cold.as_ref()?)))
+    /// Ends a retired SA by then; one that was retired before keeps its time. Says when.
+    pub fn end_by(&mut self, slot: u32, until: Instant) -> Option<Instant> {
+        let cold = self.cold[slot as usize].as_mut()?;
+        self.ends.remove(&(cold.ends_at(), slot));
+        let until = *cold.grace_until.get_or_insert(until);
+        self.ends.insert((cold.ends_at(), slot));
+        Some(until)
+    }
+
+    /// When the first of them ends.
+    #[must_use]
+    pub fn first_end(&self) -> Option<Instant> {
+        self.ends.first().map(|&(at, _)| at)
+    }
+
+    /// An SA that has ended by now.
+    #[must_use]
+    pub fn ended(&self, now: Instant) -> Option<u32> {
+        self.ends.first().filter(|&&(at, _)| at <= now).map(|&(_, slot)| slot)
     }
 }

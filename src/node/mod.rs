@@ -135,17 +135,18 @@ impl Node {
     /// Makes these the configured peers: new ones are connected, missing ones closed, changed ones closed and connected anew.
     pub fn reconfigure(&mut self, now: Instant, local_prefixes: Vec<IpNet>, wanted: Vec<ike::PeerConfig>) {
         self.config.local_prefixes = local_prefixes;
-        let gone: Vec<PeerIndex> = self
-            .peers
-            .values()
-            .filter(|peer| !wanted.iter().any(|config| peer.is_configured_as(config)))
-            .map(Peer::index)
-            .collect();
+        // By name, as there may be ten thousand.
+        let mut by_name = BTreeMap::<&str, &ike::PeerConfig>::new();
+        by_name.extend(wanted.iter().map(|config| (&*config.name, config)));
+        let stays = |peer: &&Peer| by_name.get(&*peer.config().name).is_some_and(|config| peer.is_configured_as(config));
+        let (staying, gone): (Vec<&Peer>, Vec<&Peer>) = self.peers.values().partition(stays);
+        let staying: BTreeSet<String> = staying.into_iter().map(|peer| peer.config().name.clone()).collect();
+        let gone: Vec<PeerIndex> = gone.into_iter().map(Peer::index).collect();
         for index in gone {
             self.remove_peer(now, index);
         }
         for config in wanted {
-            if !self.peers.values().any(|peer| peer.is_configured_as(&config)) {
+            if !staying.contains(&config.name) {
                 self.add_peer(now, config);
             }
         }

@@ -3,6 +3,9 @@
 
 #![allow(unsafe_code, reason = "this module is where it belongs")]
 
+#[doc(hidden)]
+pub mod allocator;
+pub mod burst;
 pub mod caps;
 pub mod faults;
 pub mod netlink;

@@ -118,7 +118,7 @@ pub struct TunRead {
 }
 
 /// One queue of a TUN device; non-blocking.
-pub trait TunQueue: AsRawFd + Send {
+pub trait TunQueue: AsRawFd + Send + Sync {
     /// Reads one whole inner packet or super-packet into `buffer`, which must hold [`MAX_PACKET`] octets.
     ///
     /// # Errors

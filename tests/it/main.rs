@@ -6,11 +6,14 @@
 
 mod lab;
 
+mod bench;
 mod commands;
 mod demo;
 mod fallback;
 mod foreign;
 mod foreign_alone;
 mod loops;
+mod matrix;
 mod mtu;
 mod pair;
+mod speed;

@@ -7,51 +7,43 @@
 //!                          ↑ the tap
 //! ```
 //!
-//! It needs the kernel and root, nothing else: namespaces, wire and addresses are made by netlink (`hosts`), pings and a TCP
-//! stream are our own (`traffic`), and so is the look at the wire (`wire_tap`). First a ping in clear, to show that the tap
+//! It needs the kernel and root, nothing else: namespaces, wire and addresses are made by netlink (`lab`), pings and a TCP
+//! stream are our own (`lab`, `traffic`), and so is the look at the wire (`wire_tap`). First a ping in clear, to show that the tap
 //! would find its text; then the agents, the tunnel, the same ping through it, the stream, and the tap's account of all that.
 //! What is claimed at the end was seen: whatever was not makes the whole a failure. However it ends, nothing is left behind.
 
-mod hosts;
 mod screen;
 mod traffic;
 mod wire_tap;
 
-use std::fmt;
-use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
-use signal_hook::SigId;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::lab::hosts::{AgentOptions, Host, Hosts, WIRE};
+use super::lab::ping::{self, Pings, TEXT};
+use super::lab::{Failure, Flow, Interrupts, NOT_ROOT, OWN_PROGRAM, Stop};
 use super::output::print_json;
-use super::{Exit, Places};
+use super::{Exit, Places, lab};
 use crate::observe::{Status, render_status};
-use crate::sys::caps;
-use crate::sys::netlink::NetlinkError;
-use crate::sys::netns::{NamespaceError, enter_user_namespace};
-use hosts::{Host, Hosts, WIRE};
 use screen::{Screen, hex_dump};
-use traffic::{Flow, Pings, TEXT, Throughput};
+use traffic::Throughput;
 use wire_tap::{EXCHANGES, Sightings, WireTap};
 
 /// Pings each way through the tunnel.
 const PINGS: u16 = 5;
+
+/// Between two of them.
+const PING_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How much of the text the tap looks for: any frame of the stream holds this much in one piece.
 const NEEDLE: usize = 24;
 
 /// Lines of a hexadecimal dump.
 const DUMP_LINES: usize = 8;
-
-/// The running program, also if its file has been replaced meanwhile.
-const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// Arguments of `underpass demo`.
 #[derive(Clone, Debug, Args)]
@@ -62,83 +54,6 @@ pub struct DemoArgs {
     /// How many queues, and workers, each agent has; as many as cores unless said otherwise.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub queues: Option<u16>,
-}
-
-/// Why the demonstration did not end as it should.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// A right is missing.
-    #[error("{0}")]
-    NotPermitted(String),
-    /// Something did not happen in time.
-    #[error("{0}")]
-    Timeout(String),
-    /// A signal ended it.
-    #[error("interrupted")]
-    Interrupted,
-    /// Anything else, including something that was seen and must not be.
-    #[error("{0}")]
-    Failed(String),
-}
-
-impl Failure {
-    fn failed(action: impl fmt::Display, reason: impl fmt::Display) -> Self {
-        Self::Failed(format!("{action}: {reason}"))
-    }
-
-    fn io(action: &str, error: &io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::Interrupted => Self::Interrupted,
-            io::ErrorKind::TimedOut => Self::Timeout(format!("{action}: {error}")),
-            io::ErrorKind::PermissionDenied => Self::NotPermitted(format!("{action}: {error}")),
-            _ => Self::failed(action, error),
-        }
-    }
-
-    fn exit(&self) -> Exit {
-        match self {
-            Self::Failed(_) | Self::Interrupted => Exit::Failed,
-            Self::NotPermitted(_) => Exit::NotPermitted,
-            Self::Timeout(_) => Exit::Timeout,
-        }
-    }
-}
-
-impl From<NamespaceError> for Failure {
-    fn from(error: NamespaceError) -> Self {
-        match error {
-            NamespaceError::Denied | NamespaceError::User { .. } => Self::NotPermitted(error.to_string()),
-            _ => Self::Failed(error.to_string()),
-        }
-    }
-}
-
-impl From<NetlinkError> for Failure {
-    fn from(error: NetlinkError) -> Self {
-        if error.is_denied() { Self::NotPermitted(error.to_string()) } else { Self::Failed(error.to_string()) }
-    }
-}
-
-/// Whether a signal has asked us to stop.
-#[derive(Clone, Debug)]
-pub struct Stop(Arc<AtomicBool>);
-
-impl Stop {
-    /// Nothing has.
-    pub fn never() -> Self {
-        Self(Arc::new(AtomicBool::new(false)))
-    }
-
-    /// Asks to stop.
-    pub fn now(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// # Errors
-    /// `Interrupted` once it has been asked to stop.
-    pub fn check(&self) -> io::Result<()> {
-        if self.0.load(Ordering::Relaxed) { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
-    }
 }
 
 /// What `--json` prints. Fields that were not reached are `null`.
@@ -194,45 +109,34 @@ struct Demo<'a> {
     seconds: u64,
     queues: Option<u16>,
     screen: &'a Screen,
-    stop: Stop,
-    signals: Vec<SigId>,
-}
-
-impl Drop for Demo<'_> {
-    fn drop(&mut self) {
-        self.signals.drain(..).for_each(|signal| {
-            signal_hook::low_level::unregister(signal);
-        });
-    }
+    interrupts: Interrupts,
 }
 
 impl<'a> Demo<'a> {
     /// Looks whether it can be done here. Without root, a user namespace may stand in; this process must not have threads yet.
     fn prepare(program: &Path, arguments: &DemoArgs, screen: &'a Screen) -> Result<Self, Failure> {
-        let stop = Stop::never();
-        let register = |signal| signal_hook::flag::register(signal, Arc::clone(&stop.0));
-        let signals: Result<_, _> = [SIGINT, SIGTERM, SIGHUP].into_iter().map(register).collect();
-        let signals = signals.map_err(|error| Failure::failed("listen for signals", error))?;
         let demo = Self {
             program: program.to_owned(),
             seconds: arguments.seconds,
             queues: arguments.queues,
             screen,
-            stop,
-            signals,
+            interrupts: Interrupts::note()?,
         };
-        caps::check_tun_device().map_err(|error| Failure::NotPermitted(error.to_string()))?;
+        let is_stranger = lab::enter()?;
         screen.line("underpass demo: two hosts on this machine and an encrypted tunnel between them\n");
-        if !caps::may_make_namespaces() {
-            enter_user_namespace()?;
-            screen.step("Not root: working in a user namespace, where this process has every right and gains none outside.");
+        if is_stranger {
+            screen.step(NOT_ROOT);
         }
         Ok(demo)
     }
 
+    fn stop(&self) -> &Stop {
+        &self.interrupts.stop
+    }
+
     /// The whole of it, in the order in which it is told.
     fn perform(&self, report: &mut Report) -> Result<(), Failure> {
-        let mut hosts = Hosts::build(&self.program)?;
+        let mut hosts = Hosts::build(&self.program, "demo")?;
         // Whatever failed: if an agent has ended meanwhile, that is why.
         self.act(&mut hosts, report).map_err(|failure| match failure {
             Failure::Interrupted => failure,
@@ -286,11 +190,11 @@ impl<'a> Demo<'a> {
         self.screen
             .step("Now an agent on each host. All they know is the other's address, blocks and public key (Ed25519).");
         let started = Instant::now();
-        hosts.start_agents(self.queues)?;
+        hosts.start_agents(AgentOptions { queues: self.queues, ..AgentOptions::default() })?;
         let changed = |host: &str, peer: &str, state: crate::observe::PeerState| {
             self.screen.step(format_args!("{host} says: {peer} is {}", state.name()));
         };
-        hosts.await_up(|| self.stop.check().map_err(|_| Failure::Interrupted), changed)?;
+        hosts.await_up(|| self.stop().check().map_err(|_| Failure::Interrupted), changed)?;
         let seconds = started.elapsed().as_secs_f64();
         self.screen.step(format_args!("The tunnel is up, {seconds:.2} s after the agents were started."));
         Ok(seconds)
@@ -315,7 +219,7 @@ impl<'a> Demo<'a> {
     fn ping(&self, from: &Host, to: &Host, [source, destination]: [Ipv4Addr; 2], count: u16) -> Result<Pings, Failure> {
         let flow = Flow { from: &from.namespace, source, to: &to.namespace, destination };
         let action = format!("ping from {} to {}", from.name, to.name);
-        traffic::ping(flow, count, &self.stop).map_err(|error| Failure::io(&action, &error))
+        ping::ping(flow, count, PING_INTERVAL, self.stop()).map_err(|error| Failure::io(&action, &error))
     }
 
     /// Adds what the tap has seen meanwhile, and hands over one ESP packet of the pings.
@@ -332,7 +236,7 @@ impl<'a> Demo<'a> {
         let (source, destination) = (alpha.overlay, beta.overlay);
         let flow = Flow { from: &alpha.namespace, source, to: &beta.namespace, destination };
         let each_second = |rate| self.screen.detail(format_args!("{rate:8.0} Mbit/s"));
-        let throughput = traffic::tcp(flow, Duration::from_secs(self.seconds), &self.stop, each_second)
+        let throughput = traffic::tcp(flow, Duration::from_secs(self.seconds), self.stop(), each_second)
             .map_err(|error| Failure::io("TCP through the tunnel", &error))?;
         self.screen.step(format_args!(
             "{:.0} Mbit/s: {} MB in {:.1} s, every octet as it was sent. One direction, tap included, {} cores for both hosts.",
@@ -374,7 +278,7 @@ impl<'a> Demo<'a> {
 
     fn compare(&self, example: &[u8]) -> Result<(), Failure> {
         self.screen.step("One ping as alpha sent it into the tunnel (ICMP) ...");
-        self.screen.detail(hex_dump(&traffic::echo_request(1), DUMP_LINES));
+        self.screen.detail(hex_dump(&ping::echo_request(1), DUMP_LINES));
         self.screen.step("... and one such packet as it was on the wire (ESP: SPI, sequence number, the rest is sealed)");
         self.screen.detail(hex_dump(example, DUMP_LINES));
         if example.windows(NEEDLE).any(|window| window == &TEXT[..NEEDLE]) {

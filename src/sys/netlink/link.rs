@@ -55,6 +55,26 @@ impl Netlink {
         })
     }
 
+    /// Makes a bridge, down and without ports.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Refused`]: the name is taken (`is_present`), or we may not do this.
+    pub fn create_bridge(&mut self, name: &str) -> Result<(), NetlinkError> {
+        let mut message = named(name);
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+        self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, || format!("create the bridge {name}"))
+    }
+
+    /// Makes an interface a port of a bridge.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NoSuchLink`] if there is no such bridge; else what the kernel refused.
+    pub fn join_bridge(&mut self, name: &str, bridge: &str) -> Result<(), NetlinkError> {
+        let action = || format!("put {name} into the bridge {bridge}");
+        let index = self.link_for(bridge, action)?.index;
+        self.set_attribute(name, LinkAttribute::Controller(index), action)
+    }
+
     /// Removes an interface, and a veth's other end with it.
     ///
     /// # Errors

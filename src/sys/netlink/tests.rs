@@ -52,6 +52,19 @@ fn mtu_queue_and_state_are_what_was_asked_for() {
 }
 
 #[test]
+fn only_a_bridge_takes_ports() {
+    let (left, _right) = two_hosts();
+    in_namespace(&left, |netlink| {
+        netlink.create_bridge("bridge").unwrap();
+        assert!(netlink.create_bridge("bridge").unwrap_err().is_present());
+        netlink.join_bridge("left", "bridge").unwrap();
+        assert_eq!(netlink.join_bridge("bridge", "left").unwrap_err().errno(), Some(libc::EOPNOTSUPP));
+        let missing = netlink.join_bridge("left", "none");
+        assert!(matches!(missing, Err(NetlinkError::NoSuchLink { link, .. }) if link == "none"));
+    });
+}
+
+#[test]
 fn a_link_moves_with_its_name_and_without_its_addresses() {
     let (left, right) = two_hosts();
     in_namespace(&left, |netlink| {

@@ -1,5 +1,6 @@
 //! Our own agent on a host: its configuration, its life and death, and what `underpass status --json` says.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -266,6 +267,15 @@ impl Agent {
         let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         assert_eq!(status["schema"], "underpass.status/1");
         status
+    }
+
+    /// How many packets it dropped, by reason. Dummies announce an SA, keepalives keep a NAT's mapping: they carry nothing, and
+    /// go no further.
+    pub fn losses(&self) -> BTreeMap<String, u64> {
+        let status = self.status();
+        let drops = status["drops"].as_object().expect("counters").iter();
+        let counted = drops.map(|(reason, count)| (reason.clone(), count.as_u64().expect("a number")));
+        counted.filter(|(reason, _)| !["dummy", "keepalive"].contains(&&**reason)).collect()
     }
 
     /// What `status --json` says of one peer.

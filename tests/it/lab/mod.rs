@@ -5,8 +5,10 @@
 
 pub mod agent;
 pub mod command;
+pub mod flows;
 pub mod net;
 pub mod swan;
+pub mod traces;
 pub mod traffic;
 pub mod vici;
 pub mod wire;

@@ -57,6 +57,7 @@ impl Host {
     }
 
     /// Runs a command on this host for at most so many seconds.
+    #[allow(dead_code, reason = "tests of long transfers use it")]
     pub fn attempt_for(&self, seconds: u32, argv: &[&str]) -> Output {
         attempt_for(seconds, &self.on(argv))
     }

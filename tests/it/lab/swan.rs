@@ -47,6 +47,9 @@ pub struct SwanConfig {
     pub remote_port: u16,
     /// The longest IP datagram with an IKE message before it is sent in fragments.
     pub fragment_size: u16,
+    /// If there are any: hosts that this charon is instead of one, each with its address on the underlay, its identity and its
+    /// block. They prove themselves by the shared secret.
+    pub others: Vec<(String, String, String)>,
 }
 
 impl SwanConfig {
@@ -66,6 +69,7 @@ impl SwanConfig {
             ports: (500, 4500),
             remote_port: 500,
             fragment_size: 1280,
+            others: Vec::new(),
         }
     }
 
@@ -89,18 +93,31 @@ impl SwanConfig {
     }
 
     fn swanctl_conf(&self) -> String {
-        let (local_auth, remote_auth, secrets) = match &self.auth {
-            Auth::Psk => ("auth = psk".to_owned(), "auth = psk".to_owned(), self.psk_secret()),
-            Auth::RawKeys { .. } => (
-                "auth = pubkey\n      pubkeys = local.pem".into(),
-                "auth = pubkey\n      pubkeys = remote.pem".into(),
-                String::new(),
-            ),
+        let (mut connections, mut secrets) = (String::new(), String::new());
+        if self.others.is_empty() {
+            connections += &self.connection("overlay", "%any");
+            secrets += &self.secret("ike-1");
+        }
+        for (number, (address, id, block)) in self.others.iter().enumerate() {
+            let one = Self { local_id: id.clone(), local_ts: block.clone(), others: Vec::new(), ..self.clone() };
+            connections += &one.connection(&format!("overlay{number}"), address);
+            secrets += &one.secret(&format!("ike-{number}"));
+        }
+        format!("connections {{\n{connections}}}\nsecrets {{\n{secrets}}}\n")
+    }
+
+    /// One of them, from this local address.
+    fn connection(&self, name: &str, local_address: &str) -> String {
+        let (local_auth, remote_auth) = match &self.auth {
+            Auth::Psk => ("auth = psk", "auth = psk"),
+            Auth::RawKeys { .. } => {
+                ("auth = pubkey\n      pubkeys = local.pem", "auth = pubkey\n      pubkeys = remote.pem")
+            }
         };
         format!(
-            "connections {{
-  overlay {{
+            "  {name} {{
     version = 2
+    local_addrs = {local_address}
     remote_addrs = {remote_address}
     remote_port = {remote_port}
     encap = yes
@@ -124,8 +141,7 @@ impl SwanConfig {
       }}
     }}
   }}
-}}
-{secrets}",
+",
             remote_address = self.remote_address,
             remote_port = self.remote_port,
             dpd = self.dpd_seconds,
@@ -139,9 +155,13 @@ impl SwanConfig {
         )
     }
 
-    fn psk_secret(&self) -> String {
+    /// Raw keys lie in files of their own.
+    fn secret(&self, name: &str) -> String {
         let (local, remote) = (&self.local_id, &self.remote_id);
-        format!("secrets {{\n  ike-1 {{\n    id-1 = {local}\n    id-2 = {remote}\n    secret = \"{PSK}\"\n  }}\n}}\n")
+        match self.auth {
+            Auth::Psk => format!("  {name} {{\n    id-1 = {local}\n    id-2 = {remote}\n    secret = \"{PSK}\"\n  }}\n"),
+            Auth::RawKeys { .. } => String::new(),
+        }
     }
 }
 

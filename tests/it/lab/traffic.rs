@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use serde_json::Value;
+use tempfile::TempDir;
+
 use super::command::{Daemon, said, text};
 use super::{Host, wait_for};
 
@@ -91,17 +94,58 @@ impl Pinging {
 
 /// Sends TCP for so many seconds; bits per second as the receiver counted them.
 pub fn tcp_bits_per_second(from: &Host, to: &Host, seconds: u32) -> f64 {
-    let folder = tempfile::tempdir().expect("a folder");
-    let log = folder.path().join("iperf3.log");
-    let server = to.on(&["iperf3", "-s", "-1", "--forceflush", "-B", to.inner]);
-    let server = Daemon::start("iperf3 -s", &server, &[], &log);
-    wait_for("iperf3 to listen", Duration::from_secs(5), || server.log().contains("listening").then_some(()));
-    let duration = seconds.to_string();
-    let client = ["iperf3", "-J", "-t", &duration, "-B", from.inner, "-c", to.inner];
-    let output = from.attempt_for(seconds + 20, &client);
-    assert!(output.status.success(), "iperf3: {}", said(&output));
-    let report: serde_json::Value = serde_json::from_str(&text(&output.stdout)).expect("iperf3's JSON");
-    report["end"]["sum_received"]["bits_per_second"].as_f64().expect("a figure")
+    Iperf::start(from, to, &["-t", &seconds.to_string()]).wait().bits_per_second()
+}
+
+/// An `iperf3` that runs beside the test.
+pub struct Iperf {
+    client: Child,
+    _server: Daemon,
+    _folder: TempDir,
+}
+
+impl Iperf {
+    /// From one host to the other, with these further arguments.
+    pub fn start(from: &Host, to: &Host, arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = folder.path().join("iperf3.log");
+        let server = to.on(&["iperf3", "-s", "-1", "--forceflush", "-B", to.inner]);
+        let server = Daemon::start("iperf3 -s", &server, &[], &log);
+        wait_for("iperf3 to listen", Duration::from_secs(5), || server.log().contains("listening").then_some(()));
+        let client = from.on(&["iperf3", "-J", "-B", from.inner, "-c", to.inner]);
+        let argv = [&["setpriv", "--pdeathsig", "KILL"], &client[..], arguments].concat();
+        let mut command = Command::new(argv[0]);
+        command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self { client: command.spawn().expect("the command iperf3"), _server: server, _folder: folder }
+    }
+
+    /// Waits for its end. It ends by itself: a transfer that stands still is given up by TCP.
+    pub fn wait(self) -> IperfReport {
+        let output = self.client.wait_with_output().expect("a child of ours");
+        assert!(output.status.success(), "iperf3: {}", said(&output));
+        IperfReport(serde_json::from_str(&text(&output.stdout)).expect("iperf3's JSON"))
+    }
+}
+
+/// What `iperf3 -J` says.
+pub struct IperfReport(pub Value);
+
+impl IperfReport {
+    /// As the receiver counted them.
+    pub fn bits_per_second(&self) -> f64 {
+        self.0["end"]["sum_received"]["bits_per_second"].as_f64().expect("a figure")
+    }
+
+    /// Segments that TCP sent again.
+    pub fn retransmits(&self) -> u64 {
+        self.0["end"]["sum_sent"]["retransmits"].as_u64().expect("a figure")
+    }
+
+    /// Bits per second in each interval, as the sender counted them.
+    pub fn steps(&self) -> Vec<f64> {
+        let intervals = self.0["intervals"].as_array().expect("a list");
+        intervals.iter().map(|interval| interval["sum"]["bits_per_second"].as_f64().expect("a figure")).collect()
+    }
 }
 
 /// The numbers of the pings that were not answered.

@@ -1,4 +1,4 @@
-//! The two hosts of the demonstration: namespaces, the wire between them, and an agent on each.
+//! The two hosts: namespaces, the wire between them, and an agent on each.
 //!
 //! Everything lies in one temporary folder and hangs on the two namespaces' descriptors. Dropping [`Hosts`] stops the agents,
 //! removes the folder, and with the last descriptor the kernel removes namespaces, wire and TUN devices. An agent also dies
@@ -19,6 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::Failure;
 use crate::control::Client;
+use crate::model::AeadAlgorithm;
 use crate::observe::{PeerState, Status};
 use crate::sys::netlink::{Netlink, NetlinkError, VethEnd};
 use crate::sys::netns::Namespace;
@@ -27,7 +28,7 @@ use crate::sys::netns::Namespace;
 pub const WIRE: &str = "eth0";
 
 /// The TUN device on both hosts.
-const TUN: &str = "underpass0";
+pub const TUN: &str = "underpass0";
 
 /// Names and addresses: the wire is TEST-NET-1 (RFC 5737), the overlay the managed network's default.
 const PLAN: [(&str, Ipv4Addr, Ipv4Addr, &str); 2] = [
@@ -51,6 +52,19 @@ const LOG_LINES: usize = 20;
 const CLEARED_ENVIRONMENT: [&str; 5] =
     ["CATTLE_AGENT_IP", "UNDERPASS_RUN_DIR", "UNDERPASS_STATE_DIR", "NOTIFY_SOCKET", "WATCHDOG_USEC"];
 
+/// What is said in both agents' configurations beyond what is needed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AgentOptions {
+    /// Workers; as many as cores unless said otherwise.
+    pub queues: Option<u16>,
+    /// The TUN's MTU, in octets.
+    pub mtu: Option<u16>,
+    /// `tun.backend: plain`.
+    pub is_plain: bool,
+    /// The one suite to be used.
+    pub suite: Option<AeadAlgorithm>,
+}
+
 /// One host.
 #[derive(Debug)]
 pub struct Host {
@@ -61,7 +75,7 @@ pub struct Host {
     /// Its address in the overlay.
     pub overlay: Ipv4Addr,
     /// The block of the overlay that it owns.
-    block: &'static str,
+    pub block: &'static str,
     /// Where it lives.
     pub namespace: Namespace,
     folder: PathBuf,
@@ -78,9 +92,10 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Makes the namespaces and the wire. Nothing runs on them yet. `program` is the binary whose agents will.
-    pub fn build(program: &Path) -> Result<Self, Failure> {
-        let folder = Folder::create().map_err(|error| Failure::failed("make a temporary folder", error))?;
+    /// Makes the namespaces and the wire. Nothing runs on them yet. `program` is the binary whose agents will;
+    /// `purpose` stands in the name of the temporary folder.
+    pub fn build(program: &Path, purpose: &str) -> Result<Self, Failure> {
+        let folder = Folder::create(purpose).map_err(|error| Failure::failed("make a temporary folder", error))?;
         let host = |(name, outer, overlay, block)| -> Result<Host, Failure> {
             let folder = folder.0.join(name);
             private_folder(&folder).map_err(|error| Failure::failed("make a temporary folder", error))?;
@@ -115,24 +130,33 @@ impl Hosts {
     }
 
     /// Makes each host's key, writes its configuration and starts its agent.
-    pub fn start_agents(&mut self, queues: Option<u16>) -> Result<(), Failure> {
+    pub fn start_agents(&mut self, options: AgentOptions) -> Result<(), Failure> {
         let keys = [self.make_key(&self.pair[0])?, self.make_key(&self.pair[1])?];
         for own in 0..2 {
             let (host, peer, key) = (&self.pair[own], &self.pair[1 - own], &keys[1 - own]);
-            let text = configuration(host, peer, key, queues);
+            let text = configuration(host, peer, key, options);
             let path = host.folder.join("underpass.yaml");
             write_private(&path, &text).map_err(|error| Failure::failed("write a configuration", error))?;
-            let agent = self.start_agent(host, &path)?;
-            self.pair[own].agent = Some(agent);
+            let mut command = self.command(["agent", "--config"]);
+            command.arg(path).arg("--run-dir").arg(host.run_dir()).arg("--state-dir").arg(host.state_dir());
+            self.pair[own].agent = Some(self.start(host, command)?);
         }
         Ok(())
     }
 
-    fn start_agent(&self, host: &Host, configuration: &Path) -> Result<Child, Failure> {
+    /// Starts our program on each host with these arguments, which depend on the host and its peer, in the agent's place.
+    pub fn start_instead(&mut self, arguments: impl Fn(&Host, &Host) -> Vec<String>) -> Result<(), Failure> {
+        for own in 0..2 {
+            let mut command = self.command([]);
+            command.args(arguments(&self.pair[own], &self.pair[1 - own]));
+            self.pair[own].agent = Some(self.start(&self.pair[own], command)?);
+        }
+        Ok(())
+    }
+
+    fn start(&self, host: &Host, mut command: Command) -> Result<Child, Failure> {
         let log = File::create(host.log()).map_err(|error| Failure::failed("make a log file", error))?;
         let log_too = log.try_clone().map_err(|error| Failure::failed("make a log file", error))?;
-        let mut command = self.command(["agent", "--config"]);
-        command.arg(configuration).arg("--run-dir").arg(host.run_dir()).arg("--state-dir").arg(host.state_dir());
         // Its own process group: an interrupt from the terminal is for us, and we stop the agents in order.
         command.stdin(Stdio::null()).stdout(log).stderr(log_too).process_group(0);
         Ok(host.namespace.spawn(command)?)
@@ -229,6 +253,11 @@ impl Drop for Hosts {
 }
 
 impl Host {
+    /// Its agent's process, if there is one.
+    pub fn process(&self) -> Option<u32> {
+        self.agent.as_ref().map(Child::id)
+    }
+
     /// Does something with the links, addresses and routes of the host.
     pub fn netlink<T: Send>(&self, work: impl FnOnce(&mut Netlink) -> Result<T, NetlinkError> + Send) -> Result<T, Failure> {
         Ok(self.namespace.run(|| Netlink::open().and_then(|mut netlink| work(&mut netlink)))??)
@@ -303,12 +332,16 @@ impl Host {
 }
 
 /// A host's configuration: exactly what a person would write.
-fn configuration(host: &Host, peer: &Host, peer_key: &str, queues: Option<u16>) -> String {
-    let queues = queues.map_or_else(|| "auto".to_owned(), |queues| queues.to_string());
+fn configuration(host: &Host, peer: &Host, peer_key: &str, options: AgentOptions) -> String {
+    let queues = options.queues.map_or_else(|| "auto".to_owned(), |queues| queues.to_string());
+    let mtu = options.mtu.map_or_else(String::new, |mtu| format!(", mtu: {mtu}"));
+    let backend = if options.is_plain { ", backend: plain" } else { "" };
+    let ipsec = options.suite.map_or_else(String::new, |suite| format!("ipsec: {{suites: [{}]}}\n", suite.name()));
     format!(
         "host: {{name: {name}, advertise: [\"{outer}\"]}}\n\
-         tun: {{name: {TUN}, queues: {queues}}}\n\
+         tun: {{name: {TUN}, queues: {queues}{mtu}{backend}}}\n\
          overlay: {{address: {overlay}/32, blocks: [{block}]}}\n\
+         {ipsec}\
          peers:\n\
          \x20 - name: {peer}\n\
          \x20   address: {peer_outer}\n\
@@ -330,11 +363,11 @@ struct Folder(PathBuf);
 
 impl Folder {
     /// Makes one with a name that nobody could have guessed, and taken, before.
-    fn create() -> io::Result<Self> {
+    fn create(purpose: &str) -> io::Result<Self> {
         // A Unix socket's path has 107 octets; a long TMPDIR would not leave enough for the control sockets.
         const LONGEST_BASE: usize = 60;
         let base = Some(std::env::temp_dir()).filter(|base| base.as_os_str().len() <= LONGEST_BASE);
-        let path = base.unwrap_or_else(|| PathBuf::from("/tmp")).join(format!("underpass-demo-{:016x}", random()?));
+        let path = base.unwrap_or_else(|| PathBuf::from("/tmp")).join(format!("underpass-{purpose}-{:016x}", random()?));
         private_folder(&path)?;
         Ok(Self(path))
     }
@@ -357,12 +390,12 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::cli) mod tests {
     use super::*;
 
     /// The bare hosts: two namespaces and the wire, without agents.
-    pub(in crate::cli::demo) fn two_hosts() -> [Namespace; 2] {
-        let hosts = Hosts::build(Path::new("/nonexistent")).expect("needs root");
+    pub(in crate::cli) fn two_hosts() -> [Namespace; 2] {
+        let hosts = Hosts::build(Path::new("/nonexistent"), "test").expect("needs root");
         let copy = |host: &Host| host.namespace.run(|| Namespace::current().unwrap()).unwrap();
         [copy(&hosts.pair[0]), copy(&hosts.pair[1])]
     }
@@ -380,14 +413,14 @@ pub(super) mod tests {
 
     #[test]
     fn the_configuration_is_one_that_a_person_would_write_and_an_agent_takes() {
-        let hosts = Hosts::build(Path::new("/nonexistent")).expect("needs root");
+        let hosts = Hosts::build(Path::new("/nonexistent"), "test").expect("needs root");
         let (alpha, beta) = hosts.pair();
         let key = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
-        let text = configuration(alpha, beta, key, None);
+        let text = configuration(alpha, beta, key, AgentOptions::default());
         let (config, report) = crate::config::parse(Path::new("underpass.yaml"), text.as_bytes(), &Default::default());
         assert!(config.is_some() && !report.has_errors(), "{report:?}");
         assert_eq!(
-            configuration(alpha, beta, "KEY=", Some(2)),
+            configuration(alpha, beta, "KEY=", AgentOptions { queues: Some(2), ..AgentOptions::default() }),
             "host: {name: alpha, advertise: [\"192.0.2.1\"]}\n\
              tun: {name: underpass0, queues: 2}\n\
              overlay: {address: 10.42.1.1/32, blocks: [10.42.1.0/24]}\n\
@@ -403,9 +436,9 @@ pub(super) mod tests {
     fn nothing_is_left_when_the_hosts_are_gone() {
         // An agent that stops when it is asked, as it should.
         let (_keep, program) = stand_in(&format!("{KEY}\nexec sleep 60"));
-        let mut hosts = Hosts::build(&program).expect("needs root");
+        let mut hosts = Hosts::build(&program, "test").expect("needs root");
         let folder = hosts.folder.0.clone();
-        hosts.start_agents(None).unwrap();
+        hosts.start_agents(AgentOptions::default()).unwrap();
         let pids = hosts.pair.each_ref().map(|host| host.agent.as_ref().unwrap().id());
         assert!(folder.join("alpha/underpass.yaml").exists());
         assert!(pids.iter().all(|pid| Path::new(&format!("/proc/{pid}")).exists()));
@@ -417,8 +450,8 @@ pub(super) mod tests {
     #[test]
     fn an_agent_that_does_not_stop_is_killed() {
         let (_keep, program) = stand_in(&format!("{KEY}\ntrap '' TERM\nwhile :; do sleep 0.1; done"));
-        let mut hosts = Hosts::build(&program).expect("needs root");
-        hosts.start_agents(None).unwrap();
+        let mut hosts = Hosts::build(&program, "test").expect("needs root");
+        hosts.start_agents(AgentOptions::default()).unwrap();
         // The shell needs a moment until it ignores the signal.
         thread::sleep(Duration::from_millis(300));
         assert!(matches!(hosts.stop_agents(), Err(Failure::Timeout(what)) if what.contains("did not stop")));
@@ -428,8 +461,8 @@ pub(super) mod tests {
     #[test]
     fn an_agent_that_ends_early_shows_its_log() {
         let (_keep, program) = stand_in(&format!("{KEY}\necho 'no such luck' >&2; exit 6"));
-        let mut hosts = Hosts::build(&program).expect("needs root");
-        hosts.start_agents(None).unwrap();
+        let mut hosts = Hosts::build(&program, "test").expect("needs root");
+        hosts.start_agents(AgentOptions::default()).unwrap();
         let failure = hosts.await_up(|| Ok(()), |_, _, _| {}).unwrap_err();
         assert!(matches!(&failure, Failure::NotPermitted(what) if what.contains("no such luck")), "{failure}");
     }
@@ -437,8 +470,8 @@ pub(super) mod tests {
     #[test]
     fn a_program_that_makes_no_key_is_a_failure() {
         let (_keep, program) = stand_in("echo broken >&2; exit 1");
-        let mut hosts = Hosts::build(&program).expect("needs root");
-        let failure = hosts.start_agents(None).unwrap_err();
+        let mut hosts = Hosts::build(&program, "test").expect("needs root");
+        let failure = hosts.start_agents(AgentOptions::default()).unwrap_err();
         assert_eq!(failure.to_string(), "make a key for alpha: broken");
     }
 }

@@ -116,7 +116,7 @@ pub struct Session {
     pub moved: bool,
     /// Whether both sides said in IKE_SA_INIT that they reassemble fragments (RFC 7383 §2.3).
     pub fragmentation: bool,
-    /// The messages of the last IKE_INTERMEDIATE exchange, as AUTH covers them.
+    /// The messages of the last IKE_INTERMEDIATE exchange, as AUTH covers them; the owner takes them.
     pub covered: Covered,
     channel: Channel,
     next_request: u32,

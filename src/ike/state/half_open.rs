@@ -299,7 +299,7 @@ impl HalfOpen {
         session.respond(shared, &[Payload::KeyExchange(KeyExchangePayload { group: method.id(), value: value.into() })]);
         let (prf, (spi_i, spi_r)) = (Prf(self.suite.prf), session.spis());
         let mut int_auth = IntAuth::default();
-        int_auth.cover(prf, keys, &session.covered);
+        int_auth.cover(prf, keys, &std::mem::take(&mut session.covered));
         self.record.int_auth = int_auth.octets();
         let (nonce_i, nonce_r) = (&self.record.nonce_i, &self.record.nonce_r);
         *keys = keymat::rekeyed(prf, &keys.sk_d, self.suite, (&secret, None), nonce_i, nonce_r, spi_i, spi_r);

@@ -86,7 +86,7 @@ impl IntermediateSent {
         };
         let (prf, spis) = (Prf(start.suite.prf), start.session.spis());
         let mut int_auth = IntAuth::default();
-        int_auth.cover(prf, &start.keys, &start.session.covered);
+        int_auth.cover(prf, &start.keys, &std::mem::take(&mut start.session.covered));
         let (nonce_i, nonce_r) = (&start.record.nonce_i, &start.record.nonce_r);
         start.keys = keymat::rekeyed(prf, &start.keys.sk_d, start.suite, (&secret, None), nonce_i, nonce_r, spis.0, spis.1);
         start.session.rekey(Channel::new(start.suite.aead, &start.keys, true));

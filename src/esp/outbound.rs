@@ -273,8 +273,15 @@ impl DataPlane {
         }
     }
 
+    /// Whether packets may wait for an SA that is there by now.
+    #[must_use]
+    pub fn may_resume(&self) -> bool {
+        !self.resumable.is_empty()
+    }
+
     /// Puts packets that waited for an SA which is there by now into the outbox. False if not all found room: send, clear, and
-    /// call again. (`handle_update` and `handle_inner` call it too, so that only an outbox that is too small needs this.)
+    /// call again. (`handle_update`, `handle_inner` and `handle_split` call it too, so that only an outbox that is too small needs
+    /// this, or what nobody calls these for.)
     pub fn resume_parked(&mut self, now: Instant, outbox: &mut Outbox) -> bool {
         outbox.set_reserve(self.reserve);
         while let Some(&index) = self.resumable.last() {

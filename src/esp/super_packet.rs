@@ -17,6 +17,10 @@ impl DataPlane {
     ///
     /// A stray is the other worker's as a whole, as far as it has not been taken here.
     pub fn handle_split(&mut self, now: Instant, split: &Split<'_>, next: &mut usize, outbox: &mut Outbox) -> Outcome {
+        // What waited for an SA that is there by now came before.
+        if !self.resumable.is_empty() && !self.resume_parked(now, outbox) {
+            return Outcome::Done;
+        }
         outbox.set_reserve(self.reserve);
         // What lies in the outbox unsealed from here on is of this super-packet's SA.
         self.seal_pending(outbox);

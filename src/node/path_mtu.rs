@@ -27,6 +27,8 @@ const UDP_HEADER: u32 = 8;
 pub struct PathMtu {
     /// Between which addresses it was looked at last, and when. Ports do not matter.
     checked: Option<(Ends, Instant)>,
+    /// Whether that may be wrong, as routes or interfaces changed.
+    stale: bool,
     /// What the worker was told: for which peer's address, and the largest UDP payload in octets.
     told: Option<(IpAddr, u16)>,
 }
@@ -43,7 +45,7 @@ impl PathMtu {
     /// Whether the path is due to be looked at, and since when it was not; none is longest.
     fn due(&self, now: Instant, ends: Ends) -> Option<Option<Instant>> {
         match self.checked {
-            Some((checked, at)) if checked == ends => (now.since(at) >= RECHECK).then_some(Some(at)),
+            Some((checked, at)) if checked == ends => (self.stale || now.since(at) >= RECHECK).then_some(Some(at)),
             _ => Some(None),
         }
     }
@@ -83,14 +85,16 @@ impl Node {
         for &(_, index, path) in &checks {
             if let Some(peer) = self.peers.get_mut(&index) {
                 peer.path_mtu.checked = Some((ends(path), now));
+                peer.path_mtu.stale = false;
             }
         }
         checks.into_iter().map(|(_, index, path)| (index, path)).collect()
     }
 
-    /// Routes or interfaces changed: every path is to be looked at again.
+    /// Routes or interfaces changed: every path is to be looked at again. Each keeps its place in the order, so that all have their
+    /// turn where something changes all the time.
     pub fn routes_changed(&mut self) {
-        self.peers.values_mut().for_each(|peer| peer.path_mtu.checked = None);
+        self.peers.values_mut().for_each(|peer| peer.path_mtu.stale = true);
     }
 
     /// Takes what a look at a path found, whoever is reached by it.

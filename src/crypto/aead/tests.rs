@@ -207,4 +207,60 @@ proptest! {
             }
         }
     }
+
+    /// Single messages of any length, with associated data of any length: every number of blocks, whole and not.
+    #[test]
+    fn providers_agree_on_any_length(
+        algorithm in prop::sample::select(&AeadAlgorithm::ALL[..]),
+        key in prop::array::uniform32(any::<u8>()),
+        nonce: [u8; NONCE_LEN],
+        aad in prop::collection::vec(any::<u8>(), 0..65),
+        plain in prop::collection::vec(any::<u8>(), 0..5000),
+        skip in 0_usize..64,
+    ) {
+        let key = &key[..algorithm.key_len()];
+        agree(algorithm, key, &nonce, &aad, &plain, skip)?;
+    }
+}
+
+/// All providers seal to the same octets and open what ring sealed; nothing around the text changes, wherever it starts.
+fn agree(
+    algorithm: AeadAlgorithm,
+    key: &[u8],
+    nonce: &[u8; NONCE_LEN],
+    aad: &[u8],
+    plain: &[u8],
+    skip: usize,
+) -> Result<(), TestCaseError> {
+    let mut sealed = plain.to_vec();
+    let icv = aead(Provider::Ring, algorithm, key).seal(nonce, aad, &mut sealed);
+    for provider in providers() {
+        let aead = aead(provider, algorithm, key);
+        let (mut buffer, end) = (vec![0x5a; skip + plain.len() + 100], skip + plain.len());
+        buffer[skip..end].copy_from_slice(plain);
+        prop_assert_eq!(aead.seal(nonce, aad, &mut buffer[skip..end]), icv, "{:?}", provider);
+        prop_assert!(buffer[skip..end] == sealed, "{:?} sealed otherwise", provider);
+        prop_assert_eq!(aead.open(nonce, aad, &mut buffer[skip..end], &icv), Ok(()), "{:?}", provider);
+        prop_assert!(buffer[skip..end] == *plain, "{:?} opened otherwise", provider);
+        prop_assert!(
+            buffer[..skip].iter().chain(&buffer[end..]).all(|&octet| octet == 0x5a),
+            "{:?} wrote beside it",
+            provider
+        );
+    }
+    Ok(())
+}
+
+/// Around the ends of blocks, registers and steps, up to the longest datagram: there the counter's second octet counts too.
+#[test]
+fn providers_agree_around_every_border() {
+    let plain: Vec<u8> = (0..65_537_u32).map(|at| (at * 7 + at / 256) as u8).collect();
+    let borders = (0..=1100).chain((1..=256).flat_map(|steps| [-17, -16, -1, 0, 1].map(|off| steps * 256 + off)));
+    let aads = [0, 1, 8, 12, 15, 16, 17, 31, 32, 33, 64];
+    for (number, len) in borders.enumerate() {
+        let algorithm = [AeadAlgorithm::Aes128Gcm16, AeadAlgorithm::Aes256Gcm16][number % 2];
+        let (key, aad) = (&plain[len as usize % 1000..][..algorithm.key_len()], &plain[3..][..aads[number % aads.len()]]);
+        // A counter that ran over into the nonce would show with octets of all ones.
+        agree(algorithm, key, &[0xff; NONCE_LEN], aad, &plain[..len as usize], number % 64).unwrap();
+    }
 }

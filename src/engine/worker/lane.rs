@@ -182,9 +182,14 @@ impl Lane {
             self.admit_released(now);
             // The next order may set free as much again.
             self.flush(now);
-            while self.is_clear() && !self.plane.resume_parked(now, &mut self.outbox) {
-                self.flush(now);
-            }
+            self.resume(now);
+        }
+    }
+
+    /// Sends what waited for an SA that is there by now, as far as the socket takes it.
+    fn resume(&mut self, now: Instant) {
+        while self.is_clear() && self.plane.may_resume() {
+            self.plane.resume_parked(now, &mut self.outbox);
             self.flush(now);
         }
     }
@@ -286,6 +291,8 @@ impl Lane {
 
     /// Sees to it that one more packet fits into the outbox; false if the socket is full.
     pub(super) fn make_room(&mut self, now: Instant) -> bool {
+        // Set free by a packet of the peer's, or held up by a full socket: it came before.
+        self.resume(now);
         if !self.outbox.has_room() {
             self.flush(now);
         }

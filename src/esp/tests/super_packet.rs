@@ -93,6 +93,34 @@ fn packets_of_a_super_packet_wait_for_an_sa() {
 }
 
 #[test]
+fn a_super_packet_does_not_overtake_what_waited() {
+    for datagrams in [128, 2] {
+        let (mut alpha, mut beta) = (Host::alpha(Provider::Ring), Host::beta(Provider::Ring));
+        alpha.outbox = Outbox::new(1 << 18, datagrams);
+        let mut expected: Vec<Vec<u8>> = (1..6).map(to_beta).collect();
+        for packet in &expected {
+            assert_eq!(alpha.send(packet), Outcome::Done);
+        }
+        alpha.install(alpha_child(SUITE));
+        beta.install_active(mirrored(&alpha_child(SUITE), ALPHA));
+        // The peer has it: from here on alpha sends with it, before the control thread says so.
+        let from_beta = beta.seal(&v4("10.42.2.5", "10.42.1.5", 1, DF, 0));
+        assert_eq!(alpha.receive(&from_beta).len(), 1);
+        let whole = Recipe::new(false, true, &[3; 3000]).build();
+        let split = Split::parse(&whole, tcp(1000)).unwrap().unwrap();
+        expected.extend(cut(&split));
+        let (mut sent, mut next) = (Vec::new(), 0);
+        while next < split.count() {
+            alpha.plane.handle_split(alpha.now, &split, &mut next, &mut alpha.outbox);
+            let some = alpha.flush();
+            assert!(!some.is_empty(), "an empty outbox always takes some");
+            sent.extend(some);
+        }
+        assert_eq!(beta.receive_batch(&sent, reversed(alpha_path()), 0, true), expected);
+    }
+}
+
+#[test]
 fn packets_too_large_for_the_path_are_answered_or_cut() {
     for (dont_fragment, expected) in [(true, 0), (false, 6)] {
         let (mut alpha, _) = pair(SUITE);

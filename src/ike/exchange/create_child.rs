@@ -22,7 +22,7 @@ use super::negotiate::{self, Answer, Nonces, Offer, Refusal, Setting};
 use super::worker_child::resource_info;
 use crate::ike::child::{Child, Phase, Then};
 use crate::ike::contents::Contents;
-use crate::ike::limits::RETRY_REKEY;
+use crate::ike::limits::{NEW_SA_INTERVAL, RETRY_REKEY};
 use crate::ike::shared::Shared;
 use crate::ike::state::{Established, IkeSa, Job, Task, stay};
 use crate::ike::{CloseReason, Event};
@@ -204,8 +204,8 @@ impl Established {
             }
             // It is gone here too: deleted by the peer while we asked.
             (_, None) if task.replaces.is_some() => self.want_child_now(now),
-            // The worker asks again while it has packets.
-            (NotifyType::TemporaryFailure, _) if task.asks_for_worker() => {}
+            // The worker asks again while it has packets. Not for each worker at once: the peer may grant no more than one a while.
+            (NotifyType::TemporaryFailure, _) if task.asks_for_worker() => self.worker_retry = Some(now + NEW_SA_INTERVAL),
             (NotifyType::TemporaryFailure, _) => self.postpone(shared, now, task.replaces),
             (error, _) => {
                 let notify = error.name().into_owned();

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::hand::{Hand, alone, errors, own_config, sent};
 use super::{HOST, count, pair, pair_by_hand, script, sender};
-use crate::ike::limits::{MAX_WORKER_CHILDREN, RETRY_WORKER_CHILD};
+use crate::ike::limits::{MAX_WORKER_CHILDREN, NEW_SA_BURST, RETRY_WORKER_CHILD};
 use crate::ike::simulator::{Proof, Simulator};
 use crate::ike::{Command, Event, nat};
 use crate::model::{Path, Spi, WorkerIndex};
@@ -281,6 +281,21 @@ fn a_responder_that_has_enough_says_so_and_is_left_alone_for_a_while() {
     want(&mut sim, 0, wanted);
     sim.run_for(SECOND);
     assert!(own(&sim, 0, wanted).is_some());
+    must_be_consistent(&sim);
+}
+
+#[test]
+fn a_responder_that_grants_no_more_at_the_moment_is_not_flooded() {
+    let mut sim = with_workers(pair(17), [255, 1]);
+    let (burst, seconds) = (NEW_SA_BURST as u8, 10);
+    let from = sim.hosts[1].events.len();
+    for _ in 0..2 * seconds {
+        (1..=2 * burst).for_each(|worker| want(&mut sim, 0, worker));
+        sim.run_for(SECOND / 2);
+    }
+    assert!(workers(&sim, 0).len() >= usize::from(burst + seconds), "{:?}", workers(&sim, 0));
+    let refused = count(&sim, 1, from, |event| matches!(event, Event::Refused { .. }));
+    assert!((1..=2 * usize::from(seconds)).contains(&refused), "{refused} of {burst} more that were wanted");
     must_be_consistent(&sim);
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{ALPHA, BETA, SECONDS, World, config, packet, ping, state};
+use crate::esp::Update;
 use crate::ike::{CloseReason, Event};
 use crate::model::{PeerIndex, WorkerIndex};
 use crate::node::own_sas::IDLE;
@@ -284,4 +285,24 @@ fn a_restarted_peer_gets_the_packets_of_all_workers() {
             assert_eq!(pairs(&mut world, ALPHA), [(0, 0), (1, 1)], "seed {seed}");
         }
     }
+}
+
+/// What came after would stay with a worker for ever.
+#[test]
+fn the_last_that_workers_hear_of_a_peer_is_that_it_is_gone() {
+    let mut world = world(21, [4, 4]);
+    send(&mut world, ALPHA, 0);
+    world.run_for(SECONDS(4));
+    assert_eq!(pairs(&mut world, ALPHA).len(), 4);
+    let now = world.now;
+    let node = &mut world.host(ALPHA).node;
+    let local = vec!["10.42.1.0/24".parse().unwrap()];
+    let (index, path) = node.path_checks(now, 1)[0];
+    node.set_path_mtu(now, index, path, 1300);
+    node.reconfigure(now, local, Vec::new());
+    node.set_path_mtu(now, index, path, 1280);
+    let updates: Vec<Update> = std::iter::from_fn(|| node.poll_update()).map(|(_, update)| update).collect();
+    let gone = updates.iter().position(|update| matches!(update, Update::RemovePeer(_))).expect("it is removed");
+    assert_eq!(updates[..gone].iter().filter(|update| matches!(update, Update::Retire { .. })).count(), 4);
+    assert!(updates[gone + 1..].iter().all(|update| matches!(update, Update::Routes(_))), "{updates:?}");
 }

@@ -68,6 +68,25 @@ fn the_longest_unwatched_paths_come_first() {
 }
 
 #[test]
+fn every_path_is_looked_at_where_routes_change_all_the_time() {
+    let mut world = World::new(13);
+    let mut alpha = config(1, 2, 1);
+    alpha.peers.extend(config(1, 3, 1).peers);
+    world.start(ALPHA, alpha);
+    world.start(BETA, config(2, 1, 1));
+    world.start(GAMMA, config(3, 1, 1));
+    world.run_for(SECONDS(3));
+    let looked = [(); 4].map(|()| {
+        world.run_for(SECONDS(1));
+        let now = world.now;
+        let node = &mut world.host(ALPHA).node;
+        node.routes_changed();
+        node.path_checks(now, 1)[0].1.remote.ip()
+    });
+    assert_eq!(looked, [BETA, GAMMA, BETA, GAMMA]);
+}
+
+#[test]
 fn a_changed_path_mtu_is_told_once() {
     let mut world = two_hosts(9, 2);
     world.run_for(SECONDS(3));

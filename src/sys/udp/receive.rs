@@ -26,6 +26,8 @@ pub struct ReceiveBatch {
     messages: Vec<Message>,
     /// How many messages the next call takes.
     limit: usize,
+    /// How many headers the kernel has written to since they were prepared.
+    used: usize,
     lost: u32,
 }
 
@@ -74,6 +76,7 @@ impl ReceiveBatch {
             headers: vec![header; messages].into_boxed_slice(),
             messages: Vec::with_capacity(messages),
             limit: messages,
+            used: messages,
             lost: 0,
         }
     }
@@ -99,9 +102,9 @@ impl ReceiveBatch {
         self.lost
     }
 
-    /// Points every header at its slot, its name and its control buffer.
+    /// Points headers at their slots, names and control buffers: those that the last call has used, as the others still are.
     fn prepare(&mut self) {
-        for (number, slot) in self.arena.chunks_exact_mut(SLOT).enumerate() {
+        for (number, slot) in self.arena.chunks_exact_mut(SLOT).enumerate().take(self.used) {
             self.iovecs[number] = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: SLOT };
             let name = &mut self.names[number];
             let control = &mut self.controls[number];
@@ -127,6 +130,7 @@ impl UdpSocket {
         batch.messages.clear();
         batch.lost = 0;
         batch.prepare();
+        batch.used = 0;
         // Past the C library, whose call is a cancellation point and pays for that on both sides of the kernel.
         // SAFETY: `prepare` pointed every header at live memory of the batch, which nobody else touches during the call.
         let count = unsafe {
@@ -140,6 +144,7 @@ impl UdpSocket {
             )
         };
         let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        batch.used = count;
         for number in 0..count {
             let header = &batch.headers[number];
             // Slots are as large as a message can be, and no datagram comes without a sender: neither happens.

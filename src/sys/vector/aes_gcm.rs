@@ -68,16 +68,18 @@ pub fn is_supported() -> bool {
 
 impl AesGcm {
     /// Expands a key of 16 or 32 octets. None if the processor lacks something, or for a key of another length.
+    ///
+    /// It is expanded where it stays: a move would leave a copy behind that nobody wipes.
     #[must_use]
-    pub fn new(key: &[u8]) -> Option<Self> {
+    pub fn new(key: &[u8]) -> Option<Box<Self>> {
         if !is_supported() || !matches!(key.len(), 16 | 32) {
             return None;
         }
-        let mut gcm = Self {
+        let mut gcm = Box::new(Self {
             powers: [0; POWERS + SPARE],
             round_keys: [[0; BLOCK]; 15],
             rounds: if key.len() == 16 { 10 } else { 14 },
-        };
+        });
         // SAFETY: the processor has every feature, as was just asked.
         unsafe { gcm.expand(key) };
         Some(gcm)

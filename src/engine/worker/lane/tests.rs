@@ -191,6 +191,38 @@ fn an_order_that_waits_is_done_before_a_datagram_is_given_up() {
 }
 
 #[test]
+fn what_waits_for_an_sa_leaves_once_the_peer_has_sent_on_it() {
+    in_new_netns(|| {
+        let (here, there) = ("127.0.0.1:4500", "127.0.0.2:4500");
+        let mut bench = Bench::new([127, 0, 0, 1].into());
+        let mut peer = Bench::new([127, 0, 0, 2].into());
+        peer.key(2, 1, path(there, here));
+        peer.lane.take_orders(NOW);
+        let mut datagram = peer.sealed(&packet(2, 1, 100));
+        bench.udp.set_segmentation(false);
+        // More than the outbox holds: it is shorter than usual.
+        bench.lane.outbox = Outbox::new(OUTBOX_OCTETS, 8);
+        bench.key(1, 2, path(here, there));
+        let orders: Vec<Update> = bench.lane.mailbox.try_iter().collect();
+        let [routes, install, _activate] = <[Update; 3]>::try_from(orders).expect("three orders");
+        bench.orders.send(routes).unwrap();
+        bench.lane.take_orders(NOW);
+        bench.tun.0.lock().unwrap().inner.extend((0..30).map(|_| packet(1, 2, 100)));
+        bench.send_all(NOW);
+        bench.orders.send(install).unwrap();
+        bench.lane.take_orders(NOW);
+        assert_eq!(datagrams_sent(), 0, "the peer may not have it yet");
+        let incoming = Incoming { start: 0, len: datagram.len() as u32, path: path(here, there), ecn: 0 };
+        bench.lane.gather(NOW, spi(0x1000_0000), incoming);
+        bench.lane.open(NOW, &mut datagram);
+        // The next turn, although there is no order and nothing to be read.
+        bench.lane.take_orders(NOW);
+        bench.lane.take_parcels(NOW);
+        assert_eq!((datagrams_sent(), bench.drops.nonzero().count()), (30, 0));
+    });
+}
+
+#[test]
 fn what_a_device_refuses_is_counted() {
     in_new_netns(|| {
         let (here, there) = ("127.0.0.1:4500", "127.0.0.2:4500");

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use underpass::ike::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, RemoteEndpoint};
+use underpass::ike::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, PostQuantum, RemoteEndpoint};
 use underpass::model::{AeadAlgorithm, PeerId, PeerIndex, Secret, TrafficSelector, WorkerIndex};
 use underpass::node::NodeConfig;
 use underpass::node::simulation::{Train, World};
@@ -41,6 +41,7 @@ fn config(number: u8, peer: u8, suite: AeadAlgorithm) -> NodeConfig {
             remote_auth: PeerAuth::Psk(psk()),
             remote: Some(RemoteEndpoint::Standard(IpAddr::V4(Ipv4Addr::new(192, 0, 2, peer)))),
             suites: vec![suite],
+            post_quantum: PostQuantum::Preferred,
             local_selectors: vec![TrafficSelector::from_prefix(prefix(number))],
             remote_selectors: vec![TrafficSelector::from_prefix(prefix(peer))],
             owner: WorkerIndex(0),

@@ -12,7 +12,7 @@ use std::time::{self, Duration};
 use ipnet::IpNet;
 use underpass::crypto::Provider;
 use underpass::esp::{Config, DataPlane, Event, Inbox, Incoming, Outbox, Outcome, Route, RouteTable, Update};
-use underpass::ike::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, RemoteEndpoint};
+use underpass::ike::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, PostQuantum, RemoteEndpoint};
 use underpass::model::{
     AeadAlgorithm, ChildSaParams, ChildSuite, Drops, Instant, Lifetime, Path, PeerId, PeerIndex, Rng, SaKey, Secret,
     SeededRng, Spi, Ticket, TrafficSelector, WorkerIndex,
@@ -298,6 +298,7 @@ fn peer_config(number: u32, peers: u32, at_hub: bool) -> PeerConfig {
         remote_auth: PeerAuth::Psk(psk()),
         remote: (!at_hub).then_some(RemoteEndpoint::Standard(HUB.into())),
         suites: vec![AeadAlgorithm::Aes128Gcm16],
+        post_quantum: PostQuantum::Preferred,
         local_selectors: if at_hub { of_hub() } else { selectors() },
         remote_selectors: if at_hub { selectors() } else { of_hub() },
         owner: WorkerIndex(0),

@@ -162,7 +162,7 @@ fn ike_payloads(payloads: &[Payload]) {
 
 fn ike_proposals(theirs: &[Proposal]) {
     for ke_group in [None, Some(31), Some(14)] {
-        if let Ok(mut chosen) = choose_ike(&AeadAlgorithm::ALL, theirs, ke_group) {
+        if let Ok(mut chosen) = choose_ike(&AeadAlgorithm::ALL, theirs, ke_group, ke_group.is_some()) {
             chosen.answer.spi = chosen.spi.clone().into();
             let accepted = accept_ike(theirs, std::slice::from_ref(&chosen.answer)).expect("what was proposed");
             assert_eq!((accepted.suite, accepted.spi), (chosen.suite, chosen.spi));

@@ -76,7 +76,8 @@ const IMPURE_PATHS: &[&str] = &[
 ];
 
 /// Libraries that only `src/crypto` names, tests included.
-const CRYPTO_CRATES: &[&str] = &["ring", "aes_gcm", "chacha20poly1305", "x25519_dalek", "curve25519_dalek", "p256", "p384"];
+const CRYPTO_CRATES: &[&str] =
+    &["ring", "aes_gcm", "chacha20poly1305", "x25519_dalek", "curve25519_dalek", "p256", "p384", "ml_kem"];
 
 /// Where `unsafe` may stand.
 const UNSAFE_HOME: &str = "src/sys/";

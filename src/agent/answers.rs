@@ -190,6 +190,7 @@ fn peer(view: PeerView, addresses: &HashMap<String, String>) -> Peer {
     peer.remote_behind_nat = view.remote_behind_nat.into();
     peer.ike = view.ike.map(|ike| Ike {
         suite: ike.suite.to_string(),
+        post_quantum: ike.post_quantum,
         local_spi: ike.local_spi.to_string(),
         remote_spi: ike.remote_spi.to_string(),
         age_seconds: ike.age.as_secs(),

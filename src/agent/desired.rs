@@ -5,7 +5,7 @@ use std::thread::available_parallelism;
 use crate::config::{Backend, Config, Peer, PeerAuth, PeerRemote, Queues, Report};
 use crate::crypto::{Provider, SigningKey};
 use crate::engine;
-use crate::ike::{self, EndpointConfig, LocalAuth, RemoteEndpoint};
+use crate::ike::{self, EndpointConfig, LocalAuth, PostQuantum, RemoteEndpoint};
 use crate::model::{PeerIndex, TrafficSelector, WorkerIndex};
 use crate::node::NodeConfig;
 use crate::sys::tun::TunBackend;
@@ -95,6 +95,7 @@ fn one_peer(peer: &Peer, host_key: Option<&SigningKey>) -> Option<ike::PeerConfi
             PeerRemote::Natt(endpoint) => RemoteEndpoint::Natt(endpoint),
         }),
         suites: peer.suites.clone(),
+        post_quantum: if peer.require_pq { PostQuantum::Required } else { PostQuantum::Preferred },
         local_selectors: selectors(&peer.local_blocks),
         remote_selectors: selectors(&peer.remote_blocks),
     })

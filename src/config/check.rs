@@ -319,6 +319,7 @@ fn build(draft: Draft) -> Option<Config> {
             auth: peer.auth?.value,
             allow_short_psk: peer.allow_short_psk,
             suites: peer.suites,
+            require_pq: peer.require_pq,
             local_blocks: local.iter().map(|block| block.value).collect(),
             remote_blocks: peer.remote_blocks.iter().map(|block| block.value).collect(),
             name: peer_name,

@@ -75,6 +75,7 @@ pub(super) struct PeerDraft {
     pub auth: Option<Placed<PeerAuth>>,
     pub allow_short_psk: bool,
     pub suites: Vec<AeadAlgorithm>,
+    pub require_pq: bool,
     pub local_blocks: Vec<Placed<IpNet>>,
     pub remote_blocks: Vec<Placed<IpNet>>,
 }
@@ -99,8 +100,8 @@ pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, repo
             (Vec::new(), Vec::new())
         }
     };
-    let (ipsec, allow_short_psk) = ipsec(&top.take("ipsec").unwrap_or_else(|| absent("ipsec")), report)?;
-    let defaults = PeerDefaults { folder: file.parent().unwrap_or(Path::new("")), suites: &ipsec.suites, allow_short_psk };
+    let (ipsec, flags) = ipsec(&top.take("ipsec").unwrap_or_else(|| absent("ipsec")), report)?;
+    let defaults = PeerDefaults { folder: file.parent().unwrap_or(Path::new("")), suites: &ipsec.suites, flags };
     let items = top.take("peers").and_then(|field| field.list(report, MAX_PEERS)).unwrap_or_default();
     let peers = items.iter().filter_map(|item| peer(item, &defaults, report)).collect();
     later_steps(&mut top, report);
@@ -274,7 +275,7 @@ fn blocks(section: &mut Section<'_>, key: &'static str, required: bool, report: 
     blocks
 }
 
-fn ipsec(field: &Field<'_>, report: &mut Report) -> Option<(Ipsec, bool)> {
+fn ipsec(field: &Field<'_>, report: &mut Report) -> Option<(Ipsec, PeerFlags)> {
     let mut ipsec = Ipsec {
         ike_rekey: Duration::from_secs(4 * 3600),
         child_rekey: Duration::from_secs(3600),
@@ -300,9 +301,30 @@ fn ipsec(field: &Field<'_>, report: &mut Report) -> Option<(Ipsec, bool)> {
     if let Some(suites) = suites(&mut section, report) {
         ipsec.suites = suites;
     }
-    let short = section.take("allow_short_psk").and_then(|field| field.read(report, scalar::boolean));
+    let flags = PeerFlags::default().read(&mut section, report);
     section.finish(report);
-    Some((ipsec, short.is_some_and(|short| short.value)))
+    Some((ipsec, flags))
+}
+
+/// Switches of `ipsec` that each peer may set otherwise.
+#[derive(Clone, Copy, Default)]
+struct PeerFlags {
+    allow_short_psk: bool,
+    require_pq: bool,
+}
+
+impl PeerFlags {
+    /// What the section says, and these where it does not.
+    fn read(self, section: &mut Section<'_>, report: &mut Report) -> Self {
+        let mut flag = |key: &'static str, default: bool| {
+            let read = section.take(key).and_then(|field| field.read(report, scalar::boolean));
+            read.map_or(default, |read| read.value)
+        };
+        Self {
+            require_pq: flag("require_pq", self.require_pq),
+            allow_short_psk: flag("allow_short_psk", self.allow_short_psk),
+        }
+    }
 }
 
 fn replay_window(text: &str) -> Result<u32, Expected> {
@@ -341,7 +363,7 @@ fn suites(section: &mut Section<'_>, report: &mut Report) -> Option<Vec<AeadAlgo
 struct PeerDefaults<'c> {
     folder: &'c Path,
     suites: &'c [AeadAlgorithm],
-    allow_short_psk: bool,
+    flags: PeerFlags,
 }
 
 fn peer(field: &Field<'_>, defaults: &PeerDefaults<'_>, report: &mut Report) -> Option<PeerDraft> {
@@ -357,14 +379,25 @@ fn peer(field: &Field<'_>, defaults: &PeerDefaults<'_>, report: &mut Report) -> 
     let remote = section.take("address").and_then(|field| field.read(report, peer_remote));
     let local_id = section.take("local_id").and_then(|field| field.read(report, scalar::identity));
     let remote_id = section.take("remote_id").and_then(|field| field.read(report, scalar::identity));
-    let short = section.take("allow_short_psk").and_then(|field| field.read(report, scalar::boolean));
-    let allow_short_psk = short.map_or(defaults.allow_short_psk, |short| short.value);
+    let PeerFlags { allow_short_psk, require_pq } = defaults.flags.read(&mut section, report);
     let auth = auth(&mut section, &place, defaults.folder, allow_short_psk, report);
     let suites = suites(&mut section, report).unwrap_or_else(|| defaults.suites.to_vec());
     let local_blocks = blocks(&mut section, "local_blocks", false, report);
     let remote_blocks = blocks(&mut section, "remote_blocks", true, report);
     section.finish(report);
-    Some(PeerDraft { place, name, remote, local_id, remote_id, auth, allow_short_psk, suites, local_blocks, remote_blocks })
+    Some(PeerDraft {
+        place,
+        name,
+        remote,
+        local_id,
+        remote_id,
+        auth,
+        allow_short_psk,
+        suites,
+        require_pq,
+        local_blocks,
+        remote_blocks,
+    })
 }
 
 fn peer_remote(text: &str) -> Result<PeerRemote, Expected> {

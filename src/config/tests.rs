@@ -117,7 +117,7 @@ host:
   listen: {{address: '::', ike_port: 5000, natt_port: 5001}}
 tun: {{name: up-0, mtu: 1380, queues: 2, pin: on, backend: offload, offload: off}}
 overlay: {{address: 10.42.1.9/32, blocks: [10.42.1.0/24]}}
-ipsec: {{ike_rekey: 1h30m, child_rekey: 90s, replay_window: 128, dpd: 5s, suites: [aes128gcm16], allow_short_psk: true}}
+ipsec: {{ike_rekey: 1h30m, child_rekey: 90s, replay_window: 128, dpd: 5s, suites: [aes128gcm16], allow_short_psk: true, require_pq: true}}
 peers:
   - {{name: beta, address: 192.0.2.2, psk_file: keys/beta, remote_blocks: [10.42.2.0/24, 10.43.0.0/16]}}
   - name: gamma
@@ -127,6 +127,7 @@ peers:
     remote_id: gw.example.org
     public_key: {}
     suites: [chacha20poly1305, aes256gcm16]
+    require_pq: false
     local_blocks: [10.42.1.128/25]
     remote_blocks: [10.44.0.0/16]
 ",
@@ -165,6 +166,7 @@ peers:
     assert_eq!((&beta.local_id, &beta.remote_id), (&PeerId::Fqdn("alpha".into()), &PeerId::Fqdn("beta".into())));
     assert!(matches!(&beta.auth, PeerAuth::PskFile(path) if path.value == Path::new("/etc/underpass/keys/beta")));
     assert_eq!(beta.suites, [AeadAlgorithm::Aes128Gcm16]);
+    assert_eq!((beta.require_pq, gamma.require_pq), (true, false));
     assert_eq!(beta.local_blocks, config.overlay.blocks);
     assert_eq!(gamma.remote, Some(PeerRemote::Natt("192.0.2.3:4600".parse().unwrap())));
     assert_eq!(gamma.local_id, PeerId::Ipv4("192.0.2.1".parse().unwrap()));
@@ -225,7 +227,7 @@ u.yaml:7: ipsec.suites[0]: expected aes256gcm16, chacha20poly1305 or aes128gcm16
          \"aes256gcm16\"?
 u.yaml:8: ipsec.dpd: expected a duration from 1s to 10s, such as 90s, 10m or 4h, got \"10\"; did you mean \"10s\"?
 u.yaml:9: ipsec.replay_window: expected a multiple of 64 from 64 to 65536, got \"1000\"; did you mean \"1024\"?
-u.yaml:10: ipsec.secret: unknown key; expected ike_rekey, child_rekey, replay_window, dpd, suites or allow_short_psk
+u.yaml:10: ipsec.secret: unknown key; expected ike_rekey, child_rekey, replay_window, dpd, suites, require_pq or allow_short_psk
 u.yaml:12: peers[0].name: expected a name for the peer; it is missing
 u.yaml:12: peers[0].psk: expected a shared key of 32 to 1024 octets, got 5; make one with `openssl rand -base64 32`, or \
          say allow_short_psk: true where the peer cannot take a longer one

@@ -166,6 +166,8 @@ pub struct Peer {
     pub allow_short_psk: bool,
     /// `suites`, most wanted first. Never empty.
     pub suites: Vec<AeadAlgorithm>,
+    /// `require_pq`: whether a tunnel without post-quantum key exchange is refused.
+    pub require_pq: bool,
     /// `local_blocks`: traffic selectors on our side. Never empty.
     pub local_blocks: Vec<IpNet>,
     /// `remote_blocks`: traffic selectors on the peer's side, and what is routed to it. Never empty.

@@ -122,9 +122,12 @@ pub enum KeyExchangeError {
     /// A low-order X25519 value: the shared secret would be zero.
     #[error("the KE value has a low order")]
     LowOrder,
+    /// An ML-KEM encapsulation key with a coefficient beyond the modulus (FIPS 203 §7.2).
+    #[error("the KE value is not reduced modulo q")]
+    NotReduced,
 }
 
-/// Our half of a key exchange. It is used once.
+/// Our half of a key exchange. It is used once. Of a KEM, this is the initiator's.
 pub trait KeyExchange: Send {
     /// Its group.
     fn group(&self) -> KeGroup;
@@ -147,7 +150,7 @@ mod sign;
 pub(crate) mod testdata;
 
 pub use aead::aead;
-pub use ke::key_exchange;
+pub use ke::{answer_key_exchange, key_exchange};
 pub use prf::Prf;
 pub use sign::{KeyFormatError, SigningKey, VerifyingKey};
 

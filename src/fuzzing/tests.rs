@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 use super::*;
-use crate::ike::proposals::{offer_esp, offer_ike};
+use crate::ike::proposals::{PostQuantum, offer_esp, offer_ike};
 use crate::model::{IkeSpi, KeGroup, Spi};
 use crate::wire::ike::{
     Auth, AuthMethod, Certificate, Delete, ExchangeType, Flags, Header, Identification, KeyExchangePayload, Notify,
@@ -210,7 +210,7 @@ fn ike_seeds() -> Vec<(&'static str, Vec<u8>)> {
     let nonce = || Payload::Nonce((0..32).collect());
     let ke = || Payload::KeyExchange(KeyExchangePayload { group: 31, value: Bytes::from_static(&[9; 32]) });
     let init = [
-        Payload::SecurityAssociation(offer_ike(&suites, KeGroup::X25519, None)),
+        Payload::SecurityAssociation(offer_ike(&suites, KeGroup::X25519, PostQuantum::Preferred, None)),
         ke(),
         nonce(),
         notify(NotifyType::NatDetectionSourceIp, &[7; 20]),
@@ -245,7 +245,8 @@ fn ike_seeds() -> Vec<(&'static str, Vec<u8>)> {
         Payload::TsResponder(selector("10.42.2.0/24")),
     ];
     let new_spi = IkeSpi::new(0x8899_aabb_ccdd_eeff).expect("not zero");
-    let rekey_ike = [Payload::SecurityAssociation(offer_ike(&suites, KeGroup::EcP256, Some(new_spi))), nonce(), ke()];
+    let rekey_ike =
+        [Payload::SecurityAssociation(offer_ike(&suites, KeGroup::EcP256, PostQuantum::No, Some(new_spi))), nonce(), ke()];
     let rest = [
         Payload::Delete(Delete::Esp(vec![spi])),
         Payload::Delete(Delete::Ike),
@@ -306,15 +307,40 @@ fn ike_protected_seeds() -> Vec<(&'static str, Vec<u8>)> {
     };
     let ike_spi = IkeSpi::new(0x0102_0304_0506_0708).expect("not zero");
     let ike = [
-        Payload::SecurityAssociation(offer_ike(&[AeadAlgorithm::Aes256Gcm16], KeGroup::X25519, Some(ike_spi))),
+        Payload::SecurityAssociation(offer_ike(
+            &[AeadAlgorithm::Aes256Gcm16],
+            KeGroup::X25519,
+            PostQuantum::No,
+            Some(ike_spi),
+        )),
         Payload::Nonce(vec![9; 32].into()),
         Payload::KeyExchange(KeyExchangePayload { group: 31, value: vec![9; 32].into() }),
+    ];
+    let mut hybrid_ike = ike.to_vec();
+    let offer = offer_ike(&[AeadAlgorithm::Aes256Gcm16], KeGroup::X25519, PostQuantum::Preferred, Some(ike_spi));
+    hybrid_ike[0] = Payload::SecurityAssociation(offer);
+    let follow_up = [
+        Payload::KeyExchange(KeyExchangePayload { group: 36, value: vec![1; 1184].into() }),
+        Payload::Notify(Notify::new(NotifyType::AdditionalKeyExchange, vec![0; 16])),
     ];
     let delete = |spis: &[u32]| [Payload::Delete(Delete::Esp(spis.iter().map(|&value| spi(value)).collect()))];
     let refused = |kind| [Payload::Notify(Notify::new(kind, Bytes::new()))];
     let identity = Payload::IdInitiator(Identification { body: b"\x02\0\0\0host1".to_vec().into() });
     let proof = Payload::Auth(Auth { method: AuthMethod::SharedKey, data: vec![1; 32].into() });
     let up = |records: &[&[u8]]| [&[0][..], &records.concat()].concat();
+    let up_in_pieces = |records: &[&[u8]]| [&[2][..], &records.concat()].concat();
+    let (piece, cut) = (16, 32);
+    let fragment = |number: u8, total: u8, text: &[u8]| {
+        let length = u8::try_from(text.len() + 3).expect("short");
+        [&[inform | piece, 0, length, number, total, 42][..], text].concat()
+    };
+    let intermediate = |group: u16, length: usize| {
+        record(auth | 64, &[Payload::KeyExchange(KeyExchangePayload { group, value: vec![1; length].into() })])
+    };
+    let post_quantum = |records: &[&[u8]]| [&[4][..], &records.concat()].concat();
+    let halves = [fragment(2, 2, &[0, 0]), fragment(2, 2, &[0, 1]), fragment(1, 2, &[0, 0, 0, 8, 1, 0])].concat();
+    let growing =
+        [fragment(1, 2, &[0]), fragment(1, 3, &[0]), fragment(2, 2, &[0]), fragment(0, 3, &[]), fragment(9, 3, &[])];
     let before_auth = |records: &[&[u8]]| [&[1][..], &records.concat()].concat();
     vec![
         ("child", up(&[&record(create, &child(0x2222_2200)), &record(inform, &delete(&[0x2222_2200]))])),
@@ -331,6 +357,18 @@ fn ike_protected_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("temporary-failure", up(&[&rekey_child, &record(answer, &refused(NotifyType::TemporaryFailure)), &wait])),
         ("not-found", up(&[&rekey_child, &record(answer, &refused(NotifyType::ChildSaNotFound)), &wait])),
         ("invalid-ke", up(&[&rekey_child, &record(answer, &refused(NotifyType::InvalidKePayload)), &wait])),
+        ("intermediate", post_quantum(&[&intermediate(36, 1184), &good_auth])),
+        ("intermediate-short", post_quantum(&[&intermediate(36, 32), &good_auth])),
+        ("intermediate-other", post_quantum(&[&record(auth, &[]), &intermediate(31, 32), &intermediate(36, 1184)])),
+        (
+            "follow-up",
+            [&[6][..], &record(create, &hybrid_ike), &record(create | 64, &follow_up), &record(create, &ike)].concat(),
+        ),
+        ("post-quantum", [&[6][..], &record(create, &ike), &intermediate(36, 1184)].concat()),
+        ("cut", up_in_pieces(&[&record(create | cut, &child(0x2222_2200)), &record(inform, &delete(&[0x2222_2200]))])),
+        ("cut-unasked", up(&[&record(create | cut, &child(0x2222_2200))])),
+        ("fragments", up_in_pieces(&[&halves])),
+        ("fragments-grow", up_in_pieces(&[&growing.concat()])),
         ("auth-bad", before_auth(&[&record(auth, &[identity, proof]), &good_auth])),
         ("auth-good", before_auth(&[&good_auth, &record(create, &child(0x2222_2200))])),
     ]

@@ -32,25 +32,38 @@ impl<T> Authenticated<T> {
     }
 }
 
-/// What one side signs: its own first message, the other side's nonce, and the MACed ID.
+/// What one side signs: its own first message, the other side's nonce, the MACed ID, and what IKE_INTERMEDIATE adds (RFC 9242).
 ///
-/// `InitiatorSignedOctets = RealMessage1 | NonceRData | prf(SK_pi, RestOfInitIDPayload)`
+/// `InitiatorSignedOctets = RealMessage1 | NonceRData | prf(SK_pi, RestOfInitIDPayload) [| IntAuth]`
+///
+/// If both sides sent IKE_SA_INIT_FULL_TRANSCRIPT_AUTH (draft-ietf-ipsecme-ikev2-downgrade-prevention), both messages are covered,
+/// behind eight zero octets, which no message begins with (its first field is an SPI):
+///
+/// `InitiatorSignedOctets = 00 00 00 00 00 00 00 00 | RealMessage2 | RealMessage1 | NonceRData | ... `
 #[derive(Clone, Copy, Debug)]
 pub struct SignedOctets<'a> {
     /// The signer's last IKE_SA_INIT message, as it travelled, without non-ESP marker.
     pub message: &'a [u8],
+    /// The other side's, if it is covered too.
+    pub peer_message: Option<&'a [u8]>,
     /// The other side's nonce data.
     pub nonce: &'a [u8],
     /// The signer's SK_p.
     pub sk_p: &'a Secret,
     /// The signer's ID payload body, as it travelled.
     pub id_body: &'a [u8],
+    /// IntAuth; nothing without IKE_INTERMEDIATE.
+    pub int_auth: &'a [u8],
 }
+
+/// In front of a full transcript.
+const ZERO_PREFIX: [u8; 8] = [0; 8];
 
 impl SignedOctets<'_> {
     /// The parts in their order; the caller holds the MACed ID.
-    fn parts<'a>(&'a self, maced_id: &'a Secret) -> [&'a [u8]; 3] {
-        [self.message, self.nonce, maced_id.expose()]
+    fn parts<'a>(&'a self, maced_id: &'a Secret) -> [&'a [u8]; 6] {
+        let (zeros, peer_message) = self.peer_message.map_or((&[][..], &[][..]), |message| (&ZERO_PREFIX, message));
+        [zeros, peer_message, self.message, self.nonce, maced_id.expose(), self.int_auth]
     }
 
     /// prf(SK_p, RestOfIDPayload)

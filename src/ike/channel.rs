@@ -1,4 +1,4 @@
-//! The protection of one IKE SA's messages: SK payloads by an AEAD (RFC 5282).
+//! The protection of one IKE SA's messages: SK and SKF payloads by an AEAD (RFC 5282, RFC 7383).
 //!
 //! `nonce = salt | IV`, IV = a counter, AAD = everything up to and including the SK payload's generic header.
 
@@ -9,7 +9,9 @@ use bytes::Bytes;
 use super::keymat::IkeKeys;
 use crate::crypto::{self, Aead, NONCE_LEN, Provider};
 use crate::model::{AeadAlgorithm, SaKey};
-use crate::wire::ike::{Header, Message, OpenError, Payload, parse_chain};
+use crate::wire::ike::{
+    Fragment, Header, Message, OpenError, Payload, ProtectedView, SK_OVERHEAD, SKF_OVERHEAD, emit_chain, parse_chain,
+};
 
 /// One direction's key.
 struct Direction {
@@ -73,15 +75,47 @@ impl Channel {
         .into()
     }
 
+    /// The same as one datagram or, if that would be longer than `most`, in fragments that are not (RFC 7383 §2.5).
+    pub fn seal_in_pieces(&mut self, header: &Header, payloads: &[Payload], most: usize) -> Vec<Bytes> {
+        let mut chain = Vec::new();
+        let first = emit_chain(payloads, &mut chain);
+        if SK_OVERHEAD + chain.len() <= most {
+            return vec![self.seal(header, payloads)];
+        }
+        self.seal_fragments(header, first, &chain, most)
+    }
+
+    /// A chain, whose first payload has that type, in fragments that are no longer than `most`.
+    pub fn seal_fragments(&mut self, header: &Header, first: u8, chain: &[u8], most: usize) -> Vec<Bytes> {
+        let pieces = chain.chunks(most.saturating_sub(SKF_OVERHEAD).max(1));
+        let total = u16::try_from(pieces.len()).unwrap_or(u16::MAX);
+        let numbered = (1..=total).zip(pieces);
+        numbered.map(|(number, piece)| self.seal_fragment(header, Fragment { number, total }, first, piece)).collect()
+    }
+
+    /// One fragment: a piece of the chain whose first payload has that type.
+    pub fn seal_fragment(&mut self, header: &Header, fragment: Fragment, first: u8, piece: &[u8]) -> Bytes {
+        let iv = self.next_iv.to_be_bytes();
+        self.next_iv += 1;
+        let seal = |aad: &[u8], text: &mut [u8]| (iv, self.outbound.aead.seal(&self.outbound.nonce(iv), aad, text));
+        Message::emit_fragment(header, fragment, first, piece, seal).into()
+    }
+
     /// The payloads inside SK.
     pub fn open(&self, message: &Message, datagram: &[u8]) -> Result<Vec<Payload>, Unusable> {
-        let view = message.protected.ok_or(Unusable::Forged)?;
+        let view = message.protected.filter(|view| view.fragment.is_none()).ok_or(Unusable::Forged)?;
+        let (first, chain) = self.open_octets(view, datagram)?;
+        parse_chain(first, &chain).map_err(|error| Unusable::Malformed(error.to_string()))
+    }
+
+    /// What stands inside SK or SKF: the type of the first payload, and the chain or a piece of it.
+    pub fn open_octets(&self, view: ProtectedView, datagram: &[u8]) -> Result<(u8, Vec<u8>), Unusable> {
         let mut datagram = datagram.to_vec();
         let opened = Message::open(view, &mut datagram, |iv, aad, text, icv| {
             self.inbound.aead.open(&self.inbound.nonce(*iv), aad, text, icv).is_ok()
         });
         match opened {
-            Ok((first, chain)) => parse_chain(first, chain).map_err(|error| Unusable::Malformed(error.to_string())),
+            Ok((first, chain)) => Ok((first, chain.to_vec())),
             Err(OpenError::Icv) => Err(Unusable::Forged),
             Err(error @ OpenError::Padding) => Err(Unusable::Malformed(error.to_string())),
         }

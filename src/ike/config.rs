@@ -42,6 +42,8 @@ pub struct PeerConfig {
     pub remote: Option<RemoteEndpoint>,
     /// AEADs for IKE and ESP, most wanted first; never empty.
     pub suites: Vec<AeadAlgorithm>,
+    /// Whether IKE SAs add a post-quantum key exchange.
+    pub post_quantum: PostQuantum,
     /// Inner addresses on our side.
     pub local_selectors: Vec<TrafficSelector>,
     /// Inner addresses on its side.
@@ -60,6 +62,17 @@ impl PeerConfig {
             None => false,
         }
     }
+}
+
+/// Whether a post-quantum key exchange is added to the first one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PostQuantum {
+    /// Never.
+    No,
+    /// If both ends speak one.
+    Preferred,
+    /// Always, or nothing comes to be.
+    Required,
 }
 
 /// Where a peer is.

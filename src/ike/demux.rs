@@ -113,8 +113,8 @@ impl Endpoint {
     /// The same request again gets the same answer; another one under the same name gets none.
     fn repeat_init(&mut self, spi: IkeSpi, packet: Packet<'_>) {
         match self.table.peek(spi) {
-            Some(IkeSa::HalfOpen(state)) if state.request == packet.datagram => {
-                let response = state.response.clone();
+            Some(IkeSa::HalfOpen(state)) if state.record.request == packet.datagram => {
+                let response = state.record.response.clone();
                 self.shared.transmit(packet.path, packet.transport, response);
             }
             _ => self.shared.drop(DropReason::IkeUnexpected),

@@ -173,7 +173,13 @@ mod tests {
 
     fn lineage(initiator: bool, began: u64, proved: u64, nonce: u8) -> Lineage {
         let at = |millis| Instant::from_origin(std::time::Duration::from_millis(millis));
-        Lineage { initiator, began: at(began), proved: at(proved), low_nonce: Bytes::from(vec![nonce; 32]) }
+        Lineage {
+            initiator,
+            began: at(began),
+            proved: at(proved),
+            low_nonce: Bytes::from(vec![nonce; 32]),
+            post_quantum: false,
+        }
     }
 
     #[test]

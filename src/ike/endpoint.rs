@@ -271,7 +271,7 @@ impl Endpoint {
         for spi in self.table.of_peer(peer) {
             self.with(now, spi, |sa, shared| match sa {
                 IkeSa::Established(state) => state.close(shared, now, CloseReason::Closed),
-                IkeSa::InitSent(_) => {
+                IkeSa::InitSent(_) | IkeSa::IntermediateSent(_) => {
                     shared.event(Event::InitiateFailed { peer, reason: CloseReason::Closed });
                     None
                 }

@@ -251,6 +251,8 @@ pub struct IkeSummary {
     pub kin: bool,
     /// Suite.
     pub suite: IkeSuite,
+    /// Whether its keys also come from a post-quantum key exchange, its own or that of an IKE SA that it replaced.
+    pub post_quantum: bool,
     /// When it came up.
     pub established: Instant,
     /// When it will be rekeyed by us.

@@ -25,20 +25,23 @@ pub fn initial(suite: IkeSuite, shared: &Secret, nonce_i: &[u8], nonce_r: &[u8],
     schedule(suite, &skeyseed, nonce_i, nonce_r, spi_i, spi_r)
 }
 
-/// Keys of a rekeyed IKE SA: SKEYSEED = prf_old(SK_d (old), g^ir (new) | Ni | Nr); the rest is as for the first.
+/// Keys of a rekeyed IKE SA: SKEYSEED = prf_old(SK_d (old), g^ir (new) | Ni | Nr [| SK(1)]); the rest is as for the first. SK(1)
+/// is the secret of an additional key exchange in IKE_FOLLOWUP_KE (RFC 9370 §2.2.4). With the same prf and the secret of
+/// IKE_INTERMEDIATE in place of g^ir, this is also the formula of the keys behind that (§2.2.2).
 #[must_use]
 #[allow(clippy::too_many_arguments, reason = "the formula has that many")]
 pub fn rekeyed(
     old_prf: Prf,
     old_sk_d: &Secret,
     suite: IkeSuite,
-    shared: &Secret,
+    (shared, additional): (&Secret, Option<&Secret>),
     nonce_i: &[u8],
     nonce_r: &[u8],
     spi_i: u64,
     spi_r: u64,
 ) -> IkeKeys {
-    let skeyseed = old_prf.compute(old_sk_d.expose(), &[shared.expose(), nonce_i, nonce_r]);
+    let additional = additional.map_or(&[][..], Secret::expose);
+    let skeyseed = old_prf.compute(old_sk_d.expose(), &[shared.expose(), nonce_i, nonce_r, additional]);
     schedule(suite, &skeyseed, nonce_i, nonce_r, spi_i, spi_r)
 }
 

@@ -129,6 +129,17 @@ pub const SOFT_PACKETS: u64 = 1 << 31;
 /// Octets after which a CHILD_SA is rekeyed: 64 GiB, far below AES-GCM's bounds.
 pub const SOFT_OCTETS: u64 = 1 << 36;
 
+/// Octets of an IKE message (without non-ESP marker) above which it travels in fragments, if the peer reassembles them: with
+/// marker, UDP and IPv6 headers it then fills 1280 octets, which every IPv6 link carries whole and IPv4 links do as well (RFC
+/// 7383 §2.5.1).
+pub const MAX_MESSAGE_LEN: usize = 1280 - 40 - 8 - 4;
+
+/// Fragments of one message that we take; peers that cut to 576 octets need as many for 32 KiB.
+pub const MAX_FRAGMENTS: u16 = 64;
+
+/// Octets of a message that we reassemble. One per direction of an IKE SA is kept, half-open ones included.
+pub const MAX_COLLECTED_LEN: usize = 32 * 1024;
+
 /// Octets of our nonces: at least half the key size of the largest PRF (RFC 7296 §2.10).
 pub const NONCE_LEN: usize = 32;
 

@@ -23,6 +23,8 @@ mod effect;
 mod endpoint;
 mod event;
 mod exchange;
+mod fragments;
+mod intermediate;
 pub mod keymat;
 mod known_inits;
 mod limits;
@@ -40,6 +42,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use config::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, RemoteEndpoint};
+pub use config::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, PostQuantum, RemoteEndpoint};
 pub use endpoint::Endpoint;
 pub use event::{ChildSummary, CloseReason, Command, Event, IkeSummary, Transmit};

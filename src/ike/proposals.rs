@@ -1,13 +1,17 @@
 //! What we propose, and what we choose from what a peer proposes (RFC 7296 §2.7, §3.3).
 //!
-//! A proposal is matched type by type, in the order ENCR, INTEG, PRF, KE, ESN: each type that the protocol needs must have one
-//! transform that we speak, and no type may be there that we do not know (§3.3.6). All our ciphers are AEADs, so INTEG must be
+//! A proposal is matched type by type, in the order ENCR, INTEG, PRF, KE, ADDKE, ESN: each type that the protocol needs must have
+//! one transform that we speak, and no type may be there that we do not know (§3.3.6). All our ciphers are AEADs, so INTEG must be
 //! absent or NONE (RFC 5282 §8). The first type without a match becomes the sentence that people read.
+//!
+//! A post-quantum key exchange stands in ADDKE1 (RFC 9370). Peers that do not know that type skip the whole proposal, so a second
+//! one without it follows.
 
 use std::fmt::Write as _;
 
 use bytes::Bytes;
 
+pub use super::config::PostQuantum;
 use crate::model::{AeadAlgorithm, ChildSuite, IkeSpi, IkeSuite, KeGroup, PrfAlgorithm, Spi};
 use crate::wire::ike::{Proposal, Protocol, Transform, TransformType};
 
@@ -20,20 +24,38 @@ const NO_ESN: u16 = 0;
 /// Transform ID of ESN: 64-bit sequence numbers.
 const ESN: u16 = 1;
 
-/// The number of our only proposal.
+/// The number of our first proposal.
 const FIRST: u8 = 1;
+
+/// The transform types of additional key exchanges.
+const ADDITIONAL: [TransformType; 7] = {
+    use TransformType::AdditionalKeyExchange as Add;
+    [Add(1), Add(2), Add(3), Add(4), Add(5), Add(6), Add(7)]
+};
 
 /// Proposals, and transforms of one type, that a sentence lists: it is one line in a log, and a peer chose its length.
 const LISTED: usize = 8;
 
-/// Our IKE proposal: one proposal with the AEADs in order, every PRF and every group, `first_group` first.
-/// `spi` is ours in a rekey, none in IKE_SA_INIT.
+/// Our IKE proposal: the AEADs in order, every PRF and every group, `first_group` first; with an additional key exchange, and then
+/// without. `spi` is ours in a rekey, none in IKE_SA_INIT.
 #[must_use]
-pub fn offer_ike(suites: &[AeadAlgorithm], first_group: KeGroup, spi: Option<IkeSpi>) -> Vec<Proposal> {
+pub fn offer_ike(
+    suites: &[AeadAlgorithm],
+    first_group: KeGroup,
+    post_quantum: PostQuantum,
+    spi: Option<IkeSpi>,
+) -> Vec<Proposal> {
     let spi = spi.map_or_else(Bytes::new, |spi| Bytes::copy_from_slice(&spi.value().to_be_bytes()));
     let prfs = PrfAlgorithm::ALL.map(|prf| plain(TransformType::Prf, prf.id()));
-    let transforms = encryption(suites).chain(prfs).chain(groups(&KeGroup::ALL, first_group)).collect();
-    vec![Proposal { number: FIRST, protocol: Protocol::Ike, spi, transforms }]
+    let classical: Vec<_> = encryption(suites).chain(prfs).chain(groups(&KeGroup::ALL, first_group)).collect();
+    let hybrid = || classical.iter().copied().chain([plain(ADDITIONAL[0], KeGroup::ADDITIONAL.id())]).collect();
+    let lists = match post_quantum {
+        PostQuantum::No => vec![classical],
+        PostQuantum::Preferred => vec![hybrid(), classical],
+        PostQuantum::Required => vec![hybrid()],
+    };
+    let proposal = |(number, transforms)| Proposal { number, protocol: Protocol::Ike, spi: spi.clone(), transforms };
+    (FIRST..).zip(lists).map(proposal).collect()
 }
 
 /// Our ESP proposal: AEADs in order, ESN and no ESN, and for CREATE_CHILD_SA the groups in order
@@ -75,19 +97,27 @@ pub struct Chosen<S> {
     pub answer: Proposal,
 }
 
-/// Chooses as responder for an IKE SA: our order of AEADs decides; the group of the KE payload (`ke_group`) is preferred if we
-/// speak it. If the suite's group is another one, the caller answers INVALID_KE_PAYLOAD.
+/// Chooses as responder for an IKE SA: what adds a post-quantum key exchange comes first, then our order of AEADs decides; the
+/// group of the KE payload (`ke_group`) is preferred if we speak it. If the suite's group is another one, the caller answers
+/// INVALID_KE_PAYLOAD. `additional`: whether an exchange can follow that carries an additional key exchange.
 ///
 /// # Errors
 /// A sentence that says ours, theirs and the first type without a match.
-pub fn choose_ike(ours: &[AeadAlgorithm], theirs: &[Proposal], ke_group: Option<u16>) -> Result<Chosen<IkeSuite>, String> {
+pub fn choose_ike(
+    ours: &[AeadAlgorithm],
+    theirs: &[Proposal],
+    ke_group: Option<u16>,
+    additional: bool,
+) -> Result<Chosen<IkeSuite>, String> {
     choose(theirs, |proposal| {
         let mut matcher = Matcher::new(proposal, Protocol::Ike, &IKE_TYPES)?;
         let (rank, aead) = matcher.aead(ours)?;
         matcher.no_integrity()?;
         let prf = matcher.prf()?;
         let group = matcher.group(ke_group)?;
-        Ok((rank, matcher.chosen(IkeSuite { aead, prf, group })))
+        let additional = matcher.additional(additional)?;
+        let rank = if additional.is_some() { rank } else { rank + ours.len() };
+        Ok((rank, matcher.chosen(IkeSuite { aead, prf, group, additional })))
     })
 }
 
@@ -112,6 +142,9 @@ pub fn choose_esp(
             Some(_) if matcher.offers_a_group() => Some(matcher.group(ke_group)?),
             _ => matcher.no_group()?,
         };
+        if !in_auth {
+            matcher.additional(false)?;
+        }
         let esn = matcher.esn()?;
         Ok((rank, matcher.chosen(ChildSuite { aead, esn, group })))
     })
@@ -126,7 +159,8 @@ pub fn accept_ike(offered: &[Proposal], answer: &[Proposal]) -> Result<Chosen<Ik
     let proposal = only_offered(offered, answer)?;
     let mut matcher = Matcher::new(proposal, Protocol::Ike, &IKE_TYPES)?;
     let (_, aead) = matcher.aead(&AeadAlgorithm::ALL)?;
-    let suite = IkeSuite { aead, prf: matcher.prf()?, group: matcher.group(None)? };
+    let (prf, group, additional) = (matcher.prf()?, matcher.group(None)?, matcher.additional(true)?);
+    let suite = IkeSuite { aead, prf, group, additional };
     Ok(matcher.chosen(suite))
 }
 
@@ -211,7 +245,8 @@ impl<'a> Matcher<'a> {
         if protocol == Protocol::Esp && esp_spi(&proposal.spi).is_none() {
             return Err("their SPI is reserved".to_owned());
         }
-        if let Some(foreign) = proposal.transforms.iter().find(|transform| !types.contains(&transform.kind)) {
+        let known = |kind| types.contains(&kind) || ADDITIONAL.contains(&kind);
+        if let Some(foreign) = proposal.transforms.iter().find(|transform| !known(transform.kind)) {
             return Err(format!("theirs holds {}, which we do not speak there", type_name(foreign.kind)));
         }
         Ok(Self { proposal, chosen: Vec::new() })
@@ -300,6 +335,25 @@ impl<'a> Matcher<'a> {
         self.take(kind, preferred.copied(), KeGroup::ALL.map(KeGroup::name))
     }
 
+    /// One additional key exchange at most (`may`): the first type that allows ours has it, and every other one that is there must
+    /// allow NONE.
+    fn additional(&mut self, may: bool) -> Result<Option<KeGroup>, String> {
+        let mut method = None;
+        let proposal = self.proposal;
+        let is_there = |kind: &TransformType| proposal.transforms.iter().any(|transform| transform.kind == *kind);
+        for kind in ADDITIONAL.into_iter().filter(is_there) {
+            let ours = plain(kind, KeGroup::ADDITIONAL.id());
+            let ours = self.of(kind).find(|&&transform| may && method.is_none() && transform == ours);
+            if ours.is_some() {
+                method = Some(KeGroup::ADDITIONAL);
+            }
+            let taken = ours.or_else(|| self.of(kind).find(|&&transform| transform == plain(kind, NONE)));
+            let we = if may { KeGroup::ADDITIONAL.name() } else { "none, as no exchange can follow" };
+            self.take(kind, taken.map(|&transform| ((), transform)), [we])?;
+        }
+        Ok(method)
+    }
+
     /// Whether any KE transform but NONE is there.
     fn offers_a_group(&self) -> bool {
         self.of(TransformType::KeyExchange).any(|transform| transform.id != NONE)
@@ -345,6 +399,7 @@ fn type_name(kind: TransformType) -> String {
         TransformType::Integrity => "INTEG".to_owned(),
         TransformType::KeyExchange => "KE".to_owned(),
         TransformType::SequenceNumbers => "ESN".to_owned(),
+        TransformType::AdditionalKeyExchange(number) => format!("ADDKE{number}"),
         TransformType::Other(value) => format!("transform type {value}"),
     }
 }
@@ -364,7 +419,12 @@ fn name(transform: &Transform) -> String {
         (TransformType::Encryption, 28) => Some("chacha20poly1305"),
         (TransformType::Prf, 2) => Some("prfsha1"),
         (TransformType::Prf, _) => PrfAlgorithm::from_id(id).map(PrfAlgorithm::name),
-        (TransformType::Integrity | TransformType::KeyExchange, NONE) => Some("none"),
+        (TransformType::Integrity | TransformType::KeyExchange | TransformType::AdditionalKeyExchange(_), NONE) => {
+            Some("none")
+        }
+        (TransformType::AdditionalKeyExchange(_), 35) => Some("mlkem512"),
+        (TransformType::AdditionalKeyExchange(_), 36) => Some("mlkem768"),
+        (TransformType::AdditionalKeyExchange(_), 37) => Some("mlkem1024"),
         (TransformType::Integrity, 2) => Some("sha1"),
         (TransformType::Integrity, 12) => Some("sha256"),
         (TransformType::Integrity, 13) => Some("sha384"),

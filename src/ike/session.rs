@@ -2,7 +2,8 @@
 //!
 //! A message passes these doors in this order: flags and SPIs, exchange, message ID, ICV, payloads. Only behind the ICV does
 //! anything change. Requests are answered exactly once: a repeated request gets the octets of the first answer, or nothing while
-//! that answer waits for the data plane (RFC 7296 §2.1, §2.2).
+//! that answer waits for the data plane (RFC 7296 §2.1, §2.2). Of a request that came in fragments, the first one stands for it
+//! (RFC 7383 §2.6.1).
 
 use std::time::Duration;
 
@@ -10,12 +11,16 @@ use bytes::Bytes;
 
 use super::channel::{Channel, Unusable};
 use super::contents::Contents;
-use super::limits::{GIVE_UP, NATT_PORT};
+use super::fragments::{Collection, Of};
+use super::intermediate::Covered;
+use super::limits::{GIVE_UP, MAX_MESSAGE_LEN, NATT_PORT};
 use super::nat::{self, Nat};
 use super::retransmit::{Due, Retransmit};
 use super::shared::Shared;
 use crate::model::{DropReason, IkeSpi, Instant, Path, Ticket, Transport};
-use crate::wire::ike::{ExchangeType, Flags, Header, Message, Notify, NotifyType, Payload};
+use crate::wire::ike::{
+    ExchangeType, Flags, Header, Message, Notify, NotifyType, Payload, ProtectedView, emit_chain, parse_chain,
+};
 
 /// A received message that parsed, before anything is known about who sent it.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +50,7 @@ pub enum Received {
 struct Outstanding {
     message_id: u32,
     exchange: ExchangeType,
-    octets: Bytes,
+    datagrams: Vec<Bytes>,
     clock: Retransmit,
 }
 
@@ -58,7 +63,43 @@ struct Unanswered {
     path: Path,
     transport: Transport,
     /// The answer, if it only waits for the data plane.
-    held: Option<(Ticket, Bytes)>,
+    held: Option<(Ticket, Vec<Bytes>)>,
+}
+
+/// A request that was answered, and the datagrams of its answer.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// The request, or its first fragment.
+    request: Bytes,
+    response: Vec<Bytes>,
+}
+
+impl Answered {
+    /// Answers this once more, if it is that request.
+    pub fn repeat(&self, shared: &mut Shared, packet: Packet<'_>) -> bool {
+        let known = self.request == packet.datagram;
+        if known {
+            shared.transmit_all(packet.path, packet.transport, &self.response);
+        }
+        known
+    }
+}
+
+/// A message whose ICV holds, whole.
+struct Opened {
+    contents: Result<Contents, String>,
+    /// By which its repetition is known: the datagram, or that of its first fragment.
+    head: Bytes,
+}
+
+impl Opened {
+    fn new(first: u8, chain: &[u8], head: Bytes) -> Self {
+        Self { contents: parse_chain(first, chain).map(Contents::of).map_err(|error| error.to_string()), head }
+    }
+
+    fn malformed(sentence: String, datagram: &[u8]) -> Self {
+        Self { contents: Err(sentence), head: Bytes::copy_from_slice(datagram) }
+    }
 }
 
 /// See the module.
@@ -73,13 +114,21 @@ pub struct Session {
     pub nat: Nat,
     /// Set when an authentic message moved the path; the owner takes it.
     pub moved: bool,
+    /// Whether both sides said in IKE_SA_INIT that they reassemble fragments (RFC 7383 §2.3).
+    pub fragmentation: bool,
+    /// The messages of the last IKE_INTERMEDIATE exchange, as AUTH covers them; the owner takes them.
+    pub covered: Covered,
     channel: Channel,
     next_request: u32,
     outstanding: Option<Outstanding>,
     expected: u32,
     unanswered: Option<Unanswered>,
     /// The last request that was answered, and its answer.
-    answered: Option<(Bytes, Bytes)>,
+    answered: Option<Answered>,
+    /// Fragments of the next request.
+    requests: Collection,
+    /// Fragments of the response to ours.
+    responses: Collection,
 }
 
 /// How the keys of a session are made known to it.
@@ -91,6 +140,7 @@ pub struct SessionStart {
     pub path: Path,
     pub transport: Transport,
     pub nat: Nat,
+    pub fragmentation: bool,
     pub channel: Channel,
     /// The message ID of the first exchange under these keys: 1 after IKE_SA_INIT, 0 after an IKE rekey.
     pub first_id: u32,
@@ -108,12 +158,16 @@ impl Session {
             transport: start.transport,
             nat: start.nat,
             moved: false,
+            fragmentation: start.fragmentation,
+            covered: Covered::default(),
             channel: start.channel,
             next_request,
             outstanding: None,
             expected,
             unanswered: None,
             answered: None,
+            requests: Collection::default(),
+            responses: Collection::default(),
         }
     }
 
@@ -138,7 +192,7 @@ impl Session {
     }
 
     /// The last exchange, for those who repeat their request after the IKE SA is gone.
-    pub fn last_answer(&self) -> Option<(Bytes, Bytes)> {
+    pub fn last_answer(&self) -> Option<Answered> {
         self.answered.clone()
     }
 
@@ -180,67 +234,92 @@ impl Session {
             shared.drop(DropReason::IkeMessageId);
             return Received::Nothing;
         }
-        match self.channel.open(packet.message, packet.datagram) {
-            Ok(payloads) => {
-                let asked = outstanding.clock.first_sent;
-                self.outstanding = None;
+        let asked = outstanding.clock.first_sent;
+        let Some(opened) = self.open(shared, packet) else { return Received::Nothing };
+        self.outstanding = None;
+        self.responses.clear();
+        match opened.contents {
+            Ok(contents) => {
                 self.follow(packet);
                 // A critical payload that we do not know matters in requests only (RFC 7296 §2.5).
-                Received::Response(Contents::of(payloads), asked)
+                Received::Response(contents, asked)
             }
-            Err(Unusable::Forged) => {
-                shared.drop(DropReason::IkeBadIcv);
-                Received::Nothing
-            }
-            Err(Unusable::Malformed(sentence)) => {
+            Err(sentence) => {
                 shared.drop(DropReason::IkeMalformed);
-                self.outstanding = None;
                 Received::Broken(sentence)
             }
         }
     }
 
+    /// Opens what passed the doors before the ICV. None if it was dropped and counted, or is a fragment that others are missing to.
+    fn open(&mut self, shared: &mut Shared, packet: Packet<'_>) -> Option<Opened> {
+        let view = packet.message.protected?;
+        if view.fragment.is_some() {
+            return self.open_fragment(shared, packet, view);
+        }
+        match self.channel.open_octets(view, packet.datagram) {
+            Ok((first, chain)) => {
+                self.cover(packet.message.header, view, packet.datagram, &chain);
+                Some(Opened::new(first, &chain, Bytes::copy_from_slice(packet.datagram)))
+            }
+            Err(unusable) => unopened(shared, packet, unusable),
+        }
+    }
+
+    fn open_fragment(&mut self, shared: &mut Shared, packet: Packet<'_>, view: ProtectedView) -> Option<Opened> {
+        let header = packet.message.header;
+        let of = Of { message_id: header.message_id, exchange: header.exchange };
+        let collection = if header.flags.response { &mut self.responses } else { &mut self.requests };
+        let fragment = view.fragment.filter(|&fragment| self.fragmentation && collection.wants(of, fragment));
+        let Some(fragment) = fragment else {
+            shared.drop(DropReason::IkeFragment);
+            return None;
+        };
+        match self.channel.open_octets(view, packet.datagram) {
+            Ok((first, piece)) => {
+                let collected = collection.take(of, fragment, first, &piece, packet.datagram)?;
+                // All first fragments look alike.
+                self.cover(header, view, &collected.head, &collected.chain);
+                Some(Opened::new(collected.first, &collected.chain, collected.head))
+            }
+            Err(unusable) => unopened(shared, packet, unusable),
+        }
+    }
+
     /// Whether this is, octet for octet, the request that was answered last or is being answered.
     fn is_repeated(&self, packet: Packet<'_>) -> bool {
-        let answered = self.answered.as_ref().is_some_and(|(request, _)| *request == packet.datagram);
+        let answered = self.answered.as_ref().is_some_and(|answered| answered.request == packet.datagram);
         answered || self.unanswered.as_ref().is_some_and(|unanswered| unanswered.request == packet.datagram)
     }
 
     fn receive_request(&mut self, shared: &mut Shared, packet: Packet<'_>) -> Received {
         let header = packet.message.header;
-        if let Some((request, response)) = &self.answered
-            && *request == packet.datagram
-        {
-            shared.transmit(packet.path, packet.transport, response.clone());
+        if self.answered.as_ref().is_some_and(|answered| answered.repeat(shared, packet)) {
             return Received::Nothing;
         }
         if header.message_id != self.expected || self.unanswered.is_some() {
             shared.drop(DropReason::IkeMessageId);
             return Received::Nothing;
         }
-        let opened = self.channel.open(packet.message, packet.datagram);
-        if opened == Err(Unusable::Forged) {
-            shared.drop(DropReason::IkeBadIcv);
-            return Received::Nothing;
-        }
+        let Some(opened) = self.open(shared, packet) else { return Received::Nothing };
         self.expected += 1;
+        self.requests.clear();
         self.unanswered = Some(Unanswered {
             message_id: header.message_id,
             exchange: header.exchange,
-            request: Bytes::copy_from_slice(packet.datagram),
+            request: opened.head,
             path: packet.path,
             transport: packet.transport,
             held: None,
         });
         self.follow(packet);
-        match opened {
-            Ok(payloads) => self.screen(shared, header.exchange, Contents::of(payloads)),
-            Err(Unusable::Malformed(sentence)) => {
+        match opened.contents {
+            Ok(contents) => self.screen(shared, header.exchange, contents),
+            Err(sentence) => {
                 shared.drop(DropReason::IkeMalformed);
                 self.respond(shared, &[Payload::Notify(Notify::new(NotifyType::InvalidSyntax, Bytes::new()))]);
                 Received::Broken(sentence)
             }
-            Err(Unusable::Forged) => Received::Nothing,
         }
     }
 
@@ -295,16 +374,43 @@ impl Session {
         }
     }
 
-    fn seal_response(&mut self, payloads: &[Payload]) -> Option<Bytes> {
+    fn seal_response(&mut self, payloads: &[Payload]) -> Option<Vec<Bytes>> {
         let unanswered = self.unanswered.as_ref()?;
         let header = self.header(unanswered.exchange, unanswered.message_id, true);
-        Some(self.channel.seal(&header, payloads))
+        Some(self.seal(&header, payloads))
     }
 
-    fn send_response(&mut self, shared: &mut Shared, response: Bytes) {
+    /// The datagrams of a message: one, or its fragments if it is long and the peer reassembles them.
+    fn seal(&mut self, header: &Header, payloads: &[Payload]) -> Vec<Bytes> {
+        let most = if self.fragmentation { MAX_MESSAGE_LEN } else { usize::MAX };
+        let datagrams = self.channel.seal_in_pieces(header, payloads, most);
+        if header.exchange == ExchangeType::IkeIntermediate
+            && let Some(Ok(Message { protected: Some(view), .. })) = datagrams.first().map(|first| Message::parse(first))
+        {
+            let mut chain = Vec::new();
+            emit_chain(payloads, &mut chain);
+            self.cover(*header, view, &datagrams[0], &chain);
+        }
+        datagrams
+    }
+
+    /// Remembers a message that AUTH will cover.
+    fn cover(&mut self, header: Header, view: ProtectedView, head: &[u8], chain: &[u8]) {
+        if header.exchange == ExchangeType::IkeIntermediate {
+            let octets = Message::in_clear(view, head, chain);
+            *(if header.flags.response { &mut self.covered.response } else { &mut self.covered.request }) = octets;
+        }
+    }
+
+    /// Speaks under other keys from now on. What was sent already is repeated as it was.
+    pub fn rekey(&mut self, channel: Channel) {
+        self.channel = channel;
+    }
+
+    fn send_response(&mut self, shared: &mut Shared, response: Vec<Bytes>) {
         if let Some(unanswered) = self.unanswered.take() {
-            shared.transmit(unanswered.path, unanswered.transport, response.clone());
-            self.answered = Some((unanswered.request, response));
+            shared.transmit_all(unanswered.path, unanswered.transport, &response);
+            self.answered = Some(Answered { request: unanswered.request, response });
         }
     }
 
@@ -326,10 +432,10 @@ impl Session {
         let message_id = self.next_request;
         self.next_request += 1;
         let header = self.header(exchange, message_id, false);
-        let octets = self.channel.seal(&header, payloads);
-        shared.transmit(self.path, self.transport, octets.clone());
+        let datagrams = self.seal(&header, payloads);
+        shared.transmit_all(self.path, self.transport, &datagrams);
         let clock = Retransmit::start(now, patience, &mut *shared.rng);
-        self.outstanding = Some(Outstanding { message_id, exchange, octets, clock });
+        self.outstanding = Some(Outstanding { message_id, exchange, datagrams, clock });
     }
 
     /// Retransmits what is due; true if the peer is given up.
@@ -338,7 +444,7 @@ impl Session {
         match outstanding.clock.poll(now, &mut *shared.rng) {
             Due::Wait => false,
             Due::Send => {
-                shared.transmit(self.path, self.transport, outstanding.octets.clone());
+                shared.transmit_all(self.path, self.transport, &outstanding.datagrams);
                 false
             }
             Due::GiveUp => true,
@@ -348,5 +454,16 @@ impl Session {
     /// When `handle_timeout` has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.outstanding.as_ref().map(|outstanding| outstanding.clock.wake())
+    }
+}
+
+/// What becomes of a datagram that could not be opened: nothing, unless the peer itself made it.
+fn unopened(shared: &mut Shared, packet: Packet<'_>, unusable: Unusable) -> Option<Opened> {
+    match unusable {
+        Unusable::Forged => {
+            shared.drop(DropReason::IkeBadIcv);
+            None
+        }
+        Unusable::Malformed(sentence) => Some(Opened::malformed(sentence, packet.datagram)),
     }
 }

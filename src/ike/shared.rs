@@ -98,6 +98,13 @@ impl Shared {
         self.transmits.push_back(Transmit { path, transport, message });
     }
 
+    /// Sends the datagrams of one message.
+    pub fn transmit_all(&mut self, path: Path, transport: Transport, datagrams: &[Bytes]) {
+        for datagram in datagrams {
+            self.transmit(path, transport, datagram.clone());
+        }
+    }
+
     /// A line for the log about something that was refused.
     pub fn refused(&mut self, peer: Option<PeerIndex>, path: Path, sentence: String) {
         self.event(Event::Refused { peer, path, reason: CloseReason::WeRefused(sentence) });

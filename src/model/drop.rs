@@ -74,6 +74,7 @@ drop_reasons! {
     IkeBadIcv, "ike_bad_icv", "an IKE message whose ICV does not match";
     IkeUnexpected, "ike_unexpected", "an IKE message that does not fit the state of its IKE SA";
     IkeMessageId, "ike_message_id", "an IKE message whose message ID is not the expected one";
+    IkeFragment, "ike_fragment", "a fragment of an IKE message that came before, does not fit its others, or is one of too many";
     IkeHalfOpenLimit, "ike_half_open_limit", "too many half-open IKE SAs";
     IkeNoPeer, "ike_no_peer", "an IKE request from somebody who is not configured";
 }

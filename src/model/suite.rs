@@ -135,19 +135,26 @@ pub enum KeGroup {
     EcP256,
     /// 384-bit random ECP group (20, RFC 5903): x and y, 96 octets.
     EcP384,
+    /// ML-KEM-768 (36, FIPS 203): an encapsulation key of 1184 octets, answered by a ciphertext of 1088. Only beside one of the
+    /// others, as an additional key exchange (RFC 9370).
+    MlKem768,
 }
 
 impl KeGroup {
-    /// Every method, in the default order of proposals.
+    /// Every method that an exchange may begin with, in the default order of proposals.
     pub const ALL: [KeGroup; 3] = [Self::X25519, Self::EcP256, Self::EcP384];
 
-    /// Octets of the public value in a KE payload.
+    /// The method that may be added to those (RFC 9370).
+    pub const ADDITIONAL: KeGroup = Self::MlKem768;
+
+    /// Octets of the initiator's value in a KE payload.
     #[must_use]
     pub const fn public_len(self) -> usize {
         match self {
             Self::X25519 => 32,
             Self::EcP256 => 64,
             Self::EcP384 => 96,
+            Self::MlKem768 => 1184,
         }
     }
 
@@ -158,10 +165,11 @@ impl KeGroup {
             Self::X25519 => 31,
             Self::EcP256 => 19,
             Self::EcP384 => 20,
+            Self::MlKem768 => 36,
         }
     }
 
-    /// The method with that transform ID.
+    /// The method with that transform ID, of those that an exchange may begin with.
     #[must_use]
     pub fn from_id(id: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|group| group.id() == id)
@@ -174,6 +182,7 @@ impl KeGroup {
             Self::X25519 => "x25519",
             Self::EcP256 => "ecp256",
             Self::EcP384 => "ecp384",
+            Self::MlKem768 => "mlkem768",
         }
     }
 }
@@ -187,11 +196,14 @@ pub struct IkeSuite {
     pub prf: PrfAlgorithm,
     /// The key exchange of IKE_SA_INIT or of the rekey.
     pub group: KeGroup,
+    /// The key exchange that was added to it (RFC 9370).
+    pub additional: Option<KeGroup>,
 }
 
 impl fmt::Display for IkeSuite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}-{}", self.aead.name(), self.prf.name(), self.group.name())
+        write!(f, "{}-{}-{}", self.aead.name(), self.prf.name(), self.group.name())?;
+        self.additional.map_or(Ok(()), |additional| write!(f, "-ke1_{}", additional.name()))
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::simulation::World;
 use super::{NodeConfig, PeerState, Rekey};
 use crate::esp::Outcome;
-use crate::ike::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, RemoteEndpoint};
+use crate::ike::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, PostQuantum, RemoteEndpoint};
 use crate::model::{AeadAlgorithm, DropReason, PeerId, PeerIndex, Secret, TrafficSelector, WorkerIndex};
 
 const ALPHA: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -45,6 +45,7 @@ fn config(number: u8, peer: u8, workers: u8) -> NodeConfig {
             remote_auth: PeerAuth::Psk(psk()),
             remote: Some(RemoteEndpoint::Standard(IpAddr::V4(Ipv4Addr::new(192, 0, 2, peer)))),
             suites: AeadAlgorithm::ALL.to_vec(),
+            post_quantum: PostQuantum::Preferred,
             local_selectors: vec![TrafficSelector::from_prefix(prefix(number))],
             remote_selectors: vec![TrafficSelector::from_prefix(prefix(peer))],
             owner: WorkerIndex(0),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::peer::{Attempt, Peer};
 use super::{Node, PeerState};
-use crate::ike::{CloseReason, LocalAuth, PeerConfig};
+use crate::ike::{CloseReason, LocalAuth, PeerConfig, PostQuantum};
 use crate::model::{Instant, Path, PeerIndex, TrafficSelector};
 
 /// Refusals that are logged in one [`REFUSAL_WINDOW`]; anybody can cause them, and a log is not to be filled by strangers.
@@ -44,7 +44,9 @@ pub(super) fn in_full(config: &PeerConfig, reason: &CloseReason) -> String {
     let ours = match notify.as_str() {
         "NO_PROPOSAL_CHOSEN" => {
             let suites: Vec<&str> = config.suites.iter().map(|suite| suite.name()).collect();
-            format!("we offered {}", suites.join(", "))
+            let always =
+                if config.post_quantum == PostQuantum::Required { ", always with mlkem768 (require_pq)" } else { "" };
+            format!("we offered {}{always}", suites.join(", "))
         }
         "AUTHENTICATION_FAILED" => {
             let proof = match config.local_auth {

@@ -113,6 +113,8 @@ pub struct PeerView {
 pub struct IkeView {
     /// Its suite.
     pub suite: IkeSuite,
+    /// Whether its keys also come from a post-quantum key exchange.
+    pub post_quantum: bool,
     /// Our SPI.
     pub local_spi: IkeSpi,
     /// The peer's.
@@ -170,6 +172,7 @@ impl Node {
             remote_behind_nat: newest.and_then(|summary| summary.remote_behind_nat),
             ike: newest.map(|summary| IkeView {
                 suite: summary.suite,
+                post_quantum: summary.post_quantum,
                 local_spi: summary.local_spi,
                 remote_spi: summary.remote_spi,
                 initiator: summary.initiator,

@@ -105,6 +105,7 @@ pub fn render_peer(peer: &Peer) -> String {
                 |seconds| format!("rekey in {}", duration_in_words(seconds)),
             );
             rows.push(["IKE SA".to_owned(), plain(&ike.suite)]);
+            rows.push(["".to_owned(), format!("post-quantum: {}", if ike.post_quantum { "yes" } else { "no" })]);
             rows.push([
                 "".to_owned(),
                 format!("SPIs {} (ours), {} (theirs)", plain(&ike.local_spi), plain(&ike.remote_spi)),
@@ -326,7 +327,8 @@ mod tests {
         peer.local_behind_nat = Tristate::No;
         peer.last_proof_seconds = Some(4);
         peer.ike = Some(Ike {
-            suite: "aes256gcm16-prfsha256-x25519".into(),
+            suite: "aes256gcm16-prfsha256-x25519-ke1_mlkem768".into(),
+            post_quantum: true,
             local_spi: "0123456789abcdef".into(),
             remote_spi: "fedcba9876543210".into(),
             age_seconds: 3_700,
@@ -432,7 +434,8 @@ beta: up
   NAT before the peer  yes
   last proof           4 s ago
   last error           none
-  IKE SA               aes256gcm16-prfsha256-x25519
+  IKE SA               aes256gcm16-prfsha256-x25519-ke1_mlkem768
+                       post-quantum: yes
                        SPIs 0123456789abcdef (ours), fedcba9876543210 (theirs)
                        initiator, 1 h 1 min old, rekey in 2 h 46 min
   CHILD_SA             aes256gcm16-esn, in use, 1 min 40 s old, worker 1 alone

@@ -306,8 +306,11 @@ impl From<Option<bool>> for Tristate {
 /// An IKE SA.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Ike {
-    /// AEAD, PRF and key exchange, such as `aes256gcm16-prfsha256-x25519`.
+    /// AEAD, PRF and key exchanges, such as `aes256gcm16-prfsha256-x25519-ke1_mlkem768`.
     pub suite: String,
+    /// Whether its keys also come from a post-quantum key exchange: its own, or that of an IKE SA that it replaced.
+    #[serde(default)]
+    pub post_quantum: bool,
     /// Ours, 16 hexadecimal digits.
     pub local_spi: String,
     /// The peer's, 16 hexadecimal digits.
@@ -411,7 +414,8 @@ mod tests {
         peer.local_behind_nat = Some(true).into();
         peer.remote_behind_nat = None.into();
         peer.ike = Some(Ike {
-            suite: "aes256gcm16-prfsha256-x25519".into(),
+            suite: "aes256gcm16-prfsha256-x25519-ke1_mlkem768".into(),
+            post_quantum: true,
             local_spi: "0123456789abcdef".into(),
             remote_spi: "fedcba9876543210".into(),
             age_seconds: 61,
@@ -463,7 +467,8 @@ mod tests {
                     "mtu": 1238,
                     "local_behind_nat": "yes", "remote_behind_nat": "unknown",
                     "ike": {
-                        "suite": "aes256gcm16-prfsha256-x25519", "local_spi": "0123456789abcdef",
+                        "suite": "aes256gcm16-prfsha256-x25519-ke1_mlkem768", "post_quantum": true,
+                        "local_spi": "0123456789abcdef",
                         "remote_spi": "fedcba9876543210", "age_seconds": 61, "rekey_in_seconds": 14000, "initiator": true
                     },
                     "children": [{

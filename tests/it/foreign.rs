@@ -320,6 +320,53 @@ fn raw_keys_authenticate_both_ways() {
     both_ping(&lab);
 }
 
+/// IKE_AUTH travels in fragments both ways, whoever begins: strongSwan cuts small, and we ask for many traffic selectors.
+#[test]
+fn long_messages_travel_in_fragments() {
+    let many = (1..=70).map(|number| format!(", 10.77.{number}.0/24")).collect::<String>();
+    for we_call in [true, false] {
+        eprintln!("--- we call: {we_call}");
+        let lab = Lab::direct();
+        let mut config = SwanConfig::new(&lab.beta, &lab.alpha);
+        config.fragment_size = 200;
+        config.remote_ts = format!("{}{many}", lab.alpha.block);
+        let peer = if we_call { PeerConfig::at(&lab.beta) } else { PeerConfig::calling(&lab.beta) };
+        let mut ours = AgentConfig::new(&lab.alpha, &[peer]);
+        ours.blocks.push_str(&many);
+        let beta = Swan::start(&lab.beta, &config);
+        let alpha = Agent::running(&lab.alpha, &ours);
+        if !we_call {
+            beta.initiate();
+        }
+        alpha.wait_for_state("beta", "up", FIRST_CONTACT);
+        both_ping(&lab);
+        let log = beta.log();
+        assert!(log.contains("received fragment #1 of 2"), "we sent fragments:\n{log}");
+        assert!(log.contains("splitting IKE message"), "strongSwan sent fragments:\n{log}");
+        let ike = alpha.peer("beta").0["ike"].clone();
+        assert_eq!((ike["post_quantum"].as_bool(), ike["initiator"].as_bool()), (Some(false), Some(we_call)));
+    }
+}
+
+/// strongSwan 5.9 knows no additional key exchanges.
+#[test]
+fn a_peer_that_must_be_post_quantum_and_is_not_is_refused() {
+    let lab = Lab::direct();
+    let beta = Swan::start(&lab.beta, &SwanConfig::new(&lab.beta, &lab.alpha));
+    let mut peer = PeerConfig::at(&lab.beta);
+    peer.more = "    require_pq: true\n".to_owned();
+    let alpha = Agent::running(&lab.alpha, &AgentConfig::new(&lab.alpha, &[peer]));
+    let complaint = |alpha: &Agent| {
+        let error = alpha.peer("beta").0["last_error"].as_str().unwrap_or_default().to_owned();
+        error.contains("require_pq").then_some(error)
+    };
+    let (error, _) = wait_for("the refusal", Duration::from_secs(45), || complaint(&alpha));
+    assert!(error.contains("NO_PROPOSAL_CHOSEN"), "{error}");
+    // It calls us, and we refuse it in its turn.
+    assert!(!beta.attempt_control(&["--initiate", "--child", "net", "--timeout", "15"]).status.success());
+    assert!(beta.log().contains("AUTHENTICATION_FAILED"), "{}", beta.log());
+}
+
 #[test]
 fn ids_may_be_addresses() {
     let lab = Lab::direct();

@@ -65,6 +65,7 @@ fn carries_traffic_in_secret(queues: u16, backend: &'static str) {
     let mut beta = AgentConfig::new(&lab.beta, &[PeerConfig::at(&lab.alpha)]).queues(queues);
     (alpha.backend, beta.backend) = (backend, backend);
     let (alpha, _beta) = started(&lab, &alpha, &beta);
+    assert_eq!(alpha.peer("beta").0["ike"]["post_quantum"], true);
     both_ping(&lab);
     let marked = ["-c", "3", "-i", "0.05", "-p", "756e6465727061737321", "-I", lab.alpha.inner, lab.beta.inner];
     assert_eq!(Pinging::with(&lab.alpha, &marked).wait().lost(), 0);

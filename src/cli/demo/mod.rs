@@ -254,7 +254,7 @@ impl<'a> Demo<'a> {
         seen.merge(self.take(tap)?);
         self.screen.step("What was on the wire from the agents' start to here:");
         let row = |name: &str, count: u64| self.screen.detail(format_args!("{count:>10}  {name}"));
-        for exchange in EXCHANGES {
+        for (_, exchange) in EXCHANGES {
             seen.ike.get(exchange).into_iter().for_each(|&count| row(&format!("IKE, {exchange}"), count));
         }
         row("ESP in UDP", seen.esp);

@@ -64,9 +64,15 @@ const SHORTEST_EXAMPLE: usize = 76 + ESP_HEADER;
 /// How many unexpected packets are kept to be shown.
 const KEPT_STRANGERS: usize = 3;
 
-/// IKE's exchanges (RFC 7296 §3.1) in the order in which they begin; the first has the number 34.
-pub const EXCHANGES: [&str; 4] = ["IKE_SA_INIT", "IKE_AUTH", "CREATE_CHILD_SA", "INFORMATIONAL"];
-const FIRST_EXCHANGE: usize = 34;
+/// IKE's exchanges (RFC 7296 §3.1, RFC 9242, RFC 9370) with their numbers, in the order in which they begin.
+pub const EXCHANGES: [(u8, &str); 6] = [
+    (34, "IKE_SA_INIT"),
+    (43, "IKE_INTERMEDIATE"),
+    (35, "IKE_AUTH"),
+    (36, "CREATE_CHILD_SA"),
+    (44, "IKE_FOLLOWUP_KE"),
+    (37, "INFORMATIONAL"),
+];
 
 /// What the tap has seen since it was last asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -332,8 +338,8 @@ fn classify_ike(message: &[u8], length: usize) -> Kind {
     if message.get(17) != Some(&0x20) || claimed != u32::try_from(length).ok() {
         return Kind::Other;
     }
-    let exchange = message.get(18).and_then(|&exchange| usize::from(exchange).checked_sub(FIRST_EXCHANGE));
-    exchange.and_then(|exchange| EXCHANGES.get(exchange)).map_or(Kind::Other, |exchange| Kind::Ike(exchange))
+    let exchange = EXCHANGES.iter().find(|(number, _)| message.get(18) == Some(number));
+    exchange.map_or(Kind::Other, |(_, name)| Kind::Ike(name))
 }
 
 /// How many ESP packets a datagram of this length is. The kernel hands packets of equal length that were sent together over

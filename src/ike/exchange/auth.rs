@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::negotiate;
 use crate::crypto::{Prf, VerifyingKey};
 use crate::ike::auth::{self, Authenticated, SignedOctets, id_body, parse_id};
 use crate::ike::contents::Contents;
@@ -35,20 +36,71 @@ pub const fn uses_host_keys(config: &PeerConfig) -> bool {
     matches!(config.local_auth, LocalAuth::HostKey(_)) || matches!(config.remote_auth, PeerAuth::HostKey(_))
 }
 
+/// What went before IKE_AUTH: both sides' AUTH cover it.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Both IKE_SA_INIT messages as they travelled.
+    pub request: Bytes,
+    pub response: Bytes,
+    pub nonce_i: Bytes,
+    pub nonce_r: Bytes,
+    /// Whether each side covers both messages: both said so.
+    pub full_transcript: bool,
+    /// What IKE_INTERMEDIATE adds.
+    pub int_auth: Vec<u8>,
+}
+
+impl Record {
+    /// What the initiator's AUTH covers.
+    pub fn of_initiator<'a>(&'a self, sk_pi: &'a Secret) -> Transcript<'a> {
+        Transcript {
+            message: &self.request,
+            peer_message: self.full_transcript.then_some(&self.response[..]),
+            nonce: &self.nonce_r,
+            sk_p: sk_pi,
+            int_auth: &self.int_auth,
+        }
+    }
+
+    /// What the responder's AUTH covers.
+    pub fn of_responder<'a>(&'a self, sk_pr: &'a Secret) -> Transcript<'a> {
+        Transcript {
+            message: &self.response,
+            peer_message: self.full_transcript.then_some(&self.request[..]),
+            nonce: &self.nonce_i,
+            sk_p: sk_pr,
+            int_auth: &self.int_auth,
+        }
+    }
+
+    /// The lower nonce: decides which of two IKE SAs stays (RFC 7296 §2.8.1).
+    pub fn low_nonce(&self) -> Bytes {
+        self.nonce_i.clone().min(self.nonce_r.clone())
+    }
+}
+
+/// IKE_SA_INIT_FULL_TRANSCRIPT_AUTH: whoever sends it covers both messages if the other side sends it too.
+pub const FULL_TRANSCRIPT: Payload = negotiate::flag(NotifyType::IkeSaInitFullTranscriptAuth);
+
 /// What one side's AUTH covers besides its identity.
 #[derive(Clone, Copy, Debug)]
 pub struct Transcript<'a> {
     /// Its IKE_SA_INIT message.
     pub message: &'a [u8],
+    /// The other side's, if it is covered.
+    pub peer_message: Option<&'a [u8]>,
     /// The other side's nonce.
     pub nonce: &'a [u8],
     /// Its SK_p.
     pub sk_p: &'a Secret,
+    /// IntAuth.
+    pub int_auth: &'a [u8],
 }
 
 impl<'a> Transcript<'a> {
     const fn with(self, id_body: &'a [u8]) -> SignedOctets<'a> {
-        SignedOctets { message: self.message, nonce: self.nonce, sk_p: self.sk_p, id_body }
+        let Self { message, peer_message, nonce, sk_p, int_auth } = self;
+        SignedOctets { message, peer_message, nonce, sk_p, id_body, int_auth }
     }
 }
 

@@ -246,7 +246,7 @@ impl Established {
     }
 
     fn make_child(&mut self, shared: &mut Shared, now: Instant, request: &Contents) -> Result<(), Refusal> {
-        if matches!(self.task, Some(Task::RekeyIke(_))) {
+        if matches!(self.task, Some(Task::RekeyIke(_) | Task::FollowUp(_))) {
             return Err(Refusal::new(NotifyType::TemporaryFailure, "the IKE SA is being rekeyed"));
         }
         let old = request.notify(NotifyType::RekeySa).map(|notify| self.rekeyed_child(notify)).transpose()?;

@@ -10,6 +10,18 @@
 //!
 //! If both ask at once, both answer and wait with the CHILD_SAs; of the four nonces the lowest loses, who made that IKE SA deletes
 //! it, and who made the other one deletes the old.
+//!
+//! With an additional key exchange (RFC 9370 §2.2.4) a second exchange goes between:
+//!
+//! ```text
+//! HDR, SK {SA(spi), Ni, KEi}     ->
+//!                                <- HDR, SK {SA(spi), Nr, KEr, N(ADDITIONAL_KEY_EXCHANGE)(link)}
+//! HDR, SK {KEi(1), N(...)(link)} ->                                   IKE_FOLLOWUP_KE
+//!                                <- HDR, SK {KEr(1)}                  the new IKE SA has every CHILD_SA from here on
+//! ```
+//!
+//! Then there are no collisions to be judged: who has asked answers the other's request with TEMPORARY_FAILURE, and both try again
+//! after a pause of chance.
 
 use bytes::Bytes;
 
@@ -19,13 +31,13 @@ use crate::ike::channel::Channel;
 use crate::ike::contents::Contents;
 use crate::ike::effect::Effect;
 use crate::ike::keymat;
-use crate::ike::limits::{MAX_INVALID_KE, MAX_REKEY_FAILURES, RETRY_REKEY};
-use crate::ike::proposals::{accept_ike, choose_ike, offer_ike};
+use crate::ike::limits::{GIVE_UP, MAX_INVALID_KE, MAX_REKEY_FAILURES, RETRY_REKEY};
+use crate::ike::proposals::{PostQuantum, accept_ike, choose_ike, offer_ike};
 use crate::ike::session::{Session, SessionStart};
 use crate::ike::shared::Shared;
 use crate::ike::state::{Birth, Candidate, Established, IkeSa, Leaving, Task, stay};
 use crate::model::{DropReason, IkeSpi, IkeSuite, Instant, KeGroup, Secret};
-use crate::wire::ike::{ExchangeType, NotifyType, Payload, Proposal};
+use crate::wire::ike::{ExchangeType, KeyExchangePayload, Notify, NotifyType, Payload, Proposal};
 
 /// Our request.
 pub struct IkeOffer {
@@ -44,10 +56,41 @@ impl std::fmt::Debug for IkeOffer {
     }
 }
 
+/// Our request for the additional key exchange.
+pub struct FollowUp {
+    agreed: Agreed,
+    half: Box<dyn KeyExchange>,
+}
+
+impl std::fmt::Debug for FollowUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FollowUp({}, {:?})", self.agreed.local_spi, self.half.group())
+    }
+}
+
+/// The peer's rekey, of which only the additional key exchange is missing.
+pub struct Pending {
+    agreed: Agreed,
+    method: KeGroup,
+    link: Bytes,
+    pub until: Instant,
+}
+
+impl std::fmt::Debug for Pending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pending({}, {:?})", self.agreed.local_spi, self.method)
+    }
+}
+
+/// Octets of a link between the two exchanges.
+const LINK_LEN: usize = 16;
+
 /// The secrets and names of one side's view of a rekey.
 struct Agreed {
     suite: IkeSuite,
     secret: Secret,
+    /// Of the additional key exchange.
+    additional: Option<Secret>,
     /// Whether we asked.
     initiator: bool,
     local_spi: IkeSpi,
@@ -65,13 +108,18 @@ impl Established {
         let offer = IkeOffer {
             spi,
             nonce: shared.nonce(),
-            proposals: offer_ike(&self.birth.config.suites, group, Some(spi)),
+            proposals: offer_ike(&self.birth.config.suites, group, self.post_quantum(), Some(spi)),
             half: crypto::key_exchange(group, &mut *shared.rng),
             groups_tried: 0,
             rival: None,
         };
         self.send_ike_offer(shared, now, &offer);
         Task::RekeyIke(Box::new(offer))
+    }
+
+    /// Whether a rekey adds a key exchange: if the peer has shown that it speaks one.
+    fn post_quantum(&self) -> PostQuantum {
+        if self.birth.suite.additional.is_some() { self.birth.config.post_quantum } else { PostQuantum::No }
     }
 
     fn send_ike_offer(&mut self, shared: &mut Shared, now: Instant, offer: &IkeOffer) {
@@ -107,6 +155,14 @@ impl Established {
             Some(error) => Err(error.kind.name().into_owned()),
             None => check_answer(offer, response),
         };
+        let agreed = match agreed {
+            Ok(agreed) if agreed.suite.additional.is_some() && rival.is_none() => {
+                return self.follow_up(shared, now, agreed, response);
+            }
+            // The peer made one without; it did not want ours that way.
+            Ok(agreed) if agreed.suite.additional.is_some() => Err("the additional key exchange is missing".to_owned()),
+            agreed => agreed,
+        };
         match (agreed, rival) {
             (Ok(agreed), Some((heir, rival))) if agreed.low_nonce() < rival => {
                 // Ours loses: we made it, so we delete it; the peer deletes the old one.
@@ -132,6 +188,54 @@ impl Established {
         }
     }
 
+    /// Asks for the additional key exchange.
+    fn follow_up(
+        mut self: Box<Self>,
+        shared: &mut Shared,
+        now: Instant,
+        agreed: Agreed,
+        response: &Contents,
+    ) -> Option<IkeSa> {
+        let link = response.notify(NotifyType::AdditionalKeyExchange).cloned();
+        let (Some(link), Some(method)) = (link, agreed.suite.additional) else {
+            shared.drop(DropReason::IkeMalformed);
+            self.rekey_refused(shared, now);
+            return stay(self, IkeSa::Established);
+        };
+        let half = crypto::key_exchange(method, &mut *shared.rng);
+        let payloads = [key_exchange_payload(half.as_ref()), Payload::Notify(link)];
+        self.ask(shared, now, ExchangeType::IkeFollowupKe, &payloads);
+        self.task = Some(Task::FollowUp(Box::new(FollowUp { agreed, half })));
+        stay(self, IkeSa::Established)
+    }
+
+    /// The answer to that.
+    pub fn conclude_follow_up(
+        mut self: Box<Self>,
+        shared: &mut Shared,
+        now: Instant,
+        follow_up: FollowUp,
+        response: &Contents,
+    ) -> Option<IkeSa> {
+        let FollowUp { mut agreed, half } = follow_up;
+        let method = half.group().id();
+        let value = response.key_exchange.as_ref().filter(|value| value.group == method && response.error().is_none());
+        match value.and_then(|value| half.agree(&value.value).ok()) {
+            Some(secret) => {
+                agreed.additional = Some(secret);
+                let heir = agreed.local_spi;
+                let candidate = self.candidate(now, agreed);
+                shared.effects.push_back(Effect::Insert(heir, IkeSa::Candidate(Box::new(candidate))));
+                self.bequeath(shared, now, heir, true)
+            }
+            None => {
+                shared.drop(DropReason::IkeUnexpected);
+                self.rekey_refused(shared, now);
+                stay(self, IkeSa::Established)
+            }
+        }
+    }
+
     fn rekey_refused(&mut self, shared: &mut Shared, now: Instant) {
         self.rekey_at = now + RETRY_REKEY + shared.rng.jitter(RETRY_REKEY);
         self.rekey_failures += 1;
@@ -145,7 +249,16 @@ impl Established {
 
     pub fn answer_rekey_ike(mut self: Box<Self>, shared: &mut Shared, now: Instant, request: &Contents) -> Option<IkeSa> {
         match self.make_ike(shared, now, request) {
-            Ok((agreed, payloads)) => {
+            Ok((agreed, mut payloads)) => {
+                if let Some(method) = agreed.suite.additional {
+                    let mut link = vec![0; LINK_LEN];
+                    shared.rng.fill(&mut link);
+                    let link = Bytes::from(link);
+                    payloads.push(Payload::Notify(Notify::new(NotifyType::AdditionalKeyExchange, link.clone())));
+                    self.session.respond(shared, &payloads);
+                    self.pending = Some(Pending { agreed, method, link, until: now + GIVE_UP });
+                    return stay(self, IkeSa::Established);
+                }
                 self.session.respond(shared, &payloads);
                 let (heir, low_nonce) = (agreed.local_spi, agreed.low_nonce());
                 let candidate = self.candidate(now, agreed);
@@ -167,10 +280,40 @@ impl Established {
         }
     }
 
+    /// IKE_FOLLOWUP_KE: the additional key exchange of the rekey that the link names.
+    pub fn answer_follow_up(mut self: Box<Self>, shared: &mut Shared, now: Instant, request: &Contents) -> Option<IkeSa> {
+        let link = request.notify(NotifyType::AdditionalKeyExchange).map(|notify| notify.data.clone());
+        let Some(Pending { mut agreed, method, .. }) = self.pending.take_if(|pending| link.as_ref() == Some(&pending.link))
+        else {
+            shared.drop(DropReason::IkeUnexpected);
+            self.session.respond(shared, &[Refusal::new(NotifyType::StateNotFound, "").payload()]);
+            return stay(self, IkeSa::Established);
+        };
+        let value = request.key_exchange.as_ref().filter(|value| value.group == method.id());
+        let answer = value.and_then(|value| crypto::answer_key_exchange(method, &value.value, &mut *shared.rng).ok());
+        let Some((value, secret)) = answer else {
+            shared.drop(DropReason::IkeMalformed);
+            let sentence = format!("IKE_FOLLOWUP_KE has no usable KE payload for {}", method.name());
+            shared.refused(Some(self.peer()), self.session.path, sentence);
+            self.session.respond(shared, &[Refusal::new(NotifyType::InvalidSyntax, "").payload()]);
+            return stay(self, IkeSa::Established);
+        };
+        self.session
+            .respond(shared, &[Payload::KeyExchange(KeyExchangePayload { group: method.id(), value: value.into() })]);
+        agreed.additional = Some(secret);
+        let heir = agreed.local_spi;
+        let candidate = self.candidate(now, agreed);
+        shared.effects.push_back(Effect::Insert(heir, IkeSa::Candidate(Box::new(candidate))));
+        self.bequeath(shared, now, heir, false)
+    }
+
     fn make_ike(&self, shared: &mut Shared, now: Instant, request: &Contents) -> Result<(Agreed, Vec<Payload>), Refusal> {
         match &self.task {
             Some(Task::Child(_) | Task::DeleteChild(_)) => {
                 return Err(Refusal::new(NotifyType::TemporaryFailure, "a CHILD_SA is being made or deleted"));
+            }
+            Some(Task::FollowUp(_)) => {
+                return Err(Refusal::new(NotifyType::TemporaryFailure, "the IKE SA is being rekeyed already"));
             }
             Some(Task::RekeyIke(offer)) if offer.rival.is_some() => {
                 return Err(Refusal::new(NotifyType::TemporaryFailure, "the IKE SA is being rekeyed already"));
@@ -182,9 +325,17 @@ impl Established {
         let proposals = request.proposals.as_ref().ok_or_else(|| missing("SA"))?;
         let value = request.key_exchange.as_ref().ok_or_else(|| missing("KE"))?;
         let nonce_i = request.nonce.clone().ok_or_else(|| missing("nonce"))?;
-        let chosen = choose_ike(&self.birth.config.suites, proposals, Some(value.group))
-            .map_err(|sentence| Refusal::new(NotifyType::NoProposalChosen, sentence))?;
+        let chosen = choose_ike(
+            &self.birth.config.suites,
+            proposals,
+            Some(value.group),
+            self.birth.config.post_quantum != PostQuantum::No,
+        )
+        .map_err(|sentence| Refusal::new(NotifyType::NoProposalChosen, sentence))?;
         let suite = chosen.suite;
+        if suite.additional.is_some() && matches!(self.task, Some(Task::RekeyIke(_))) {
+            return Err(Refusal::new(NotifyType::TemporaryFailure, "both ends rekey the IKE SA"));
+        }
         if suite.group.id() != value.group {
             return Err(Refusal::other_group(suite.group));
         }
@@ -200,17 +351,18 @@ impl Established {
         ];
         let secret =
             half.agree(&value.value).map_err(|error| Refusal::new(NotifyType::NoProposalChosen, error.to_string()))?;
-        Ok((Agreed { suite, secret, initiator: false, local_spi, remote_spi, nonce_i, nonce_r }, payloads))
+        Ok((Agreed { suite, secret, additional: None, initiator: false, local_spi, remote_spi, nonce_i, nonce_r }, payloads))
     }
 
     // --- both ---
 
     /// The session of the new IKE SA: counters at zero, path and NAT state as before (RFC 7296 §2.18).
     fn successor(&self, agreed: Agreed) -> (Session, Birth) {
-        let Agreed { suite, secret, initiator, local_spi, remote_spi, nonce_i, nonce_r } = agreed;
+        let Agreed { suite, secret, additional, initiator, local_spi, remote_spi, nonce_i, nonce_r } = agreed;
         let (spi_i, spi_r) = crate::ike::nat::spis(initiator, local_spi, remote_spi);
         let old_prf = Prf(self.birth.suite.prf);
-        let keys = keymat::rekeyed(old_prf, &self.birth.sk_d, suite, &secret, &nonce_i, &nonce_r, spi_i, spi_r);
+        let secrets = (&secret, additional.as_ref());
+        let keys = keymat::rekeyed(old_prf, &self.birth.sk_d, suite, secrets, &nonce_i, &nonce_r, spi_i, spi_r);
         let session = Session::new(SessionStart {
             local_spi,
             remote_spi,
@@ -218,10 +370,12 @@ impl Established {
             path: self.session.path,
             transport: self.session.transport,
             nat: self.session.nat,
+            fragmentation: self.session.fragmentation,
             channel: Channel::new(suite.aead, &keys, initiator),
             first_id: 0,
         });
-        let birth = Birth { suite, sk_d: keys.sk_d.clone(), ..self.birth.clone() };
+        let mut birth = Birth { suite, sk_d: keys.sk_d.clone(), ..self.birth.clone() };
+        birth.lineage.post_quantum |= suite.additional.is_some();
         (session, birth)
     }
 
@@ -280,6 +434,7 @@ fn check_answer(offer: IkeOffer, response: &Contents) -> Result<Agreed, String> 
         suite: chosen.suite,
         remote_spi: ike_spi(&chosen.spi)?,
         secret: offer.half.agree(&value.value).map_err(|error| error.to_string())?,
+        additional: None,
         initiator: true,
         local_spi: offer.spi,
         nonce_i: offer.nonce,

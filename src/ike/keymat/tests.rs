@@ -42,7 +42,7 @@ impl Vector {
     }
 
     fn suite(&self, aead: AeadAlgorithm) -> IkeSuite {
-        IkeSuite { aead, prf: self.prf, group: KeGroup::X25519 }
+        IkeSuite { aead, prf: self.prf, group: KeGroup::X25519, additional: None }
     }
 }
 
@@ -84,13 +84,27 @@ fn acvp_rekeyed_ike_sa() {
         for new_prf in PrfAlgorithm::ALL {
             let suite = IkeSuite { prf: new_prf, ..vector.suite(AeadAlgorithm::Aes256Gcm16) };
             let (ni, nr) = (vector.octets("ni"), vector.octets("nr"));
-            let keys = rekeyed(Prf(vector.prf), &vector.sk_d(), suite, &vector.secret("g_ir_new"), &ni, &nr, 5, 6);
+            let secret = vector.secret("g_ir_new");
+            let keys = rekeyed(Prf(vector.prf), &vector.sk_d(), suite, (&secret, None), &ni, &nr, 5, 6);
             let seed: [&[u8]; 4] = [&ni, &nr, &[0, 0, 0, 0, 0, 0, 0, 5], &[0, 0, 0, 0, 0, 0, 0, 6]];
             let keys = concat(&keys);
             let expected = Prf(new_prf).expand(&vector.octets("skeyseed_rekeyed"), &seed, keys.len());
             assert_eq!(keys, expected.expose());
         }
     }
+}
+
+/// RFC 9370 §2.2.4: SKEYSEED = prf(SK_d, SK(0) | Ni | Nr | SK(1)).
+#[test]
+fn the_secret_of_an_additional_key_exchange_comes_last() {
+    let vector = &Vector::all()[0];
+    let (prf, suite) = (Prf(vector.prf), vector.suite(AeadAlgorithm::Aes256Gcm16));
+    let (zero, one) = (Secret::new(vec![1; 32]), Secret::new(vec![2; 32]));
+    let keys = rekeyed(prf, &vector.sk_d(), suite, (&zero, Some(&one)), &[3; 16], &[4; 16], 5, 6);
+    let skeyseed = prf.compute(vector.sk_d().expose(), &[&[&[1; 32][..], &[3; 16], &[4; 16], &[2; 32]].concat()]);
+    let seed: [&[u8]; 4] = [&[3; 16], &[4; 16], &[0, 0, 0, 0, 0, 0, 0, 5], &[0, 0, 0, 0, 0, 0, 0, 6]];
+    let keys = concat(&keys);
+    assert_eq!(keys, prf.expand(skeyseed.expose(), &seed, keys.len()).expose());
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn esp(number: u8, text: &str) -> Proposal {
 
 /// The suite and the answer's transforms, if we choose something.
 fn chosen_ike(text: &str, ke_group: Option<u16>) -> Result<String, String> {
-    choose_ike(&OURS, &[ike(1, text)], ke_group).map(|chosen| {
+    choose_ike(&OURS, &[ike(1, text)], ke_group, true).map(|chosen| {
         assert!(accept_ike(&[ike(1, text)], std::slice::from_ref(&chosen.answer)).is_ok(), "the proposer agrees");
         chosen.suite.to_string()
     })
@@ -58,10 +58,10 @@ fn chosen_esp(text: &str, ke_group: Option<u16>, in_auth: bool) -> Result<String
 
 #[test]
 fn offers() {
-    let offer = offer_ike(&OURS, KeGroup::EcP256, None);
+    let offer = offer_ike(&OURS, KeGroup::EcP256, PostQuantum::No, None);
     let expected = ike(1, "encr:20/256 encr:28 encr:20/128 prf:5 prf:6 prf:7 ke:19 ke:31 ke:20");
     assert_eq!(offer, std::slice::from_ref(&expected));
-    let rekey = offer_ike(&OURS, KeGroup::EcP256, Some(ike_spi()));
+    let rekey = offer_ike(&OURS, KeGroup::EcP256, PostQuantum::No, Some(ike_spi()));
     let spi_octets = Bytes::from_static(&[0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77]);
     assert_eq!(rekey, [Proposal { spi: spi_octets, ..expected }]);
 
@@ -76,9 +76,12 @@ fn offers() {
 fn what_we_offer_we_choose_and_accept() {
     for first in KeGroup::ALL {
         for suite in OURS {
-            let offer = offer_ike(&[suite], first, Some(ike_spi()));
-            let mut chosen = choose_ike(&OURS, &offer, Some(first.id())).expect("ours");
-            assert_eq!(chosen.suite, IkeSuite { aead: suite, prf: PrfAlgorithm::HmacSha2_256, group: first });
+            let offer = offer_ike(&[suite], first, PostQuantum::No, Some(ike_spi()));
+            let mut chosen = choose_ike(&OURS, &offer, Some(first.id()), true).expect("ours");
+            assert_eq!(
+                chosen.suite,
+                IkeSuite { aead: suite, prf: PrfAlgorithm::HmacSha2_256, group: first, additional: None }
+            );
             assert_eq!(chosen.spi, ike_spi().value().to_be_bytes());
             assert_eq!(chosen.answer.transforms.len(), 3);
             chosen.answer.spi = Bytes::from_static(&[9; 8]);
@@ -105,7 +108,7 @@ fn our_order_of_aeads_decides_over_all_proposals() {
         ike(7, "encr:20/256 prf:6 ke:31"),
         ike(9, "encr:20/256 prf:5 ke:31"),
     ];
-    let of = |ours: &[AeadAlgorithm]| choose_ike(ours, &theirs, Some(31)).expect("a match");
+    let of = |ours: &[AeadAlgorithm]| choose_ike(ours, &theirs, Some(31), true).expect("a match");
     assert_eq!(of(&OURS).suite.to_string(), "aes256gcm16-prfsha384-x25519");
     assert_eq!(of(&OURS).answer, ike(7, "encr:20/256 prf:6 ke:31"), "number and transforms of theirs");
     let chacha_first = of(&[AeadAlgorithm::ChaCha20Poly1305, AeadAlgorithm::Aes128Gcm16]);
@@ -125,15 +128,15 @@ fn groups_of_the_ke_payload_are_preferred() {
 
 #[test]
 fn case_28_no_proposal() {
-    assert_eq!(choose_ike(&OURS, &[], None), Err("no proposal of theirs fits".to_owned()));
-    assert!(accept_ike(&offer_ike(&OURS, KeGroup::X25519, None), &[]).is_err());
+    assert_eq!(choose_ike(&OURS, &[], None, true), Err("no proposal of theirs fits".to_owned()));
+    assert!(accept_ike(&offer_ike(&OURS, KeGroup::X25519, PostQuantum::No, None), &[]).is_err());
 }
 
 #[test]
 fn case_30_sentences_stay_short() {
     let many = (0..128).map(|id| format!("encr:{} ", 500 + id)).collect::<String>();
     let theirs: Vec<_> = (1..=64).map(|number| ike(number, &many)).collect();
-    let sentence = choose_ike(&OURS, &theirs, None).expect_err("nothing fits");
+    let sentence = choose_ike(&OURS, &theirs, None, true).expect_err("nothing fits");
     assert!(sentence.len() < 2000, "{}", sentence.len());
     assert!(sentence.ends_with("; and so on"), "{sentence}");
 }
@@ -148,9 +151,12 @@ fn case_34_and_86_spis() {
     }
     // An answer to an IKE rekey without SPI, and to IKE_SA_INIT with one.
     let answer = ike(1, "encr:20/256 prf:5 ke:31");
-    assert!(accept_ike(&offer_ike(&OURS, KeGroup::X25519, Some(ike_spi())), std::slice::from_ref(&answer)).is_err());
+    assert!(
+        accept_ike(&offer_ike(&OURS, KeGroup::X25519, PostQuantum::No, Some(ike_spi())), std::slice::from_ref(&answer))
+            .is_err()
+    );
     let answer = Proposal { spi: Bytes::from_static(&[1; 8]), ..answer };
-    assert!(accept_ike(&offer_ike(&OURS, KeGroup::X25519, None), &[answer]).is_err());
+    assert!(accept_ike(&offer_ike(&OURS, KeGroup::X25519, PostQuantum::No, None), &[answer]).is_err());
 }
 
 #[test]
@@ -185,7 +191,11 @@ fn case_36_every_subset_of_types() {
             all.into_iter().enumerate().filter(|(bit, _)| subset >> bit & 1 == 1).map(|(_, t)| t).collect();
         assert_eq!(chosen_ike(&text.join(" "), Some(31)).is_ok(), subset == 7, "{text:?}");
         let answer = ike(1, &text.join(" "));
-        assert_eq!(accept_ike(&offer_ike(&OURS, KeGroup::X25519, None), &[answer]).is_ok(), subset == 7, "{text:?}");
+        assert_eq!(
+            accept_ike(&offer_ike(&OURS, KeGroup::X25519, PostQuantum::No, None), &[answer]).is_ok(),
+            subset == 7,
+            "{text:?}"
+        );
     }
 }
 
@@ -197,7 +207,7 @@ fn case_37_aead_with_integ() {
     }
     // NONE is answered, as every type that was proposed.
     let theirs = [ike(1, "encr:20/256 integ:0 prf:5 ke:31")];
-    let chosen = choose_ike(&OURS, &theirs, Some(31)).expect("NONE is allowed");
+    let chosen = choose_ike(&OURS, &theirs, Some(31), true).expect("NONE is allowed");
     assert_eq!(chosen.answer, ike(1, "encr:20/256 integ:0 prf:5 ke:31"));
 }
 
@@ -230,7 +240,7 @@ fn case_40_unknown_types_and_ids() {
 
 #[test]
 fn case_41_answers_that_were_not_offered() {
-    let offer = offer_ike(&[AeadAlgorithm::Aes256Gcm16], KeGroup::X25519, None);
+    let offer = offer_ike(&[AeadAlgorithm::Aes256Gcm16], KeGroup::X25519, PostQuantum::No, None);
     let good = "encr:20/256 prf:5 ke:31";
     let check = |answer: &[Proposal]| accept_ike(&offer, answer).map(|chosen| chosen.suite.to_string());
     assert_eq!(check(&[ike(1, good)]), Ok("aes256gcm16-prfsha256-x25519".to_owned()));
@@ -264,17 +274,69 @@ fn case_41_answers_that_were_not_offered() {
 }
 
 #[test]
-fn case_42_additional_key_exchanges_are_not_spoken() {
-    let theirs = [ike(1, "encr:20/256 prf:5 ke:31 6:36 6:0"), ike(2, "encr:20/256 prf:5 ke:31")];
-    assert_eq!(choose_ike(&OURS, &theirs, Some(31)).expect("the second").answer.number, 2);
-    let sentence = choose_ike(&OURS, &theirs[..1], Some(31)).expect_err("the first does not fit");
-    assert_eq!(sentence, "no proposal of theirs fits; 1: theirs holds transform type 6, which we do not speak there");
+fn case_42_additional_key_exchanges() {
+    let chosen = |text: &str, may| choose_ike(&OURS, &[ike(1, text)], Some(31), may);
+    let suite = |text: &str, may| chosen(text, may).map(|chosen| (chosen.suite.additional, chosen.answer.transforms));
+    let base = "encr:20/256 prf:5 ke:31";
+    let (hybrid, plain) = (Some(KeGroup::MlKem768), None);
+    for (offered, may, method, answered) in [
+        ("6:36", true, hybrid, "6:36"),
+        ("6:36 6:0", true, hybrid, "6:36"),
+        ("6:0 6:36", true, hybrid, "6:36"),
+        ("6:36 6:0", false, plain, "6:0"),
+        ("6:35 6:36 6:37", true, hybrid, "6:36"),
+        // Gaps do not matter; the same method is not used twice.
+        ("6:35 6:0 8:36 8:0", true, hybrid, "6:0 8:36"),
+        ("6:36 8:36 8:0", true, hybrid, "6:36 8:0"),
+        ("12:36", true, hybrid, "12:36"),
+        ("", true, plain, ""),
+    ] {
+        let expected = transforms(&format!("{base} {answered}"));
+        assert_eq!(suite(&format!("{base} {offered}"), may), Ok((method, expected)), "{offered}");
+    }
+    for (offered, may, why) in [
+        ("6:36", false, "ADDKE1: theirs mlkem768, ours none, as no exchange can follow"),
+        ("6:31", true, "ADDKE1: theirs number 31, ours mlkem768"),
+        ("6:35 6:37", true, "ADDKE1: theirs mlkem512, mlkem1024, ours mlkem768"),
+        ("6:36 7:36", true, "ADDKE2: theirs mlkem768, ours mlkem768"),
+        ("6:36!", true, "ADDKE1: theirs mlkem768 with an unknown attribute, ours mlkem768"),
+        ("6:36/256", true, "ADDKE1: theirs mlkem768 with 256 bits, ours mlkem768"),
+        ("13:36", true, "theirs holds transform type 13, which we do not speak there"),
+    ] {
+        let sentence = format!("no proposal of theirs fits; 1: {why}");
+        assert_eq!(suite(&format!("{base} {offered}"), may), Err(sentence), "{offered}");
+    }
+    // The hybrid is taken wherever it stands, and although another AEAD would be the better one.
+    let theirs = [ike(1, base), ike(2, "encr:20/128 prf:5 ke:31 6:36")];
+    assert_eq!(choose_ike(&OURS, &theirs, Some(31), true).expect("the second").answer.number, 2);
+    assert_eq!(choose_ike(&OURS, &theirs, Some(31), false).expect("the first").answer.number, 1);
+    // ML-KEM is no method that an exchange begins with.
+    assert!(choose_ike(&OURS, &[ike(1, "encr:20/256 prf:5 ke:36")], Some(36), true).is_err());
+    // A CHILD_SA is keyed without it, if that is allowed.
+    assert!(choose_esp(&OURS, &[esp(1, "encr:20/256 ke:31 6:36 6:0 esn:0")], Some(31), false).is_ok());
+    assert!(choose_esp(&OURS, &[esp(1, "encr:20/256 ke:31 6:36 esn:0")], Some(31), false).is_err());
+    assert!(choose_esp(&OURS, &[esp(1, "encr:20/256 ke:31 6:36 esn:0")], None, true).is_ok(), "IKE_AUTH has no KE");
+}
+
+#[test]
+fn answers_with_additional_key_exchanges() {
+    let offer = offer_ike(&OURS, KeGroup::X25519, PostQuantum::Preferred, None);
+    let check = |number, text: &str| accept_ike(&offer, &[ike(number, text)]).map(|chosen| chosen.suite.additional);
+    let base = "encr:20/256 prf:5 ke:31";
+    assert_eq!(check(1, &format!("{base} 6:36")), Ok(Some(KeGroup::MlKem768)));
+    assert_eq!(check(2, base), Ok(None));
+    for (number, text) in [(1, ""), (1, "6:0"), (2, "6:36"), (2, "6:0"), (1, "6:36 6:36"), (1, "6:36 7:36"), (3, "")] {
+        assert!(check(number, &format!("{base} {text}")).is_err(), "{number}: {text}");
+    }
+    let offer = offer_ike(&OURS, KeGroup::X25519, PostQuantum::Required, None);
+    assert_eq!(offer.len(), 1);
+    assert!(accept_ike(&offer, &[ike(1, base)]).is_err());
 }
 
 #[test]
 fn case_43_group_of_the_ke_payload_not_proposed() {
     // The caller sees another group than the payload's and answers INVALID_KE_PAYLOAD.
-    let chosen = choose_ike(&OURS, &[ike(1, "encr:20/256 prf:5 ke:19")], Some(31)).expect("a group that both speak");
+    let chosen = choose_ike(&OURS, &[ike(1, "encr:20/256 prf:5 ke:19")], Some(31), true).expect("a group that both speak");
     assert_eq!(chosen.suite.group, KeGroup::EcP256);
     let sentence = "no proposal of theirs fits; 1: KE: theirs modp2048, number 1023, ours x25519, ecp256, ecp384";
     assert_eq!(chosen_ike("encr:20/256 prf:5 ke:14 ke:1023", Some(14)), Err(sentence.to_owned()));

@@ -9,25 +9,27 @@ use crate::crypto::{self, KeyExchange, Prf};
 use crate::ike::PeerConfig;
 use crate::ike::channel::Channel;
 use crate::ike::contents::Contents;
-use crate::ike::exchange::auth::{Transcript, initiator_payloads};
-use crate::ike::exchange::negotiate::key_exchange_payload;
+use crate::ike::exchange::auth::{FULL_TRANSCRIPT, Record, initiator_payloads};
+use crate::ike::exchange::negotiate::{FRAGMENTATION_SUPPORTED, INTERMEDIATE_SUPPORTED, key_exchange_payload};
+use crate::ike::fragments::{Collection, Of};
+use crate::ike::intermediate::{Covered, IntAuth};
 use crate::ike::keymat::{self, IkeKeys};
-use crate::ike::proposals::{offer_esp, offer_ike};
+use crate::ike::proposals::{PostQuantum, offer_esp, offer_ike};
 use crate::model::{AeadAlgorithm, IkeSuite, KeGroup, PrfAlgorithm, Rng, SeededRng, Spi, Transport};
-use crate::wire::ike::{ExchangeType, Flags, Header, Message, Payload};
+use crate::wire::ike::{ExchangeType, Flags, Fragment, Header, Message, Payload, emit_chain, parse_chain};
 
 /// The hand-written peer. It initiates.
 pub struct Hand {
     pub source: SocketAddr,
     pub transport: Transport,
     pub spis: (u64, u64),
-    pub nonces: (Bytes, Bytes),
-    pub request: Bytes,
+    pub record: Record,
     pub suite: IkeSuite,
     pub keys: IkeKeys,
     pub next_id: u32,
     pub rng: SeededRng,
     channel: Channel,
+    fragments: Collection,
 }
 
 /// What an IKE_SA_INIT request is made of.
@@ -46,11 +48,20 @@ impl Greeting {
         let nonce = Bytes::from(nonce);
         let half = crypto::key_exchange(KeGroup::X25519, &mut rng);
         let payloads = vec![
-            Payload::SecurityAssociation(offer_ike(&AeadAlgorithm::ALL, KeGroup::X25519, None)),
+            Payload::SecurityAssociation(offer_ike(&AeadAlgorithm::ALL, KeGroup::X25519, PostQuantum::No, None)),
             key_exchange_payload(half.as_ref()),
             Payload::Nonce(nonce.clone()),
         ];
         Self { spi: rng.u64() | 1, nonce, half, payloads }
+    }
+
+    /// One that also offers a post-quantum key exchange, and both messages under AUTH.
+    pub fn post_quantum(seed: u64) -> Self {
+        let mut greeting = Self::new(seed);
+        let offer = offer_ike(&AeadAlgorithm::ALL, KeGroup::X25519, PostQuantum::Preferred, None);
+        greeting.payloads[0] = Payload::SecurityAssociation(offer);
+        greeting.payloads.extend([FRAGMENTATION_SUPPORTED, INTERMEDIATE_SUPPORTED, FULL_TRANSCRIPT]);
+        greeting
     }
 
     pub fn header(&self) -> Header {
@@ -90,20 +101,48 @@ pub fn own_config(proof: Proof) -> PeerConfig {
 impl Hand {
     /// Does IKE_SA_INIT with host 0.
     pub fn greet(sim: &mut Simulator, seed: u64) -> Self {
-        let greeting = Greeting::new(seed);
+        Self::greet_with(sim, seed, Greeting::new(seed))
+    }
+
+    /// Does IKE_SA_INIT with this request.
+    pub fn greet_with(sim: &mut Simulator, seed: u64, greeting: Greeting) -> Self {
         let request = Bytes::from(greeting.message());
         sim.inject(0, source(), Transport::Natt, &request);
         let response = sent(sim).pop().expect("host 0 answers IKE_SA_INIT");
         let message = Message::parse(&response).expect("the answer parses");
         let contents = Contents::of(message.payloads);
-        let suite = IkeSuite { aead: AeadAlgorithm::Aes256Gcm16, prf: PrfAlgorithm::HmacSha2_256, group: KeGroup::X25519 };
+        let full_transcript = greeting.payloads.contains(&FULL_TRANSCRIPT);
+        let suite = IkeSuite {
+            aead: AeadAlgorithm::Aes256Gcm16,
+            prf: PrfAlgorithm::HmacSha2_256,
+            group: KeGroup::X25519,
+            additional: None,
+        };
         let spis = (greeting.spi, message.header.responder_spi);
         let nonces = (greeting.nonce, contents.nonce.expect("a nonce"));
         let secret = greeting.half.agree(&contents.key_exchange.expect("a KE payload").value).expect("an honest value");
         let keys = keymat::initial(suite, &secret, &nonces.0, &nonces.1, spis.0, spis.1);
         let channel = Channel::new(suite.aead, &keys, true);
         let rng = SeededRng::new(seed + 1);
-        Self { source: source(), transport: Transport::Natt, spis, nonces, request, suite, keys, next_id: 1, rng, channel }
+        Self {
+            source: source(),
+            transport: Transport::Natt,
+            spis,
+            record: Record {
+                request: request.clone(),
+                response,
+                nonce_i: nonces.0.clone(),
+                nonce_r: nonces.1.clone(),
+                full_transcript,
+                int_auth: Vec::new(),
+            },
+            suite,
+            keys,
+            next_id: 1,
+            rng,
+            channel,
+            fragments: Collection::default(),
+        }
     }
 
     /// The payloads of an IKE_AUTH that host 0 accepts, with a CHILD_SA.
@@ -115,8 +154,7 @@ impl Hand {
 
     /// Its part without CHILD_SA: IDi, CERT, IDr, AUTH.
     pub fn proof_payloads(&self, config: &PeerConfig) -> Vec<Payload> {
-        let ours = Transcript { message: &self.request, nonce: &self.nonces.1, sk_p: &self.keys.sk_pi };
-        initiator_payloads(Prf(self.suite.prf), config, ours, false)
+        initiator_payloads(Prf(self.suite.prf), config, self.record.of_initiator(&self.keys.sk_pi), false)
     }
 
     /// SA, TSi and TSr with this SPI.
@@ -131,7 +169,54 @@ impl Hand {
 
     /// A whole tunnel with host 0.
     pub fn establish(sim: &mut Simulator, seed: u64) -> Self {
-        let mut hand = Self::greet(sim, seed);
+        Self::greet(sim, seed).prove(sim)
+    }
+
+    /// Does IKE_SA_INIT with host 0; both reassemble fragments.
+    pub fn greet_with_fragments(sim: &mut Simulator, seed: u64) -> Self {
+        let mut greeting = Greeting::new(seed);
+        greeting.payloads.push(FRAGMENTATION_SUPPORTED);
+        Self::greet_with(sim, seed, greeting)
+    }
+
+    /// Does IKE_INTERMEDIATE: the additional key exchange.
+    pub fn add_key_exchange(mut self, sim: &mut Simulator) -> Self {
+        let half = crypto::key_exchange(KeGroup::ADDITIONAL, &mut self.rng);
+        let payloads = [key_exchange_payload(half.as_ref())];
+        let request = self.next(ExchangeType::IkeIntermediate, &payloads);
+        self.inject(sim, &request);
+        let response = sent(sim).pop().expect("host 0 answers IKE_INTERMEDIATE");
+        let mut covered = Covered::default();
+        let mut value = Bytes::new();
+        // Its own request in clear: the same prefix with other lengths, and what it sealed.
+        let parsed = Message::parse(&request).expect("our own");
+        let mut chain = Vec::new();
+        emit_chain(&payloads, &mut chain);
+        covered.request = Message::in_clear(parsed.protected.expect("SK"), &request, &chain);
+        let parsed = Message::parse(&response).expect("the answer parses");
+        let view = parsed.protected.expect("SK");
+        let (first, chain) = self.channel.open_octets(view, &response).expect("host 0 has the keys");
+        covered.response = Message::in_clear(view, &response, &chain);
+        for payload in parse_chain(first, &chain).expect("it parses") {
+            if let Payload::KeyExchange(answer) = payload {
+                value = answer.value;
+            }
+        }
+        let secret = half.agree(&value).expect("a ciphertext");
+        let prf = Prf(self.suite.prf);
+        let mut int_auth = IntAuth::default();
+        int_auth.cover(prf, &self.keys, &covered);
+        self.record.int_auth = int_auth.octets();
+        let (spi_i, spi_r) = self.spis;
+        let (nonce_i, nonce_r) = (&self.record.nonce_i, &self.record.nonce_r);
+        self.keys = keymat::rekeyed(prf, &self.keys.sk_d, self.suite, (&secret, None), nonce_i, nonce_r, spi_i, spi_r);
+        self.channel = Channel::new(self.suite.aead, &self.keys, true);
+        self
+    }
+
+    /// Does IKE_AUTH, with a CHILD_SA.
+    pub fn prove(self, sim: &mut Simulator) -> Self {
+        let mut hand = self;
         let payloads = hand.auth_payloads(&own_config(Proof::Psk));
         hand.send(sim, ExchangeType::IkeAuth, &payloads);
         sim.finish_installs();
@@ -149,6 +234,16 @@ impl Hand {
     /// A sealed message with any header.
     pub fn seal(&mut self, header: &Header, payloads: &[Payload]) -> Bytes {
         self.channel.seal(header, payloads)
+    }
+
+    /// A chain of payloads in fragments, so that none is longer than `most`.
+    pub fn seal_fragments(&mut self, header: &Header, first: u8, chain: &[u8], most: usize) -> Vec<Bytes> {
+        self.channel.seal_fragments(header, first, chain, most)
+    }
+
+    /// One fragment with any header, numbers and content.
+    pub fn seal_fragment(&mut self, header: &Header, number: u16, total: u16, first: u8, piece: &[u8]) -> Bytes {
+        self.channel.seal_fragment(header, Fragment { number, total }, first, piece)
     }
 
     /// A sealed message whose plaintext, padding and pad length included, is these octets.
@@ -193,9 +288,20 @@ impl Hand {
     pub fn read(&mut self, sim: &mut Simulator) -> Vec<(Header, Contents)> {
         let mut read = Vec::new();
         for octets in sent(sim) {
-            let message = Message::parse(&octets).expect("host 0 sends what parses");
-            if let Ok(payloads) = self.channel.open(&message, &octets) {
-                read.push((message.header, Contents::of(payloads)));
+            let Message { header, protected, .. } = Message::parse(&octets).expect("host 0 sends what parses");
+            let Some((view, Ok((first, chain)))) = protected.map(|view| (view, self.channel.open_octets(view, &octets)))
+            else {
+                continue;
+            };
+            let of = Of { message_id: header.message_id, exchange: header.exchange };
+            let whole = match view.fragment {
+                None => Some((first, chain)),
+                Some(fragment) => {
+                    self.fragments.take(of, fragment, first, &chain, &octets).map(|whole| (whole.first, whole.chain))
+                }
+            };
+            if let Some(Ok(payloads)) = whole.map(|(first, chain)| parse_chain(first, &chain)) {
+                read.push((header, Contents::of(payloads)));
             }
         }
         read

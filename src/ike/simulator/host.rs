@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::plane::Plane;
 use super::reconciler::Reconciler;
-use crate::ike::{Command, Endpoint, EndpointConfig, Event, LocalAuth, PeerAuth, PeerConfig, RemoteEndpoint};
+use crate::ike::{Command, Endpoint, EndpointConfig, Event, LocalAuth, PeerAuth, PeerConfig, PostQuantum, RemoteEndpoint};
 use crate::model::{AeadAlgorithm, Instant, PeerId, PeerIndex, Secret, TrafficSelector, WorkerIndex};
 
 /// One host.
@@ -104,6 +104,7 @@ pub fn peer_config(of: usize, peer: usize, proof: Proof) -> PeerConfig {
         },
         remote: Some(RemoteEndpoint::Standard(address(peer))),
         suites: AeadAlgorithm::ALL.to_vec(),
+        post_quantum: PostQuantum::Preferred,
         local_selectors: vec![block(of)],
         remote_selectors: vec![block(peer)],
         owner: WorkerIndex(0),

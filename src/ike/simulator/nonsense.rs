@@ -1,11 +1,12 @@
 //! A peer that proved itself and then says what a fuzzer makes up, under the right keys.
 //!
 //! Input is a list of records: one octet that says what to do, two of length, and octets for it. What is said is a chain of
-//! payloads: either raw, or cut into payloads with sound headers, so that their bodies are reached.
+//! payloads: either raw, or cut into payloads with sound headers, so that their bodies are reached. It travels whole, as fragments
+//! in backward order, or as one fragment with the numbers that the input wants.
 
 use std::time::Duration;
 
-use super::hand::{Hand, own_config, sent};
+use super::hand::{Greeting, Hand, own_config, sent};
 use super::{Proof, Simulator};
 use crate::ike::Command;
 use crate::ike::limits::{HALF_OPEN_LIMIT, MAX_CHILDREN};
@@ -19,6 +20,17 @@ const MAX_RECORDS: usize = 16;
 const FIRST_TYPE: u8 = 33;
 const TYPES: u8 = 21;
 
+/// Bits of a record's first octet: the chain is raw; it is one fragment; it is cut into fragments.
+const RAW: u8 = 8;
+const FRAGMENT: u8 = 16;
+const CUT: u8 = 32;
+
+/// Another bit: IKE_FOLLOWUP_KE in place of CREATE_CHILD_SA, IKE_INTERMEDIATE in place of IKE_AUTH.
+const OTHER: u8 = 64;
+
+/// Octets of the fragments into which a chain is cut.
+const CUT_TO: usize = 100;
+
 /// The peer of host 0.
 const PEER: PeerIndex = PeerIndex(1);
 
@@ -31,7 +43,15 @@ pub fn speak_nonsense(input: &[u8]) {
     let mut sim = Simulator::new(1, 2, Proof::Psk);
     sim.by_hand = true;
     // Before AUTH or after it.
-    let mut hand = if stage & 1 == 0 { Hand::establish(&mut sim, 5) } else { Hand::greet(&mut sim, 5) };
+    let hand = match (stage & 4, stage & 2) {
+        (0, 0) => Hand::greet(&mut sim, 5),
+        (0, _) => Hand::greet_with_fragments(&mut sim, 5),
+        (_, 0) => Hand::greet_with(&mut sim, 5, Greeting::post_quantum(5)),
+        (_, _) => Hand::greet_with(&mut sim, 5, Greeting::post_quantum(5)).add_key_exchange(&mut sim),
+    };
+    // Without IKE_INTERMEDIATE such a peer cannot prove itself.
+    let stage = if stage & 6 == 4 { stage | 1 } else { stage };
+    let mut hand = if stage & 1 == 0 { hand.prove(&mut sim) } else { hand };
     let mut asked = None;
     for _ in 0..MAX_RECORDS {
         let Some((&[kind, high, low], tail)) = rest.split_first_chunk() else { break };
@@ -52,8 +72,10 @@ pub fn speak_nonsense(input: &[u8]) {
 fn say(sim: &mut Simulator, hand: &mut Hand, asked: &mut Option<Header>, kind: u8, octets: &[u8]) {
     let request = |exchange, hand: &Hand| hand.header(exchange, hand.next_id, false);
     let header = match kind % 8 {
+        0 if kind & OTHER != 0 => request(ExchangeType::IkeFollowupKe, hand),
         0 => request(ExchangeType::CreateChildSa, hand),
         1 => request(ExchangeType::Informational, hand),
+        2 if kind & OTHER != 0 => request(ExchangeType::IkeIntermediate, hand),
         2 => request(ExchangeType::IkeAuth, hand),
         // The answer to what host 0 asked last.
         3 | 4 => match asked.take() {
@@ -68,12 +90,23 @@ fn say(sim: &mut Simulator, hand: &mut Hand, asked: &mut Option<Header>, kind: u
             return hand.send(sim, ExchangeType::IkeAuth, &payloads);
         }
     };
-    let (first, mut text) = if kind & 8 == 0 { structured(octets) } else { raw(octets) };
-    text.push(0);
-    let message = hand.seal_octets(&header, first, &text);
+    if kind & FRAGMENT != 0 {
+        let Some((&[number, total, first], piece)) = octets.split_first_chunk() else { return };
+        // No fragment has this number: it stands for the end of a message.
+        hand.next_id += u32::from(number == 0);
+        let message = hand.seal_fragment(&header, number.into(), total.into(), first, piece);
+        return hand.inject(sim, &message);
+    }
+    let (first, mut text) = if kind & RAW == 0 { structured(octets) } else { raw(octets) };
     if !header.flags.response {
         hand.next_id += 1;
     }
+    if kind & CUT != 0 {
+        let pieces = hand.seal_fragments(&header, first, &text, CUT_TO);
+        return pieces.iter().rev().for_each(|piece| hand.inject(sim, piece));
+    }
+    text.push(0);
+    let message = hand.seal_octets(&header, first, &text);
     hand.inject(sim, &message);
 }
 

@@ -5,8 +5,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::established::{Birth, Established, Lineage};
 use super::{IkeSa, Leaving, stay};
 use crate::crypto::Prf;
@@ -14,7 +12,7 @@ use crate::ike::auth::Authenticated;
 use crate::ike::child::{Child, Phase, Then};
 use crate::ike::contents::Contents;
 use crate::ike::effect::Effect;
-use crate::ike::exchange::auth::{self, Claim, Transcript};
+use crate::ike::exchange::auth::{self, Claim, Record};
 use crate::ike::exchange::negotiate::{Answer, Offer, Setting, Source};
 use crate::ike::keymat::IkeKeys;
 use crate::ike::limits::{GIVE_UP_INITIATE, IKE_PORT};
@@ -37,11 +35,23 @@ pub struct AuthStart {
     pub started: Instant,
     /// When somebody last asked for it.
     pub wanted: Instant,
-    /// Both IKE_SA_INIT messages as they travelled.
-    pub request: Bytes,
-    pub response: Bytes,
-    pub nonce_i: Bytes,
-    pub nonce_r: Bytes,
+    pub record: Record,
+}
+
+impl AuthStart {
+    /// Nothing comes of it.
+    pub fn fail(self, shared: &mut Shared, reason: CloseReason) {
+        shared.initiate_failed(self.config.index, self.wanted, reason);
+    }
+
+    /// The first exchange may have travelled on another port, which firewalls know better than 4500.
+    pub fn no_answer(&self, request: &'static str) -> CloseReason {
+        let answered_on = match self.config.remote {
+            Some(RemoteEndpoint::Standard(_)) => Some(IKE_PORT),
+            Some(RemoteEndpoint::Natt(_)) | None => None,
+        };
+        CloseReason::NoAnswer { request, remote: self.session.path.remote, answered_on }
+    }
 }
 
 /// See the module.
@@ -55,10 +65,10 @@ impl AuthSent {
     /// Sends IKE_AUTH: who we are, the proof, and the CHILD_SA that we want.
     pub fn start(shared: &mut Shared, now: Instant, mut start: AuthStart) -> Self {
         let AuthStart { config, suite, keys, session, .. } = &start;
-        let ours = Transcript { message: &start.request, nonce: &start.nonce_r, sk_p: &keys.sk_pi };
+        let ours = start.record.of_initiator(&keys.sk_pi);
         let holds_no_other = !shared.holds_proven(config.index);
         let mut payloads = auth::initiator_payloads(Prf(suite.prf), config, ours, holds_no_other);
-        let offer = Offer::in_auth(shared, config, session.local_spi, start.nonce_i.clone());
+        let offer = Offer::in_auth(shared, config, session.local_spi, start.record.nonce_i.clone());
         payloads.extend(offer.payloads(config));
         payloads.extend(nat::vendor_id(session.spis(), session.path));
         let patience = GIVE_UP_INITIATE.saturating_sub(now.since(start.started));
@@ -97,7 +107,7 @@ impl AuthSent {
             return self.fail(shared, CloseReason::PeerRefused { notify, authenticated: true });
         }
         let AuthStart { config, suite, keys, .. } = &self.start;
-        let theirs = Transcript { message: &self.start.response, nonce: &self.start.nonce_i, sk_p: &keys.sk_pr };
+        let theirs = self.start.record.of_responder(&keys.sk_pr);
         let proof = Claim::of_responder(response).and_then(|claim| claim.verify(Prf(suite.prf), config, theirs));
         match proof {
             Ok(proof) => self.establish(shared, now, response, proof, asked),
@@ -118,7 +128,7 @@ impl AuthSent {
 
     fn fail(self: Box<Self>, shared: &mut Shared, reason: CloseReason) -> Option<IkeSa> {
         shared.release_spi(self.offer.spi);
-        shared.initiate_failed(self.start.config.index, self.start.wanted, reason);
+        self.start.fail(shared, reason);
         None
     }
 
@@ -131,10 +141,10 @@ impl AuthSent {
         asked: Instant,
     ) -> Option<IkeSa> {
         let AuthSent { start, mut offer } = *self;
-        let AuthStart { mut session, config, suite, keys, started, nonce_i, nonce_r, .. } = start;
+        let AuthStart { mut session, config, suite, keys, started, record, .. } = start;
         let spis = session.spis();
         let kin = session.nat.observe_vendor_id(response, spis, session.path);
-        let low_nonce = nonce_i.min(nonce_r.clone());
+        let low_nonce = record.low_nonce();
         let source = Source { prf: Prf(suite.prf), sk_d: &keys.sk_d };
         let esp_path = session.esp_path(shared.config.natt_port);
         let setting = Setting::new(shared, &config, esp_path);
@@ -143,7 +153,7 @@ impl AuthSent {
                 let notify = error.kind.name().into_owned();
                 Err(CloseReason::PeerRefused { notify, authenticated: true })
             }
-            None => offer.accept(setting, source, &nonce_r, response).map_err(CloseReason::WeRefused),
+            None => offer.accept(setting, source, &record.nonce_r, response).map_err(CloseReason::WeRefused),
         };
         let (peer, spi) = (config.index, session.local_spi);
         let birth = Birth {
@@ -152,7 +162,13 @@ impl AuthSent {
             suite,
             sk_d: keys.sk_d.clone(),
             kin,
-            lineage: Lineage { initiator: true, began: started, proved: now, low_nonce: low_nonce.clone() },
+            lineage: Lineage {
+                initiator: true,
+                began: started,
+                proved: now,
+                low_nonce: low_nonce.clone(),
+                post_quantum: suite.additional.is_some(),
+            },
         };
         let mut state = Established::new(shared, now, session, birth);
         state.announce(shared);
@@ -185,19 +201,10 @@ impl AuthSent {
 
     pub fn handle_timeout(mut self: Box<Self>, shared: &mut Shared, now: Instant) -> Option<IkeSa> {
         if self.start.session.handle_timeout(shared, now) {
-            let reason = self.no_answer();
+            let reason = self.start.no_answer("IKE_AUTH");
             return self.fail(shared, reason);
         }
         stay(self, IkeSa::AuthSent)
-    }
-
-    /// The first exchange may have travelled on another port, which firewalls know better than 4500.
-    fn no_answer(&self) -> CloseReason {
-        let answered_on = match self.start.config.remote {
-            Some(RemoteEndpoint::Standard(_)) => Some(IKE_PORT),
-            Some(RemoteEndpoint::Natt(_)) | None => None,
-        };
-        CloseReason::NoAnswer { request: "IKE_AUTH", remote: self.start.session.path.remote, answered_on }
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {

@@ -38,6 +38,11 @@ impl Candidate {
             self.heard = true;
             return stay(self, IkeSa::Candidate);
         }
+        if packet.message.protected.is_some_and(|view| view.fragment.is_some()) {
+            // What it says cannot be seen before it is taken, so it must come again.
+            shared.drop(DropReason::IkeUnexpected);
+            return stay(self, IkeSa::Candidate);
+        }
         match self.session.receive(shared, packet, &[ExchangeType::Informational]) {
             Received::Nothing | Received::Response(..) => stay(self, IkeSa::Candidate),
             Received::Broken(_) => self.end(shared, now),

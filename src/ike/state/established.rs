@@ -15,7 +15,7 @@ use crate::ike::auth::Authenticated;
 use crate::ike::child::{Child, Phase, Then};
 use crate::ike::exchange::create_child::ChildTask;
 use crate::ike::exchange::negotiate::Source;
-use crate::ike::exchange::rekey_ike::IkeOffer;
+use crate::ike::exchange::rekey_ike::{FollowUp, IkeOffer, Pending};
 use crate::ike::limits::{
     CLOSED_LINGER, MAX_JOBS, PROBE_PATIENCE, RETRY_CHILD_CAP, RETRY_CHILD_FIRST, RETRY_CHILD_PATIENCE, SURPLUS_OVERLAP,
 };
@@ -36,6 +36,8 @@ pub struct Lineage {
     pub proved: Instant,
     /// The lower of its two nonces.
     pub low_nonce: Bytes,
+    /// Whether a post-quantum secret went into its SK_d, and so into that of its successors.
+    pub post_quantum: bool,
 }
 
 /// What an IKE SA needs besides its session. Nobody can make one without the proof.
@@ -74,6 +76,8 @@ pub enum Task {
     Child(Box<ChildTask>),
     /// CREATE_CHILD_SA for this IKE SA.
     RekeyIke(Box<IkeOffer>),
+    /// IKE_FOLLOWUP_KE for this IKE SA.
+    FollowUp(Box<FollowUp>),
     /// INFORMATIONAL with Delete.
     DeleteChild(Spi),
     /// INFORMATIONAL without payloads.
@@ -115,6 +119,8 @@ pub struct Established {
     pub queue: VecDeque<Job>,
     pub children: BTreeMap<Spi, Child>,
     pub replacement: Option<Replacement>,
+    /// The peer's rekey of this IKE SA that IKE_FOLLOWUP_KE is to complete. Meanwhile we ask for nothing but signs of life.
+    pub pending: Option<Pending>,
     /// After a rekey by the peer: until then we make no request.
     pub silent_until: Option<Instant>,
     /// The peer wants no more CHILD_SAs for single workers until then.
@@ -139,6 +145,7 @@ impl Established {
             queue: VecDeque::new(),
             children: BTreeMap::new(),
             replacement: None,
+            pending: None,
             silent_until: None,
             worker_retry: None,
             probe_deadline: None,
@@ -170,6 +177,7 @@ impl Established {
             initiator: self.session.initiator,
             kin: self.birth.kin,
             suite: self.birth.suite,
+            post_quantum: self.birth.lineage.post_quantum,
             established: self.since,
             rekey_at: self.rekey_at,
             path: self.session.path,
@@ -182,7 +190,7 @@ impl Established {
     // --- what comes in ---
 
     pub fn handle(mut self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Option<IkeSa> {
-        let exchanges = [ExchangeType::CreateChildSa, ExchangeType::Informational];
+        let exchanges = [ExchangeType::CreateChildSa, ExchangeType::Informational, ExchangeType::IkeFollowupKe];
         let received = self.session.receive(shared, packet, &exchanges);
         self.follow_path(shared);
         match received {
@@ -197,6 +205,7 @@ impl Established {
                 let state = match exchange {
                     ExchangeType::CreateChildSa if contents.is_about_ike() => self.answer_rekey_ike(shared, now, &contents),
                     ExchangeType::CreateChildSa => self.answer_create_child(shared, now, &contents),
+                    ExchangeType::IkeFollowupKe => self.answer_follow_up(shared, now, &contents),
                     _ => self.answer_informational(shared, now, &contents),
                 };
                 pumped(state, shared, now)
@@ -207,6 +216,7 @@ impl Established {
                 let state = match self.task.take() {
                     Some(Task::Child(task)) => self.conclude_child(shared, now, *task, &contents),
                     Some(Task::RekeyIke(offer)) => self.conclude_rekey_ike(shared, now, *offer, &contents),
+                    Some(Task::FollowUp(follow_up)) => self.conclude_follow_up(shared, now, *follow_up, &contents),
                     Some(Task::DeleteChild(spi)) => self.conclude_delete(shared, now, spi),
                     Some(Task::Probe) | None => stay(self, IkeSa::Established),
                 };
@@ -298,7 +308,8 @@ impl Established {
             self.surplus_at = Some(now + SURPLUS_OVERLAP);
         }
         while self.task.is_none() && !self.session.is_busy() && self.silent_until.is_none() {
-            let Some(job) = self.queue.pop_front() else { return };
+            let next = if self.pending.is_none() { Some(0) } else { self.queue.iter().position(|job| *job == Job::Probe) };
+            let Some(job) = next.and_then(|place| self.queue.remove(place)) else { return };
             self.task = match job {
                 Job::CreateChild => self.start_create_child(shared, now),
                 Job::CreateWorkerChild(worker) => self.start_worker_child(shared, now, worker),
@@ -428,6 +439,7 @@ impl Established {
             shared.event(Event::ProbeLost { peer: self.peer() });
         }
         self.silent_until.take_if(|until| now >= *until);
+        self.pending.take_if(|pending| now >= pending.until);
         if now >= self.rekey_at && self.replacement.is_none() {
             // Each attempt sets the next date.
             self.rekey_at = self.expires;
@@ -471,6 +483,7 @@ impl Established {
             self.replacement.map(|replacement| replacement.at),
             self.replacement.is_none().then_some(self.rekey_at),
             self.probe_deadline,
+            self.pending.as_ref().map(|pending| pending.until),
             self.silent_until,
             self.child_retry,
             self.surplus_at,

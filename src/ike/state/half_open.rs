@@ -1,7 +1,7 @@
 //! Responder, IKE_SA_INIT answered, the peer not known yet.
 //!
-//! The answer costs one key generation and the octets of both messages. The key exchange itself is done at the first IKE_AUTH
-//! with an SK payload: who only floods IKE_SA_INIT with spoofed sources never gets that far. Whatever the sender does, this state
+//! The answer costs one key generation and the octets of both messages. The key exchange itself is done at the first
+//! IKE_INTERMEDIATE or IKE_AUTH with an SK payload: who only floods IKE_SA_INIT with spoofed sources never gets that far. Whatever the sender does, this state
 //! ends after [`HALF_OPEN_LIFETIME`], also if its AUTH failed; until then it counts against its source's limit.
 
 use std::sync::Arc;
@@ -16,17 +16,20 @@ use crate::ike::channel::Channel;
 use crate::ike::child::{Child, Phase, Then};
 use crate::ike::contents::Contents;
 use crate::ike::effect::Effect;
-use crate::ike::exchange::auth::{self, Transcript};
-use crate::ike::exchange::negotiate::{self, Nonces, Refusal, Setting, Source, key_exchange_payload};
+use crate::ike::exchange::auth::{self, FULL_TRANSCRIPT, Record};
+use crate::ike::exchange::negotiate::{
+    self, FRAGMENTATION_SUPPORTED, INTERMEDIATE_SUPPORTED, Nonces, Refusal, Setting, Source, key_exchange_payload,
+};
+use crate::ike::intermediate::IntAuth;
 use crate::ike::keymat::{self, IkeKeys};
 use crate::ike::limits::HALF_OPEN_LIFETIME;
 use crate::ike::nat::{self, Nat};
-use crate::ike::proposals::choose_ike;
+use crate::ike::proposals::{Chosen, choose_ike};
 use crate::ike::session::{Packet, Received, Session, SessionStart};
 use crate::ike::shared::Shared;
-use crate::ike::{CloseReason, Event, PeerConfig};
-use crate::model::{AeadAlgorithm, DropReason, IkeSpi, IkeSuite, Instant, Path, PeerId};
-use crate::wire::ike::{ExchangeType, Flags, Header, Message, Notify, NotifyType, Payload};
+use crate::ike::{CloseReason, Event, PeerConfig, PostQuantum};
+use crate::model::{AeadAlgorithm, DropReason, IkeSpi, IkeSuite, Instant, KeGroup, Path, PeerId};
+use crate::wire::ike::{ExchangeType, Flags, Header, KeyExchangePayload, Message, Notify, NotifyType, Payload, Proposal};
 
 /// See the module.
 #[derive(Debug)]
@@ -35,15 +38,13 @@ pub struct HalfOpen {
     pub remote_spi: IkeSpi,
     /// Where the request came from.
     pub source: Path,
-    /// The request and our answer, as they travelled.
-    pub request: Bytes,
-    pub response: Bytes,
+    /// The request and our answer, and what else AUTH covers.
+    pub record: Record,
     pub expires: Instant,
     arrived: Instant,
     suite: IkeSuite,
-    nonce_i: Bytes,
-    nonce_r: Bytes,
     nat: Nat,
+    fragmentation: bool,
     secret: Secret,
 }
 
@@ -52,7 +53,47 @@ enum Secret {
     /// Our half and the peer's value.
     Halves(Box<dyn KeyExchange>, Bytes),
     /// The keys, and the session under them.
-    Keyed(Box<(IkeKeys, Session)>),
+    Keyed(Box<Keyed>),
+}
+
+/// The keys, and the session under them.
+struct Keyed {
+    keys: IkeKeys,
+    session: Session,
+    /// The additional key exchange that IKE_INTERMEDIATE must bring before IKE_AUTH (RFC 9370).
+    pending: Option<KeGroup>,
+}
+
+impl Keyed {
+    /// The keys of IKE_SA_INIT. The session starts where this message came from, which need not be where IKE_SA_INIT came from;
+    /// until the peer has proved itself, no verdict about NATs binds it to that path.
+    fn new(
+        spis: (IkeSpi, IkeSpi),
+        suite: IkeSuite,
+        secret: &crate::model::Secret,
+        record: &Record,
+        fragmentation: bool,
+        packet: Packet<'_>,
+    ) -> Self {
+        let keys = keymat::initial(suite, secret, &record.nonce_i, &record.nonce_r, spis.0.value(), spis.1.value());
+        let session = Session::new(SessionStart {
+            local_spi: spis.1,
+            remote_spi: spis.0,
+            initiator: false,
+            path: packet.path,
+            transport: packet.transport,
+            nat: Nat::default(),
+            fragmentation,
+            channel: Channel::new(suite.aead, &keys, false),
+            first_id: 1,
+        });
+        Self { keys, session, pending: suite.additional }
+    }
+
+    /// The only exchange that may come next.
+    const fn awaited(pending: Option<KeGroup>) -> ExchangeType {
+        if pending.is_some() { ExchangeType::IkeIntermediate } else { ExchangeType::IkeAuth }
+    }
 }
 
 impl std::fmt::Debug for Secret {
@@ -85,29 +126,18 @@ pub fn respond_to_init(
     else {
         return Err(DropReason::IkeMalformed);
     };
-    let refuse = |refusal: &Refusal| {
-        let payload = refusal.payload();
-        Message::emit_clear(&init_answer_header(header.initiator_spi, 0), &[payload]).into()
-    };
-    if let Some(kind) = contents.critical {
-        let mut refusal = Refusal::new(NotifyType::UnsupportedCriticalPayload, "");
-        refusal.notify.data = Bytes::from(vec![kind]);
-        return Ok((refuse(&refusal), None));
-    }
-    let suite = match choose_ike(&suites, proposals, Some(value.group)) {
-        Ok(chosen) if chosen.suite.group.id() == value.group => chosen,
-        Ok(chosen) => return Ok((refuse(&Refusal::other_group(chosen.suite.group)), None)),
-        Err(sentence) => {
-            shared.refused(None, packet.path, sentence.clone());
-            return Ok((refuse(&Refusal::new(NotifyType::NoProposalChosen, sentence)), None));
+    let additional = shared.peers.values().any(|config| config.post_quantum != PostQuantum::No);
+    let suite = match choose_suite(&suites, additional, proposals, value, &contents) {
+        Ok(chosen) => chosen,
+        Err(refusal) => {
+            if refusal.notify.kind == NotifyType::NoProposalChosen {
+                shared.refused(None, packet.path, refusal.sentence.clone());
+            }
+            let payload = refusal.payload();
+            return Ok((Message::emit_clear(&init_answer_header(header.initiator_spi, 0), &[payload]).into(), None));
         }
     };
-    let local_spi = loop {
-        let spi = IkeSpi::random(&mut *shared.rng);
-        if spi != remote_spi {
-            break spi;
-        }
-    };
+    let local_spi = spi_other_than(remote_spi, shared);
     let nonce_r = shared.nonce();
     let half = crypto::key_exchange(suite.suite.group, &mut *shared.rng);
     let mut payloads = vec![
@@ -116,26 +146,64 @@ pub fn respond_to_init(
         Payload::Nonce(nonce_r.clone()),
     ];
     payloads.extend(nat::notifies(&mut *shared.rng, remote_spi.value(), local_spi.value(), packet.path));
-    if contents.notify(NotifyType::SignatureHashAlgorithms).is_some() {
-        payloads.push(auth::signature_hash_algorithms());
-    }
+    let said = |kind| contents.notify(kind).is_some();
+    let fragmentation = said(NotifyType::Ikev2FragmentationSupported);
+    payloads.extend(fragmentation.then_some(FRAGMENTATION_SUPPORTED));
+    payloads.extend(said(NotifyType::IntermediateExchangeSupported).then_some(INTERMEDIATE_SUPPORTED));
+    payloads.extend(said(NotifyType::SignatureHashAlgorithms).then(auth::signature_hash_algorithms));
+    // Whether the initiator said it or not: a request without it may have lost it on the way.
+    payloads.push(FULL_TRANSCRIPT);
     let response: Bytes = Message::emit_clear(&init_answer_header(remote_spi.value(), local_spi.value()), &payloads).into();
     let state = HalfOpen {
         local_spi,
         remote_spi,
         source: packet.path,
-        request: Bytes::copy_from_slice(packet.datagram),
-        response: response.clone(),
+        record: Record {
+            request: Bytes::copy_from_slice(packet.datagram),
+            response: response.clone(),
+            nonce_i,
+            nonce_r,
+            full_transcript: said(NotifyType::IkeSaInitFullTranscriptAuth),
+            int_auth: Vec::new(),
+        },
         expires: now + HALF_OPEN_LIFETIME,
         arrived: now,
         suite: suite.suite,
-        nonce_i,
-        nonce_r,
         // The request's hashes were made with a responder SPI of zero.
         nat: Nat::observe(&contents, remote_spi.value(), 0, packet.path),
+        fragmentation,
         secret: Secret::Halves(half, value.value.clone()),
     };
     Ok((response, Some(state)))
+}
+
+fn spi_other_than(theirs: IkeSpi, shared: &mut Shared) -> IkeSpi {
+    loop {
+        let spi = IkeSpi::random(&mut *shared.rng);
+        if spi != theirs {
+            break spi;
+        }
+    }
+}
+
+/// The suite that we take.
+fn choose_suite(
+    suites: &[AeadAlgorithm],
+    additional: bool,
+    proposals: &[Proposal],
+    value: &KeyExchangePayload,
+    request: &Contents,
+) -> Result<Chosen<IkeSuite>, Refusal> {
+    if let Some(kind) = request.critical {
+        let mut refusal = Refusal::new(NotifyType::UnsupportedCriticalPayload, "");
+        refusal.notify.data = Bytes::from(vec![kind]);
+        return Err(refusal);
+    }
+    // An additional key exchange needs IKE_INTERMEDIATE (RFC 9370 §2.2.2).
+    let additional = additional && request.notify(NotifyType::IntermediateExchangeSupported).is_some();
+    let chosen = choose_ike(suites, proposals, Some(value.group), additional)
+        .map_err(|sentence| Refusal::new(NotifyType::NoProposalChosen, sentence))?;
+    if chosen.suite.group.id() == value.group { Ok(chosen) } else { Err(Refusal::other_group(chosen.suite.group)) }
 }
 
 /// The header of an answer to IKE_SA_INIT.
@@ -168,19 +236,21 @@ struct Proven {
 impl HalfOpen {
     pub fn handle(mut self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Option<IkeSa> {
         let header = packet.message.header;
-        if header.exchange != ExchangeType::IkeAuth || header.flags.response || packet.message.protected.is_none() {
+        let exchanges = match &self.secret {
+            Secret::Halves(..) => [Keyed::awaited(self.suite.additional); 2],
+            // It may be repeated; the session knows.
+            Secret::Keyed(_) => [ExchangeType::IkeIntermediate, ExchangeType::IkeAuth],
+        };
+        if !exchanges.contains(&header.exchange) || header.flags.response || packet.message.protected.is_none() {
             shared.drop(DropReason::IkeUnexpected);
             return stay(self, IkeSa::HalfOpen);
         }
-        let (suite, spis) = (self.suite, (self.remote_spi, self.local_spi));
+        let (suite, spis, fragmentation) = (self.suite, (self.remote_spi, self.local_spi), self.fragmentation);
         let keyed = match self.secret {
             Secret::Keyed(keyed) => Ok(keyed),
-            Secret::Halves(half, value) => half.agree(&value).map(|secret| {
-                let (spi_i, spi_r) = (spis.0.value(), spis.1.value());
-                let keys = keymat::initial(suite, &secret, &self.nonce_i, &self.nonce_r, spi_i, spi_r);
-                let session = responder_session(spis, suite, &keys, packet);
-                Box::new((keys, session))
-            }),
+            Secret::Halves(half, value) => half
+                .agree(&value)
+                .map(|secret| Box::new(Keyed::new(spis, suite, &secret, &self.record, fragmentation, packet))),
         };
         let mut keyed = match keyed {
             Ok(keyed) => keyed,
@@ -192,16 +262,49 @@ impl HalfOpen {
                 return stay(Box::new(Closed { last_answer: None, until: self.expires, source }), IkeSa::Closed);
             }
         };
-        let received = keyed.1.receive(shared, packet, &[ExchangeType::IkeAuth]);
+        let received = keyed.session.receive(shared, packet, &[Keyed::awaited(keyed.pending)]);
         self.secret = Secret::Keyed(keyed);
         match received {
+            Received::Request(ExchangeType::IkeIntermediate, contents) => {
+                self.add_key_exchange(shared, packet.path, &contents)
+            }
             Received::Request(_, contents) => self.authenticate(shared, now, packet.path, &contents),
             Received::Broken(sentence) => {
-                shared.refused(None, packet.path, format!("malformed IKE_AUTH: {sentence}"));
+                shared.refused(None, packet.path, format!("malformed {}: {sentence}", header.exchange));
                 self.into_closed()
             }
             Received::Nothing | Received::Response(..) => stay(self, IkeSa::HalfOpen),
         }
+    }
+
+    /// IKE_INTERMEDIATE (RFC 9242, RFC 9370 §2.2.2): answered under the old keys, followed by new ones.
+    fn add_key_exchange(mut self: Box<Self>, shared: &mut Shared, path: Path, request: &Contents) -> Option<IkeSa> {
+        let Secret::Keyed(keyed) = &mut self.secret else { return None };
+        let Keyed { keys, session, pending } = keyed.as_mut();
+        let Some(method) = pending.take() else { return stay(self, IkeSa::HalfOpen) };
+        let value = request.key_exchange.as_ref().filter(|value| value.group == method.id());
+        let answer =
+            value.ok_or_else(|| format!("IKE_INTERMEDIATE has no KE payload for {}", method.name())).and_then(|value| {
+                crypto::answer_key_exchange(method, &value.value, &mut *shared.rng).map_err(|error| error.to_string())
+            });
+        let (value, secret) = match answer {
+            Ok(answer) => answer,
+            Err(sentence) => {
+                shared.drop(DropReason::IkeMalformed);
+                shared.refused(None, path, sentence);
+                session.respond(shared, &[Payload::Notify(Notify::new(NotifyType::InvalidSyntax, Bytes::new()))]);
+                return self.into_closed();
+            }
+        };
+        session.respond(shared, &[Payload::KeyExchange(KeyExchangePayload { group: method.id(), value: value.into() })]);
+        let (prf, (spi_i, spi_r)) = (Prf(self.suite.prf), session.spis());
+        let mut int_auth = IntAuth::default();
+        int_auth.cover(prf, keys, &std::mem::take(&mut session.covered));
+        self.record.int_auth = int_auth.octets();
+        let (nonce_i, nonce_r) = (&self.record.nonce_i, &self.record.nonce_r);
+        *keys = keymat::rekeyed(prf, &keys.sk_d, self.suite, (&secret, None), nonce_i, nonce_r, spi_i, spi_r);
+        session.rekey(Channel::new(self.suite.aead, keys, false));
+        stay(self, IkeSa::HalfOpen)
     }
 
     /// IKE_AUTH is authentic in the sense that the sender did the key exchange. Who it is, stands here.
@@ -222,7 +325,7 @@ impl HalfOpen {
                 // The wire says no more than this (RFC 7296 §2.21.2); the log does.
                 let failed = Notify::new(NotifyType::AuthenticationFailed, Bytes::new());
                 if let Secret::Keyed(keyed) = &mut self.secret {
-                    keyed.1.respond(shared, &[Payload::Notify(failed)]);
+                    keyed.session.respond(shared, &[Payload::Notify(failed)]);
                 }
                 self.into_closed()
             }
@@ -237,42 +340,50 @@ impl HalfOpen {
         if !config.suites.contains(&self.suite.aead) {
             return Err(fail(format!("{} may not use {}", config.name, self.suite.aead.name())));
         }
+        if config.post_quantum == PostQuantum::Required && self.suite.additional.is_none() {
+            let (name, suite) = (&config.name, self.suite);
+            return Err(fail(format!("{name} must add a post-quantum key exchange (require_pq), but agreed on {suite}")));
+        }
         let Secret::Keyed(keyed) = &self.secret else {
             return Err(fail("no keys".to_owned()));
         };
-        let keys = &keyed.0;
+        let keys = &keyed.keys;
         let prf = Prf(self.suite.prf);
-        let theirs = Transcript { message: &self.request, nonce: &self.nonce_r, sk_p: &keys.sk_pi };
-        let proof = claim.verify(prf, &config, theirs).map_err(fail)?;
-        let ours = Transcript { message: &self.response, nonce: &self.nonce_i, sk_p: &keys.sk_pr };
-        let payloads = auth::responder_payloads(prf, &config, ours);
+        let proof = claim.verify(prf, &config, self.record.of_initiator(&keys.sk_pi)).map_err(fail)?;
+        let payloads = auth::responder_payloads(prf, &config, self.record.of_responder(&keys.sk_pr));
         Ok(Proven { config, proof, payloads })
     }
 
     /// Answers, with a CHILD_SA if the peer asks for one that we can make.
     fn establish(self: Box<Self>, shared: &mut Shared, now: Instant, request: &Contents, proven: Proven) -> Option<IkeSa> {
         let Secret::Keyed(keyed) = self.secret else { return None };
-        let (keys, mut session) = *keyed;
+        let Keyed { keys, mut session, .. } = *keyed;
         let Proven { config, proof, mut payloads } = proven;
         session.nat = self.nat;
         let spis = session.spis();
         let kin = session.nat.observe_vendor_id(request, spis, session.path);
         let source = Source { prf: Prf(self.suite.prf), sk_d: &keys.sk_d };
-        let nonces = Nonces { initiator: &self.nonce_i, responder: &self.nonce_r, in_auth: true };
+        let nonces = Nonces { initiator: &self.record.nonce_i, responder: &self.record.nonce_r, in_auth: true };
         // Without SA payload it is a childless IKE SA (RFC 6023), which is fine.
         let child = request.proposals.is_some().then(|| {
             let esp_path = session.esp_path(shared.config.natt_port);
             let setting = Setting::new(shared, &config, esp_path);
             negotiate::answer(shared, self.local_spi, setting, source, nonces, request)
         });
-        let low_nonce = self.nonce_i.clone().min(self.nonce_r.clone());
+        let low_nonce = self.record.low_nonce();
         let birth = Birth {
             proof,
             config: Arc::clone(&config),
             suite: self.suite,
             sk_d: keys.sk_d.clone(),
             kin,
-            lineage: Lineage { initiator: false, began: self.arrived, proved: now, low_nonce: low_nonce.clone() },
+            lineage: Lineage {
+                initiator: false,
+                began: self.arrived,
+                proved: now,
+                low_nonce: low_nonce.clone(),
+                post_quantum: self.suite.additional.is_some(),
+            },
         };
         payloads.extend(nat::vendor_id(spis, session.path));
         let peer = config.index;
@@ -314,25 +425,10 @@ impl HalfOpen {
     fn into_closed(self: Box<Self>) -> Option<IkeSa> {
         let Secret::Keyed(keyed) = self.secret else { return None };
         let source = Some(self.source.remote.ip());
-        stay(Box::new(Closed { last_answer: keyed.1.last_answer(), until: self.expires, source }), IkeSa::Closed)
+        stay(Box::new(Closed { last_answer: keyed.session.last_answer(), until: self.expires, source }), IkeSa::Closed)
     }
 
     pub fn handle_timeout(self: Box<Self>, now: Instant) -> Option<IkeSa> {
         if now < self.expires { stay(self, IkeSa::HalfOpen) } else { None }
     }
-}
-
-/// The session of a responder. It starts where IKE_AUTH came from, which need not be where IKE_SA_INIT came from; until the
-/// peer has proved itself, no verdict about NATs binds it to that path.
-fn responder_session(spis: (IkeSpi, IkeSpi), suite: IkeSuite, keys: &IkeKeys, packet: Packet<'_>) -> Session {
-    Session::new(SessionStart {
-        local_spi: spis.1,
-        remote_spi: spis.0,
-        initiator: false,
-        path: packet.path,
-        transport: packet.transport,
-        nat: Nat::default(),
-        channel: Channel::new(suite.aead, keys, false),
-        first_id: 1,
-    })
 }

@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{AuthSent, IkeSa, stay};
+use super::{AuthSent, IkeSa, IntermediateSent, stay};
 use crate::crypto::{self, KeyExchange};
 use crate::ike::channel::Channel;
 use crate::ike::contents::Contents;
-use crate::ike::exchange::auth::{signature_hash_algorithms, uses_host_keys};
-use crate::ike::exchange::negotiate::{key_exchange_payload, wanted_group};
+use crate::ike::exchange::auth::{FULL_TRANSCRIPT, Record, signature_hash_algorithms, uses_host_keys};
+use crate::ike::exchange::negotiate::{FRAGMENTATION_SUPPORTED, INTERMEDIATE_SUPPORTED, key_exchange_payload, wanted_group};
 use crate::ike::keymat;
 use crate::ike::limits::{GIVE_UP_INITIATE, IKE_PORT, MAX_COOKIES, MAX_INVALID_KE, NATT_PORT, SILENCE};
 use crate::ike::nat::{self, Nat};
@@ -63,6 +63,8 @@ struct Accepted {
     nonce: Bytes,
     value: Bytes,
     nat: Nat,
+    fragmentation: bool,
+    full_transcript: bool,
 }
 
 /// What an answer asks us to do.
@@ -82,7 +84,7 @@ impl InitSent {
         let local_spi = IkeSpi::random(&mut *shared.rng);
         let group = shared.first_group;
         let half = crypto::key_exchange(group, &mut *shared.rng);
-        let proposals = offer_ike(&config.suites, group, None);
+        let proposals = offer_ike(&config.suites, group, config.post_quantum, None);
         let mut state = Self {
             local_spi,
             started: now,
@@ -118,6 +120,7 @@ impl InitSent {
         payloads.push(key_exchange_payload(self.half.as_ref()));
         payloads.push(Payload::Nonce(self.nonce.clone()));
         payloads.extend(nat::notifies(&mut *shared.rng, self.local_spi.value(), 0, self.path));
+        payloads.extend([FRAGMENTATION_SUPPORTED, INTERMEDIATE_SUPPORTED, FULL_TRANSCRIPT]);
         if uses_host_keys(&self.config) {
             payloads.push(signature_hash_algorithms());
         }
@@ -223,12 +226,24 @@ impl InitSent {
             return Err("the answer's nonce is our own: a reflection".to_owned());
         }
         let nat = Nat::observe(contents, self.local_spi.value(), responder_spi, path);
-        Ok(Accepted { remote_spi, suite, nonce, value: value.value.clone(), nat })
+        let said = |kind| contents.notify(kind).is_some();
+        if suite.additional.is_some() && !said(NotifyType::IntermediateExchangeSupported) {
+            return Err("the answer chose an additional key exchange without speaking IKE_INTERMEDIATE".to_owned());
+        }
+        Ok(Accepted {
+            remote_spi,
+            suite,
+            nonce,
+            value: value.value.clone(),
+            nat,
+            fragmentation: said(NotifyType::Ikev2FragmentationSupported),
+            full_transcript: said(NotifyType::IkeSaInitFullTranscriptAuth),
+        })
     }
 
-    /// Derives the keys and goes on with IKE_AUTH on the NAT-T port.
+    /// Derives the keys and goes on with IKE_INTERMEDIATE or IKE_AUTH on the NAT-T port.
     fn proceed(self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>, accepted: Accepted) -> Option<IkeSa> {
-        let Accepted { remote_spi, suite, nonce, value, nat } = accepted;
+        let Accepted { remote_spi, suite, nonce, value, nat, fragmentation, full_transcript } = accepted;
         let secret = match self.half.agree(&value) {
             Ok(secret) => secret,
             Err(error) => {
@@ -248,6 +263,7 @@ impl InitSent {
             path,
             transport,
             nat,
+            fragmentation,
             channel: Channel::new(suite.aead, &keys, true),
             first_id: 1,
         });
@@ -258,12 +274,22 @@ impl InitSent {
             keys,
             started: self.started,
             wanted: self.wanted,
-            request: self.message,
-            response: Bytes::copy_from_slice(packet.datagram),
-            nonce_i: self.nonce,
-            nonce_r: nonce,
+            record: Record {
+                request: self.message,
+                response: Bytes::copy_from_slice(packet.datagram),
+                nonce_i: self.nonce,
+                nonce_r: nonce,
+                full_transcript,
+                int_auth: Vec::new(),
+            },
         };
-        stay(Box::new(AuthSent::start(shared, now, start)), IkeSa::AuthSent)
+        match suite.additional {
+            Some(method) => {
+                let state = IntermediateSent::start(shared, now, start, method);
+                stay(Box::new(state), IkeSa::IntermediateSent)
+            }
+            None => stay(Box::new(AuthSent::start(shared, now, start)), IkeSa::AuthSent),
+        }
     }
 
     pub fn handle_timeout(mut self: Box<Self>, shared: &mut Shared, now: Instant) -> Option<IkeSa> {

@@ -2,15 +2,13 @@
 
 use std::net::IpAddr;
 
-use bytes::Bytes;
-
 use super::{IkeSa, stay};
 use crate::ike::Event;
 use crate::ike::effect::Effect;
 use crate::ike::exchange::informational::{DELETE_IKE, NO_DATA, ends_ike};
 use crate::ike::exchange::negotiate::Refusal;
 use crate::ike::limits::{CLOSED_LINGER, GIVE_UP_DELETE, REKEYED_LINGER};
-use crate::ike::session::{Packet, Received, Session};
+use crate::ike::session::{Answered, Packet, Received, Session};
 use crate::ike::shared::Shared;
 use crate::model::{DropReason, IkeSpi, Instant, PeerIndex};
 use crate::wire::ike::{ExchangeType, Notify, NotifyType, Payload};
@@ -116,8 +114,8 @@ impl Leaving {
 /// Gone. A peer that missed our last answer gets it once more; everything else is dropped.
 #[derive(Debug)]
 pub struct Closed {
-    /// The request and the answer.
-    pub last_answer: Option<(Bytes, Bytes)>,
+    /// The last request, and its answer.
+    pub last_answer: Option<Answered>,
     pub until: Instant,
     /// Where it came from, if its sender never proved who it is: then it still counts as half-open.
     pub source: Option<IpAddr>,
@@ -130,11 +128,8 @@ impl Closed {
     }
 
     pub fn handle(self: Box<Self>, shared: &mut Shared, packet: Packet<'_>) -> Option<IkeSa> {
-        match &self.last_answer {
-            Some((request, response)) if *request == packet.datagram => {
-                shared.transmit(packet.path, packet.transport, response.clone());
-            }
-            _ => shared.drop(DropReason::IkeUnknownSpi),
+        if !self.last_answer.as_ref().is_some_and(|answered| answered.repeat(shared, packet)) {
+            shared.drop(DropReason::IkeUnknownSpi);
         }
         stay(self, IkeSa::Closed)
     }

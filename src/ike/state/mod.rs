@@ -1,8 +1,8 @@
 //! The states of an IKE SA, one struct each. Only [`Established`] has CHILD_SAs, and only a verified AUTH makes one.
 //!
 //! ```text
-//! initiator: InitSent -> AuthSent -+
-//!                                  +-> Established -> Leaving -> Closed
+//! initiator: InitSent [-> IntermediateSent] -> AuthSent -+
+//!                                                        +-> Established -> Leaving -> Closed
 //! responder:        HalfOpen ------+        ^
 //!                          rekey: Candidate -+
 //! ```
@@ -12,6 +12,7 @@ mod candidate;
 mod established;
 mod half_open;
 mod init_sent;
+mod intermediate_sent;
 mod leaving;
 
 pub use auth_sent::AuthSent;
@@ -19,6 +20,7 @@ pub use candidate::Candidate;
 pub use established::{Birth, Established, Estate, Job, Lineage, Replacement, Task};
 pub use half_open::{HalfOpen, init_answer_header, respond_to_init};
 pub use init_sent::InitSent;
+pub use intermediate_sent::IntermediateSent;
 pub use leaving::{Closed, Leaving};
 
 use super::session::Packet;
@@ -30,6 +32,8 @@ use crate::model::{Instant, PeerIndex};
 pub enum IkeSa {
     /// We sent IKE_SA_INIT.
     InitSent(Box<InitSent>),
+    /// We sent IKE_INTERMEDIATE.
+    IntermediateSent(Box<IntermediateSent>),
     /// We sent IKE_AUTH.
     AuthSent(Box<AuthSent>),
     /// We answered IKE_SA_INIT.
@@ -49,6 +53,7 @@ impl IkeSa {
     pub fn handle(self, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Option<IkeSa> {
         match self {
             Self::InitSent(state) => state.handle(shared, now, packet),
+            Self::IntermediateSent(state) => state.handle(shared, now, packet),
             Self::AuthSent(state) => state.handle(shared, now, packet),
             Self::HalfOpen(state) => state.handle(shared, now, packet),
             Self::Established(state) => state.handle(shared, now, packet),
@@ -62,6 +67,7 @@ impl IkeSa {
     pub fn handle_timeout(self, shared: &mut Shared, now: Instant) -> Option<IkeSa> {
         match self {
             Self::InitSent(state) => state.handle_timeout(shared, now),
+            Self::IntermediateSent(state) => state.handle_timeout(shared, now),
             Self::AuthSent(state) => state.handle_timeout(shared, now),
             Self::HalfOpen(state) => state.handle_timeout(now),
             Self::Established(state) => state.handle_timeout(shared, now),
@@ -75,6 +81,7 @@ impl IkeSa {
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self {
             Self::InitSent(state) => Some(state.poll_timeout()),
+            Self::IntermediateSent(state) => state.poll_timeout(),
             Self::AuthSent(state) => state.poll_timeout(),
             Self::HalfOpen(state) => Some(state.expires),
             Self::Established(state) => state.poll_timeout(),
@@ -88,6 +95,7 @@ impl IkeSa {
     pub fn peer(&self) -> Option<PeerIndex> {
         match self {
             Self::InitSent(state) => Some(state.peer()),
+            Self::IntermediateSent(state) => Some(state.peer()),
             Self::AuthSent(state) => Some(state.peer()),
             Self::HalfOpen(_) | Self::Closed(_) => None,
             Self::Established(state) => Some(state.peer()),
@@ -100,6 +108,7 @@ impl IkeSa {
     pub fn want(&mut self, now: Instant) {
         match self {
             Self::InitSent(state) => state.wanted = now,
+            Self::IntermediateSent(state) => state.want(now),
             Self::AuthSent(state) => state.want(now),
             _ => {}
         }
@@ -107,7 +116,7 @@ impl IkeSa {
 
     /// Whether it is an initiation of ours that is not done.
     pub const fn is_initiating(&self) -> bool {
-        matches!(self, Self::InitSent(_) | Self::AuthSent(_))
+        matches!(self, Self::InitSent(_) | Self::IntermediateSent(_) | Self::AuthSent(_))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::crypto;
 use crate::ike::exchange::negotiate::key_exchange_payload;
 use crate::ike::narrow::is_subset;
-use crate::ike::proposals::{offer_esp, offer_ike};
+use crate::ike::proposals::{PostQuantum, offer_esp, offer_ike};
 use crate::ike::simulator::{Content, Datagram, Proof, Simulator, address, peer_config};
 use crate::ike::state::IkeSa;
 use crate::ike::{Command, Event, PeerConfig};
@@ -23,7 +23,7 @@ const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 fn init(spi: u64) -> Vec<u8> {
     let half = crypto::key_exchange(KeGroup::X25519, &mut SeededRng::new(spi));
     let payloads = [
-        Payload::SecurityAssociation(offer_ike(&AeadAlgorithm::ALL, KeGroup::X25519, None)),
+        Payload::SecurityAssociation(offer_ike(&AeadAlgorithm::ALL, KeGroup::X25519, PostQuantum::No, None)),
         key_exchange_payload(half.as_ref()),
         Payload::Nonce(vec![spi as u8; 32].into()),
     ];
@@ -174,7 +174,12 @@ fn any_payload(sim: &mut Simulator, chance: &mut SeededRng) -> Payload {
     match chance.u32() % 14 {
         0 => Payload::SecurityAssociation(offer_esp(&AeadAlgorithm::ALL, &KeGroup::ALL, spi)),
         1 => Payload::SecurityAssociation(offer_esp(&AeadAlgorithm::ALL, &[], spi)),
-        2 => Payload::SecurityAssociation(offer_ike(&AeadAlgorithm::ALL, group, Some(IkeSpi::random(chance)))),
+        2 => Payload::SecurityAssociation(offer_ike(
+            &AeadAlgorithm::ALL,
+            group,
+            PostQuantum::No,
+            Some(IkeSpi::random(chance)),
+        )),
         3 => Payload::Nonce(vec![pick as u8; 32].into()),
         4 => key_exchange_payload(crypto::key_exchange(group, chance).as_ref()),
         5 => Payload::KeyExchange(KeyExchangePayload { group: group.id(), value: vec![pick as u8; 64].into() }),

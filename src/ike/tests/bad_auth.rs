@@ -187,10 +187,12 @@ fn reserved_octets_of_an_identity_are_covered_by_auth() {
         crate::crypto::Prf(hand.suite.prf),
         &config.local_auth,
         crate::ike::auth::SignedOctets {
-            message: &hand.request,
-            nonce: &hand.nonces.1,
+            message: &hand.record.request,
+            peer_message: None,
+            nonce: &hand.record.nonce_r,
             sk_p: &hand.keys.sk_pi,
             id_body: &body,
+            int_auth: &[],
         },
     );
     let mut payloads = with(&hand, Payload::IdInitiator(id(body)));

@@ -8,7 +8,7 @@ use crate::crypto;
 use crate::ike::contents::Contents;
 use crate::ike::exchange::negotiate::key_exchange_payload;
 use crate::ike::limits::{HALF_OPEN_LIMIT, HALF_OPEN_PER_SOURCE};
-use crate::ike::proposals::{choose_ike, offer_ike};
+use crate::ike::proposals::{PostQuantum, choose_ike, offer_ike};
 use crate::ike::simulator::{Proof, Simulator, address};
 use crate::ike::{CloseReason, Command, Event};
 use crate::model::{AeadAlgorithm, DropReason, KeGroup, SeededRng, Transport};
@@ -50,7 +50,8 @@ fn good_answer(request: &[u8], seed: u64) -> Vec<u8> {
     let contents = Contents::of(Message::parse(request).expect("our own").payloads);
     let value = contents.key_exchange.expect("KE");
     let group = KeGroup::from_id(value.group).expect("a group");
-    let chosen = choose_ike(&AeadAlgorithm::ALL, &contents.proposals.expect("SA"), Some(value.group)).expect("a choice");
+    let chosen =
+        choose_ike(&AeadAlgorithm::ALL, &contents.proposals.expect("SA"), Some(value.group), false).expect("a choice");
     let mut rng = SeededRng::new(seed);
     let half = crypto::key_exchange(group, &mut rng);
     let payloads = [
@@ -202,7 +203,7 @@ fn case_43_ke_group_that_is_not_wanted() {
     for group in [KeGroup::EcP256.id(), 14, 65000] {
         let mut sim = alone(Proof::Psk);
         let mut greeting = Greeting::new(1);
-        let mut proposals = offer_ike(&AeadAlgorithm::ALL, KeGroup::X25519, None);
+        let mut proposals = offer_ike(&AeadAlgorithm::ALL, KeGroup::X25519, PostQuantum::No, None);
         proposals[0].transforms.retain(|transform| transform.kind.value() != 4 || transform.id == KeGroup::X25519.id());
         greeting.payloads[0] = Payload::SecurityAssociation(proposals);
         let value = Bytes::from(vec![4; 64]);
@@ -391,7 +392,7 @@ fn case_57_another_request_under_the_same_name() {
     // Also once the IKE SA is up.
     let mut sim = alone(Proof::Psk);
     let hand = Hand::establish(&mut sim, 5);
-    must_only_count(&mut sim, DropReason::IkeUnexpected, "late duplicate", |sim| inject(sim, &hand.request));
+    must_only_count(&mut sim, DropReason::IkeUnexpected, "late duplicate", |sim| inject(sim, &hand.record.request));
     assert!(sent(&mut sim).is_empty());
 }
 
@@ -453,7 +454,7 @@ fn a_request_when_nobody_is_configured() {
 fn nothing_in_common() {
     let mut sim = alone(Proof::Psk);
     let mut greeting = Greeting::new(1);
-    let mut proposals = offer_ike(&AeadAlgorithm::ALL, KeGroup::X25519, None);
+    let mut proposals = offer_ike(&AeadAlgorithm::ALL, KeGroup::X25519, PostQuantum::No, None);
     proposals[0].transforms.retain(|transform| transform.kind.value() != 1);
     greeting.payloads[0] = Payload::SecurityAssociation(proposals);
     let before = Snapshot::of(&sim);

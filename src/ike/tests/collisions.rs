@@ -1,6 +1,6 @@
 //! Both ends ask for the same at the same time, in every order of arrival and of nonces (RFC 7296 §2.8, §2.25).
 
-use super::{HOST, count, must_be_settled, pair_by_hand, permutations, script, sender};
+use super::{HOST, classical_pair_by_hand, count, must_be_settled, permutations, script, sender};
 use crate::ike::simulator::{Content, Datagram, Simulator};
 use crate::ike::{Command, Event};
 use crate::model::Spi;
@@ -12,15 +12,16 @@ fn header(datagram: &Datagram) -> Header {
     Header::parse(message).expect("our own message").0
 }
 
-/// Delivers the waiting message of this sender that is a request or a response.
+/// Delivers the waiting message of this sender that is a request or a response, with all its fragments.
 fn deliver_from(sim: &mut Simulator, host: usize, response: bool) {
     let from = sim.hosts[host].address;
-    let number = sim
-        .waiting
-        .iter()
-        .position(|datagram| datagram.path.local.ip() == from && header(datagram).flags.response == response)
-        .unwrap_or_else(|| panic!("host {host} has nothing to deliver (response: {response}): {:?}", sim.waiting));
-    sim.deliver(number);
+    let sent = |datagram: &Datagram| datagram.path.local.ip() == from && header(datagram).flags.response == response;
+    let first = sim.waiting.iter().find(|datagram| sent(datagram)).map(header);
+    let first =
+        first.unwrap_or_else(|| panic!("host {host} has nothing to deliver (response: {response}): {:?}", sim.waiting));
+    while let Some(number) = sim.waiting.iter().position(|datagram| sent(datagram) && header(datagram) == first) {
+        sim.deliver(number);
+    }
 }
 
 const REQUEST: bool = false;
@@ -76,7 +77,7 @@ fn child_winner_is(sim: &Simulator, a: bool) {
 fn child_rekeys_cross() {
     for nonces in permutations() {
         for b_answers_first in [false, true] {
-            let mut sim = pair_by_hand(7);
+            let mut sim = classical_pair_by_hand(7);
             both_rekey_child(&mut sim, nonces);
             deliver_from(&mut sim, 0, REQUEST);
             deliver_from(&mut sim, 1, REQUEST);
@@ -91,7 +92,7 @@ fn child_rekeys_cross() {
 #[test]
 fn child_rekeys_cross_and_the_delete_overtakes_the_answer() {
     for nonces in permutations() {
-        let mut sim = pair_by_hand(7);
+        let mut sim = classical_pair_by_hand(7);
         both_rekey_child(&mut sim, nonces);
         deliver_from(&mut sim, 0, REQUEST);
         deliver_from(&mut sim, 1, REQUEST);
@@ -106,7 +107,7 @@ fn child_rekeys_cross_and_the_delete_overtakes_the_answer() {
 #[test]
 fn a_delayed_child_rekey_meets_one_that_is_done() {
     for nonces in permutations() {
-        let mut sim = pair_by_hand(7);
+        let mut sim = classical_pair_by_hand(7);
         both_rekey_child(&mut sim, nonces);
         deliver_from(&mut sim, 0, REQUEST);
         deliver_from(&mut sim, 1, RESPONSE);
@@ -121,7 +122,7 @@ fn a_delayed_child_rekey_meets_one_that_is_done() {
 
 #[test]
 fn a_delayed_child_rekey_meets_an_sa_that_is_gone() {
-    let mut sim = pair_by_hand(7);
+    let mut sim = classical_pair_by_hand(7);
     both_rekey_child(&mut sim, [50, 60, 10, 20]);
     let late = sim.waiting.remove(1);
     assert_eq!(header(&late).exchange, ExchangeType::CreateChildSa);
@@ -135,7 +136,7 @@ fn a_delayed_child_rekey_meets_an_sa_that_is_gone() {
 
 #[test]
 fn a_child_rekey_crosses_a_delete() {
-    let mut sim = pair_by_hand(7);
+    let mut sim = classical_pair_by_hand(7);
     let (rekeyed, expired) = (sender(&sim, 0), sender(&sim, 1));
     both_ask(&mut sim, [10, 20, 30, 40], [Command::RekeyChild(rekeyed), Command::ChildExpired(expired)]);
     // A is told TEMPORARY_FAILURE: B is deleting. B's Delete is answered as always.
@@ -148,7 +149,7 @@ fn a_child_rekey_crosses_a_delete() {
 
 #[test]
 fn both_delete_the_same_child() {
-    let mut sim = pair_by_hand(7);
+    let mut sim = classical_pair_by_hand(7);
     let (a, b) = (sender(&sim, 0), sender(&sim, 1));
     both_ask(&mut sim, [10, 20, 30, 40], [Command::ChildExpired(a), Command::ChildExpired(b)]);
     deliver_from(&mut sim, 0, REQUEST);
@@ -165,7 +166,7 @@ fn both_delete_the_same_child() {
 fn ike_rekeys_cross() {
     for nonces in permutations() {
         for order in 0..2 {
-            let mut sim = pair_by_hand(7);
+            let mut sim = classical_pair_by_hand(7);
             both_rekey_ike(&mut sim, nonces);
             deliver_from(&mut sim, 0, REQUEST);
             deliver_from(&mut sim, 1, REQUEST);
@@ -186,7 +187,7 @@ fn ike_rekeys_cross() {
 #[test]
 fn ike_rekeys_cross_and_the_delete_overtakes_the_answer() {
     for nonces in permutations() {
-        let mut sim = pair_by_hand(7);
+        let mut sim = classical_pair_by_hand(7);
         both_rekey_ike(&mut sim, nonces);
         deliver_from(&mut sim, 0, REQUEST);
         deliver_from(&mut sim, 1, REQUEST);
@@ -203,7 +204,7 @@ fn ike_rekeys_cross_and_the_delete_overtakes_the_answer() {
 #[test]
 fn a_delayed_ike_rekey_meets_one_that_is_done() {
     for nonces in permutations() {
-        let mut sim = pair_by_hand(7);
+        let mut sim = classical_pair_by_hand(7);
         both_rekey_ike(&mut sim, nonces);
         deliver_from(&mut sim, 0, REQUEST);
         deliver_from(&mut sim, 1, RESPONSE);
@@ -218,7 +219,7 @@ fn a_delayed_ike_rekey_meets_one_that_is_done() {
 #[test]
 fn an_ike_rekey_crosses_a_child_rekey() {
     for child_first in [false, true] {
-        let mut sim = pair_by_hand(7);
+        let mut sim = classical_pair_by_hand(7);
         let (old_child, old_ike) = (sender(&sim, 1), sim.hosts[0].endpoint.ike_sas(HOST[1])[0].local_spi);
         both_ask(&mut sim, [10, 20, 30, 40], [Command::RekeyIke(HOST[1]), Command::RekeyChild(old_child)]);
         deliver_from(&mut sim, usize::from(child_first), REQUEST);
@@ -238,7 +239,7 @@ fn an_ike_rekey_crosses_a_child_rekey() {
 #[test]
 fn an_ike_rekey_crosses_a_delete_of_the_ike_sa() {
     for rekey_first in [false, true] {
-        let mut sim = pair_by_hand(7);
+        let mut sim = classical_pair_by_hand(7);
         both_ask(&mut sim, [10, 20, 30, 40], [Command::RekeyIke(HOST[1]), Command::Close(HOST[0])]);
         deliver_from(&mut sim, usize::from(!rekey_first), REQUEST);
         deliver_from(&mut sim, usize::from(rekey_first), REQUEST);
@@ -252,7 +253,7 @@ fn an_ike_rekey_crosses_a_delete_of_the_ike_sa() {
 
 #[test]
 fn both_delete_the_ike_sa() {
-    let mut sim = pair_by_hand(7);
+    let mut sim = classical_pair_by_hand(7);
     both_ask(&mut sim, [10, 20, 30, 40], [Command::Close(HOST[1]), Command::Close(HOST[0])]);
     deliver_from(&mut sim, 0, REQUEST);
     deliver_from(&mut sim, 1, REQUEST);
@@ -264,7 +265,7 @@ fn both_delete_the_ike_sa() {
 
 #[test]
 fn the_winner_of_an_ike_rekey_deletes_a_child_before_the_loser_knows_the_outcome() {
-    let mut sim = pair_by_hand(7);
+    let mut sim = classical_pair_by_hand(7);
     let child = sender(&sim, 0);
     both_rekey_ike(&mut sim, [50, 60, 10, 20]);
     deliver_from(&mut sim, 0, REQUEST);
@@ -287,7 +288,7 @@ fn the_winner_of_an_ike_rekey_deletes_a_child_before_the_loser_knows_the_outcome
 
 #[test]
 fn a_delete_overtakes_the_answer_that_made_the_child() {
-    let mut sim = pair_by_hand(7);
+    let mut sim = classical_pair_by_hand(7);
     let old = sender(&sim, 0);
     sim.command(0, Command::RekeyChild(old));
     sim.deliver(0);
@@ -316,8 +317,8 @@ fn initiations_cross() {
         script(&mut sim, 1, &[0, ni_b, nr_b, 0]);
         sim.command(0, Command::Initiate(HOST[1]));
         sim.command(1, Command::Initiate(HOST[0]));
-        for _ in 0..2 {
-            // IKE_SA_INIT both ways, then IKE_AUTH both ways.
+        for _ in 0..3 {
+            // IKE_SA_INIT both ways, then IKE_INTERMEDIATE, then IKE_AUTH.
             deliver_from(&mut sim, 0, REQUEST);
             deliver_from(&mut sim, 1, REQUEST);
             deliver_from(&mut sim, 0, RESPONSE);

@@ -7,17 +7,20 @@ mod bad_init;
 mod bad_protected;
 mod collisions;
 mod duplicates;
+mod fragments;
 mod hand;
 mod handshake;
 mod moves;
 mod per_worker;
+mod post_quantum;
 mod rekey;
 mod seeds;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::simulator::{Proof, Simulator};
-use super::{Command, Event};
+use super::{Command, Event, PostQuantum};
 use crate::model::{PeerIndex, Rng, SeededRng, Spi};
 
 /// Host 0 as seen by host 1, and the other way round.
@@ -35,6 +38,21 @@ fn pair(seed: u64) -> Simulator {
 /// Two hosts with a tunnel, whose datagrams from now on wait to be delivered by hand.
 fn pair_by_hand(seed: u64) -> Simulator {
     let mut sim = pair(seed);
+    sim.by_hand = true;
+    sim
+}
+
+/// The same without additional key exchanges, so that each rekey is one exchange.
+fn classical_pair_by_hand(seed: u64) -> Simulator {
+    let mut sim = Simulator::new(seed, 2, Proof::Psk);
+    for host in &mut sim.hosts {
+        for config in host.endpoint.shared.peers.values_mut() {
+            Arc::make_mut(config).post_quantum = PostQuantum::No;
+        }
+    }
+    sim.command(0, Command::Initiate(HOST[1]));
+    sim.run_for(Duration::from_secs(1));
+    must_be_settled(&sim);
     sim.by_hand = true;
     sim
 }

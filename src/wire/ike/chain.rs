@@ -50,12 +50,14 @@ const SINGLE: [PayloadType; 8] = [
     PayloadType::TsResponder,
 ];
 
-/// An SK payload that ended a chain in clear.
-pub(super) struct SealedEnd {
+/// An SK or SKF payload that ended a chain in clear.
+pub(super) struct SealedEnd<'a> {
     /// Its Next Payload field: the type of the first payload inside.
     pub(super) first_inner: u8,
-    /// Octets of its body, all of them at the end of the chain.
-    pub(super) body_len: usize,
+    /// Its body, at the end of the chain.
+    pub(super) body: &'a [u8],
+    /// Whether it is SKF, which holds a fragment (RFC 7383 §2.5).
+    pub(super) is_fragment: bool,
 }
 
 /// Reads a whole chain, such as what an SK payload held.
@@ -69,8 +71,8 @@ pub fn parse_chain(first: u8, octets: &[u8]) -> Result<Vec<Payload>, ParseError>
     }
 }
 
-/// Reads a chain up to its end or up to an SK payload, which nothing may follow (§3.14).
-pub(super) fn walk(first: u8, octets: &[u8]) -> Result<(Vec<Payload>, Option<SealedEnd>), ParseError> {
+/// Reads a chain up to its end or up to an SK or SKF payload, which nothing may follow (§3.14).
+pub(super) fn walk(first: u8, octets: &[u8]) -> Result<(Vec<Payload>, Option<SealedEnd<'_>>), ParseError> {
     let mut cursor = Cursor::new(octets, "payload chain");
     let mut payloads = Vec::new();
     let mut seen = [false; SINGLE.len()];
@@ -83,11 +85,13 @@ pub(super) fn walk(first: u8, octets: &[u8]) -> Result<(Vec<Payload>, Option<Sea
         let [next, flags, _, _] = payload.array()?;
         let body = payload.rest();
         match PayloadType::from_value(kind) {
-            Some(PayloadType::Encrypted) if cursor.is_empty() => {
-                return Ok((payloads, Some(SealedEnd { first_inner: next, body_len: body.len() })));
+            Some(sealed @ (PayloadType::Encrypted | PayloadType::EncryptedFragment)) if cursor.is_empty() => {
+                let is_fragment = sealed == PayloadType::EncryptedFragment;
+                return Ok((payloads, Some(SealedEnd { first_inner: next, body, is_fragment })));
             }
-            Some(PayloadType::Encrypted) => return Err(ParseError::Invalid("payload behind SK")),
-            Some(PayloadType::EncryptedFragment) => return Err(ParseError::Invalid("SKF payload without negotiation")),
+            Some(PayloadType::Encrypted | PayloadType::EncryptedFragment) => {
+                return Err(ParseError::Invalid("payload behind SK"));
+            }
             Some(known) => {
                 if let Some(index) = SINGLE.iter().position(|&single| single == known)
                     && std::mem::replace(&mut seen[index], true)

@@ -25,6 +25,10 @@ pub enum ExchangeType {
     CreateChildSa,
     /// 37
     Informational,
+    /// 43 (RFC 9242)
+    IkeIntermediate,
+    /// 44 (RFC 9370)
+    IkeFollowupKe,
     /// Any other number.
     Other(u8),
 }
@@ -38,6 +42,8 @@ impl ExchangeType {
             Self::IkeAuth => 35,
             Self::CreateChildSa => 36,
             Self::Informational => 37,
+            Self::IkeIntermediate => 43,
+            Self::IkeFollowupKe => 44,
             Self::Other(value) => value,
         }
     }
@@ -50,6 +56,8 @@ impl ExchangeType {
             35 => Self::IkeAuth,
             36 => Self::CreateChildSa,
             37 => Self::Informational,
+            43 => Self::IkeIntermediate,
+            44 => Self::IkeFollowupKe,
             other => Self::Other(other),
         }
     }
@@ -62,6 +70,8 @@ impl fmt::Display for ExchangeType {
             Self::IkeAuth => write!(f, "IKE_AUTH"),
             Self::CreateChildSa => write!(f, "CREATE_CHILD_SA"),
             Self::Informational => write!(f, "INFORMATIONAL"),
+            Self::IkeIntermediate => write!(f, "IKE_INTERMEDIATE"),
+            Self::IkeFollowupKe => write!(f, "IKE_FOLLOWUP_KE"),
             Self::Other(value) => write!(f, "exchange type {value}"),
         }
     }

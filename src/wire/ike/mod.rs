@@ -21,7 +21,7 @@ pub use payload::{
     Auth, AuthMethod, Certificate, Delete, Identification, KeyExchangePayload, Payload, PayloadType, Protocol,
 };
 pub use proposal::{MAX_PROPOSALS, MAX_TRANSFORMS, Proposal, Transform, TransformType};
-pub use protected::{Message, OpenError, ProtectedView};
+pub use protected::{Fragment, Message, OpenError, ProtectedView, SK_OVERHEAD, SKF_OVERHEAD};
 
 #[cfg(test)]
 mod tests;

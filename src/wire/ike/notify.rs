@@ -75,6 +75,7 @@ notify_types! {
     InvalidSelectors = 39, "INVALID_SELECTORS";
     TemporaryFailure = 43, "TEMPORARY_FAILURE";
     ChildSaNotFound = 44, "CHILD_SA_NOT_FOUND";
+    StateNotFound = 47, "STATE_NOT_FOUND";
     TsMaxQueue = 48, "TS_MAX_QUEUE";
     InitialContact = 16384, "INITIAL_CONTACT";
     SetWindowSize = 16385, "SET_WINDOW_SIZE";
@@ -94,7 +95,10 @@ notify_types! {
     ChildlessIkev2Supported = 16418, "CHILDLESS_IKEV2_SUPPORTED";
     Ikev2FragmentationSupported = 16430, "IKEV2_FRAGMENTATION_SUPPORTED";
     SignatureHashAlgorithms = 16431, "SIGNATURE_HASH_ALGORITHMS";
+    IntermediateExchangeSupported = 16438, "INTERMEDIATE_EXCHANGE_SUPPORTED";
+    AdditionalKeyExchange = 16441, "ADDITIONAL_KEY_EXCHANGE";
     SaResourceInfo = 16444, "SA_RESOURCE_INFO";
+    IkeSaInitFullTranscriptAuth = 16447, "IKE_SA_INIT_FULL_TRANSCRIPT_AUTH";
 }
 
 impl NotifyType {

@@ -76,6 +76,8 @@ pub enum TransformType {
     KeyExchange,
     /// 5: ESN
     SequenceNumbers,
+    /// 6 to 12: ADDKE1 to ADDKE7 (RFC 9370), by their own numbers from 1
+    AdditionalKeyExchange(u8),
     /// Any other number.
     Other(u8),
 }
@@ -90,6 +92,7 @@ impl TransformType {
             Self::Integrity => 3,
             Self::KeyExchange => 4,
             Self::SequenceNumbers => 5,
+            Self::AdditionalKeyExchange(number) => 5 + number,
             Self::Other(value) => value,
         }
     }
@@ -103,6 +106,7 @@ impl TransformType {
             3 => Self::Integrity,
             4 => Self::KeyExchange,
             5 => Self::SequenceNumbers,
+            6..=12 => Self::AdditionalKeyExchange(value - 5),
             other => Self::Other(other),
         }
     }

@@ -365,21 +365,88 @@ fn sealed(text: &[u8]) -> Vec<u8> {
 fn case_25_to_27_places_of_sk() {
     let sk = |next, text: &[u8]| payload(next, &sealed(text));
     let parsed = Message::parse(&message(46, &sk(43, &[0]))).expect("valid");
-    assert_eq!(parsed.protected, Some(ProtectedView { first_inner: 43, aad_len: 32 }));
+    assert_eq!(parsed.protected, Some(ProtectedView { first_inner: 43, aad_len: 32, fragment: None }));
     // In front of SK there may be payloads in clear; they are authenticated with it.
     let chain = [payload(46, b"x"), sk(43, &[0])].concat();
     let parsed = Message::parse(&message(43, &chain)).expect("valid");
-    assert_eq!(parsed.protected, Some(ProtectedView { first_inner: 43, aad_len: 37 }));
+    assert_eq!(parsed.protected, Some(ProtectedView { first_inner: 43, aad_len: 37, fragment: None }));
     assert_eq!(parsed.payloads, [Payload::VendorId(Bytes::from_static(b"x"))]);
 
     let chain = [sk(43, &[0]), payload(0, b"x")].concat();
     assert_eq!(Message::parse(&message(46, &chain)), Err(ParseError::Invalid("payload behind SK")));
-    let skf = ParseError::Invalid("SKF payload without negotiation");
-    assert_eq!(Message::parse(&message(53, &[payload(46, &sealed(&[0])), sk(0, &[0])].concat())), Err(skf));
-    assert_eq!(Message::parse(&message(53, &payload(0, &sealed(&[0])))), Err(skf));
+    assert!(Message::parse(&message(53, &[payload(46, &sealed(&[0])), sk(0, &[0])].concat())).is_err());
     assert!(Message::parse(&message(46, &[sk(53, &[0]), payload(0, &sealed(&[0]))].concat())).is_err());
     assert_eq!(parse_chain(46, &sk(0, &[0])), Err(ParseError::Invalid("SK payload inside SK")));
-    assert_eq!(parse_chain(53, &payload(0, &sealed(&[0]))), Err(skf));
+    assert_eq!(parse_chain(53, &payload(0, &sealed(&[0]))), Err(ParseError::Invalid("SK payload inside SK")));
+}
+
+#[test]
+fn case_96_numbers_of_fragments() {
+    let skf = |number: u16, total: u16| {
+        let body = [&number.to_be_bytes()[..], &total.to_be_bytes(), &sealed(&[0])].concat();
+        Message::parse(&message(53, &payload(35, &body)))
+    };
+    for (number, total) in [(1, 1), (1, 2), (2, 2), (65535, 65535)] {
+        let view = skf(number, total).expect("valid").protected.expect("SKF");
+        assert_eq!(view, ProtectedView { first_inner: 35, aad_len: 36, fragment: Some(Fragment { number, total }) });
+    }
+    for (number, total) in [(0, 0), (0, 1), (1, 0), (2, 1), (65535, 1), (0, 65535)] {
+        assert_eq!(skf(number, total), Err(ParseError::Invalid("fragment number")), "{number} of {total}");
+    }
+    for length in 0..4 + 25 {
+        let body = [&[0, 1, 0, 1][..], &[0; 25]].concat();
+        assert!(Message::parse(&message(53, &payload(35, &body[..length]))).is_err(), "{length} octets");
+    }
+}
+
+#[test]
+fn case_101_unknown_payloads_in_clear_before_skf() {
+    for count in [29, 30, 31, MAX_PAYLOADS - 1, MAX_PAYLOADS] {
+        let mut chain: Vec<u8> = (1..count).flat_map(|_| payload(200, b"x")).collect();
+        chain.extend(payload(53, b"x"));
+        chain.extend(payload(35, &[&[0, 1, 0, 2][..], &sealed(&[0])].concat()));
+        let parsed = Message::parse(&message(200, &chain));
+        assert_eq!(parsed.is_ok(), count < MAX_PAYLOADS, "{count} of them");
+    }
+}
+
+/// RFC 9242 §3.3.2: header and generic header with the lengths that the message would have in clear.
+#[test]
+fn a_message_as_it_would_be_in_clear() {
+    let flags = Flags { initiator: true, ..Flags::default() };
+    let header =
+        Header { initiator_spi: 1, responder_spi: 2, exchange: ExchangeType::IkeIntermediate, flags, message_id: 1 };
+    let payloads = [Payload::VendorId(Bytes::from_static(b"abc"))];
+    let expected = hex("0000000000000001 0000000000000002 2e 20 2b 08 00000001 00000027  2b 00 000b  00 00 0007 616263");
+    let chain = &expected[32..];
+    let seal = |_: &[u8], _: &mut [u8]| ([1; 8], [2; 16]);
+    let whole = Message::emit_protected(&header, &payloads, seal);
+    let view = |octets: &[u8]| Message::parse(octets).expect("valid").protected.expect("SK or SKF");
+    assert_eq!(Message::in_clear(view(&whole), &whole, chain), expected);
+    let fragment = Message::emit_fragment(&header, Fragment { number: 1, total: 2 }, 43, &chain[..4], seal);
+    assert_eq!(Message::in_clear(view(&fragment), &fragment, chain), expected);
+    let empty = Message::emit_protected(&header, &[], seal);
+    let expected = hex("0000000000000001 0000000000000002 2e 20 2b 08 00000001 00000020  00 00 0004");
+    assert_eq!(Message::in_clear(view(&empty), &empty, &[]), expected);
+}
+
+#[test]
+fn fragments_are_emitted_as_they_are_parsed() {
+    let flags = Flags { initiator: true, ..Flags::default() };
+    let header = Header { initiator_spi: 1, responder_spi: 2, exchange: ExchangeType::IkeAuth, flags, message_id: 1 };
+    let fragment = Fragment { number: 2, total: 3 };
+    let mut seen = Vec::new();
+    let mut emitted = Message::emit_fragment(&header, fragment, 35, b"piece", |aad, text| {
+        seen = [aad, text].concat();
+        ([1; 8], [2; 16])
+    });
+    assert_eq!(emitted.len(), SKF_OVERHEAD + 5);
+    let parsed = Message::parse(&emitted).expect("valid");
+    let view = parsed.protected.expect("SKF");
+    assert_eq!((parsed.header, view.fragment, view.first_inner), (header, Some(fragment), 0));
+    assert_eq!(seen, [&emitted[..36], &emitted[44..50]].concat(), "the numbers are authenticated too");
+    let opened = Message::open(view, &mut emitted, |iv, _, _, icv| (iv, icv) == (&[1; 8], &[2; 16]));
+    assert_eq!(opened, Ok((0, &b"piece"[..])));
 }
 
 // ---- bad input: SA payloads ----
@@ -770,7 +837,7 @@ fn case_61_every_bit_of_a_protected_message_flipped() {
 #[test]
 fn a_view_of_another_datagram_opens_nothing() {
     for aad_len in [0, 1, 30, usize::MAX] {
-        let view = ProtectedView { first_inner: 0, aad_len };
+        let view = ProtectedView { first_inner: 0, aad_len, fragment: None };
         assert_eq!(Message::open(view, &mut [0; 20], |_, _, _, _| true), Err(OpenError::Icv));
     }
 }

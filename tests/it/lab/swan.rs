@@ -45,6 +45,8 @@ pub struct SwanConfig {
     pub ports: (u16, u16),
     /// The peer's IKE port.
     pub remote_port: u16,
+    /// The longest IP datagram with an IKE message before it is sent in fragments.
+    pub fragment_size: u16,
     /// If there are any: hosts that this charon is instead of one, each with its address on the underlay, its identity and its
     /// block. They prove themselves by the shared secret.
     pub others: Vec<(String, String, String)>,
@@ -66,6 +68,7 @@ impl SwanConfig {
             dpd_seconds: 0,
             ports: (500, 4500),
             remote_port: 500,
+            fragment_size: 1280,
             others: Vec::new(),
         }
     }
@@ -315,10 +318,11 @@ fn write_configuration(folder: &Path, config: &SwanConfig) {
         fs::write(folder.join("pubkey/local.pem"), public_key(private)).expect("a public key");
     }
     fs::write(folder.join("swanctl.conf"), config.swanctl_conf()).expect("a configuration");
-    fs::write(folder.join("strongswan.conf"), strongswan_conf(folder, config.ports)).expect("a configuration");
+    fs::write(folder.join("strongswan.conf"), strongswan_conf(folder, config.ports, config.fragment_size))
+        .expect("a configuration");
 }
 
-fn strongswan_conf(folder: &Path, (port, natt_port): (u16, u16)) -> String {
+fn strongswan_conf(folder: &Path, (port, natt_port): (u16, u16), fragment_size: u16) -> String {
     let folder = folder.display();
     format!(
         "charon-systemd {{
@@ -326,6 +330,7 @@ fn strongswan_conf(folder: &Path, (port, natt_port): (u16, u16)) -> String {
   port = {port}
   port_nat_t = {natt_port}
   retransmit_tries = 3
+  fragment_size = {fragment_size}
   filelog {{
     log {{
       path = {folder}/charon.log

@@ -2,9 +2,6 @@
 
 use crate::sys::vector;
 
-/// From here on wide registers pay.
-const VECTOR_LEN: usize = 64;
-
 /// A sum of 16-bit words in one's complement arithmetic, not folded yet. 2^32 words fit.
 ///
 /// Words are taken as the machine reads them: which octet of a word counts more only decides where the folded sum has its two
@@ -17,14 +14,7 @@ impl Sum {
     #[must_use]
     pub fn with(self, octets: &[u8]) -> Self {
         // 2^16 is 1 modulo 2^16 - 1: words of 32 bits add up to the same folded sum (RFC 1071 §2C).
-        if octets.len() >= VECTOR_LEN {
-            return Self(self.0 + vector::sum(octets));
-        }
-        let (words, tail) = octets.as_chunks::<4>();
-        let sum = words.iter().fold(self.0, |sum, &word| sum + u64::from(u32::from_ne_bytes(word)));
-        let mut last = [0; 4];
-        last[..tail.len()].copy_from_slice(tail);
-        Self(sum + u64::from(u32::from_ne_bytes(last)))
+        Self(self.0 + vector::sum(octets))
     }
 
     /// Copies octets and adds them, in one pass. Lengths must agree, and be even but for the last part's.

@@ -7,11 +7,16 @@
 #[cfg(target_arch = "x86_64")]
 pub mod aes_gcm;
 
+/// From here on wide registers pay.
+#[cfg(target_arch = "x86_64")]
+const WIDE_LEN: usize = 64;
+
 /// Sums octets as words of 32 bits in the machine's byte order; the last may be filled up with zeroes.
 #[must_use]
+#[inline]
 pub fn sum(octets: &[u8]) -> u64 {
     #[cfg(target_arch = "x86_64")]
-    {
+    if octets.len() >= WIDE_LEN {
         if is_x86_feature_detected!("avx512f") {
             // SAFETY: the processor has AVX-512F, as was just asked.
             return unsafe { x86::sum_avx512(octets) };
@@ -45,6 +50,7 @@ pub fn copy_and_sum(from: &[u8], to: &mut [u8]) -> u64 {
 }
 
 /// The same for any processor, and for what is left behind the last whole register.
+#[inline]
 fn sum_anywhere(octets: &[u8]) -> u64 {
     let (words, tail) = octets.as_chunks();
     let mut last = [0; 4];

@@ -17,16 +17,28 @@ use crate::sys::netlink::{Netlink, NetlinkError};
 /// The lock's file name in the run directory.
 const LOCK: &str = "agent.lock";
 
-/// Takes the run directory for this process, for as long as the file is held. A killed agent's lock is free.
+/// The run directory is this process's for as long as this lives.
+#[derive(Debug)]
+pub(super) struct RunDirLock(File);
+
+impl Drop for RunDirLock {
+    /// Unlocks by word, because closing is not enough: a child between fork and exec holds the same open file.
+    fn drop(&mut self) {
+        // What cannot be unlocked goes with the last holder of the file.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Takes the run directory for this process, for as long as the lock is held. A killed agent's lock is free.
 ///
 /// # Errors
 /// [`AgentError::AlreadyRunning`], or what the file system said.
-pub(super) fn lock(run_dir: &Path) -> Result<File, AgentError> {
+pub(super) fn lock(run_dir: &Path) -> Result<RunDirLock, AgentError> {
     prepare_run_dir(run_dir)?;
     let path = run_dir.join(LOCK);
     let failed = |error| AgentError::Control(ServerError::Io(path.clone(), error));
     let mut options = OpenOptions::new();
-    let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -39,9 +51,10 @@ pub(super) fn lock(run_dir: &Path) -> Result<File, AgentError> {
         }
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
+    let mut lock = RunDirLock(file);
     let note = format!("{}\n", std::process::id());
-    file.set_len(0).and_then(|()| file.write_all(note.as_bytes())).map_err(failed)?;
-    Ok(file)
+    lock.0.set_len(0).and_then(|()| lock.0.write_all(note.as_bytes())).map_err(failed)?;
+    Ok(lock)
 }
 
 /// Whether this process may and can have a TUN device here.
@@ -184,6 +197,8 @@ mod tests {
         let who =
             format!("an agent is already running with run directory {} (process {})", run_dir.display(), std::process::id());
         assert_eq!(error.to_string(), who);
+        // As a child process has it between fork and exec.
+        let _shared = first.0.try_clone().unwrap();
         drop(first);
         lock(&run_dir).expect("the lock goes with its holder");
     }

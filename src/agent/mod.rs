@@ -14,6 +14,7 @@ mod paths;
 mod plumbing;
 mod preflight;
 mod random;
+pub mod rotation;
 mod watch;
 
 use std::io;

@@ -71,7 +71,7 @@ fn a_host_key_is_changed_without_losing_a_tunnel() {
     }
 
     // Somebody who comes with the old key is refused, and beta says why.
-    alpha.kill();
+    assert_eq!(alpha.stop("TERM"), Some(0));
     std::fs::write(alpha.key_file(), old_file).expect("the old key");
     alpha.start();
     let refused = format!("the signature is not by the public key that is configured for the peer ({new})");

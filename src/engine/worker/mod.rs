@@ -82,6 +82,8 @@ pub(super) struct Worker {
     events: Events,
     tun_ready: bool,
     udp_ready: bool,
+    /// The device is being removed. The kernel tells that once, and until it is done a read says that nothing is there.
+    tun_going: bool,
     udp: Arc<UdpSocket>,
     receive: ReceiveBatch,
     news: News,
@@ -99,6 +101,7 @@ impl Worker {
             // Unknown: a try tells.
             tun_ready: true,
             udp_ready: true,
+            tun_going: false,
             udp: Arc::clone(&udp),
             receive: ReceiveBatch::new(RECEIVE_BATCH),
             news,
@@ -202,17 +205,21 @@ impl Worker {
         }
         for event in &self.events {
             match event.token() {
-                TUN => self.tun_ready = true,
+                TUN => {
+                    self.tun_ready = true;
+                    self.tun_going |= event.is_error();
+                }
                 UDP => self.udp_ready = true,
                 _ => {}
             }
         }
+        self.tun_ready |= self.tun_going;
         Ok(())
     }
 
     /// How long to sleep at most; none: until something happens.
     fn patience(&self, now: Instant) -> Option<Duration> {
-        let retry = (!self.lane.is_clear() || self.news.is_behind()).then_some(RETRY);
+        let retry = (!self.lane.is_clear() || self.news.is_behind() || self.tun_going).then_some(RETRY);
         let timer = self.lane.poll_timeout().map(|at| at.since(now));
         [retry, timer].into_iter().flatten().min()
     }

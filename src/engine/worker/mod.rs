@@ -35,6 +35,10 @@ const TUN_BATCH: usize = 64;
 /// Octets of inner packets per turn, but for the last: four super-packets. What came in meanwhile must not wait for more.
 const TUN_OCTETS: usize = 256 << 10;
 
+/// An inner packet that makes a train by itself leaves at once: the other host opens it while the next is read and sealed.
+/// Smaller ones wait for company.
+const TRAIN_OCTETS: usize = 16 << 10;
+
 /// Messages per `recvmmsg`; each may be an aggregate of 64 KiB.
 const RECEIVE_BATCH: usize = 16;
 
@@ -142,7 +146,12 @@ impl Worker {
                 break;
             }
             match self.lane.read_inner(now) {
-                Ok(len) => octets += len,
+                Ok(len) => {
+                    octets += len;
+                    if len >= TRAIN_OCTETS {
+                        self.lane.flush(now);
+                    }
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.tun_ready = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::InvalidData => self.lane.drops.count(DropReason::InnerMalformed),

@@ -222,6 +222,13 @@ fn refusal(leaf: &EndEntityCert<'_>, has_more: bool, anchors: &TrustAnchors, err
             let issuer = subject_text(leaf.issuer());
             format!("{}, issued by {issuer}, does not lead to the pinned authority ({anchors})", whose(leaf))
         }
+        Error::InvalidSignatureForPublicKey
+        | Error::UnsupportedSignatureAlgorithmContext(_)
+        | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            format!(
+                "{which} is not signed by the pinned authority ({anchors}), or by one between: the name is right, the key is not"
+            )
+        }
         Error::RequiredEkuNotFoundContext(_) => {
             format!("{which} is for other purposes than IKE or TLS (extended key usage)")
         }

@@ -18,7 +18,11 @@ use crate::model::PeerId;
 
 /// The authorities whose certificates are believed from one peer. Their own validity times do not count: they are pinned.
 #[derive(Clone, PartialEq, Eq)]
-pub struct TrustAnchors(Vec<TrustAnchor<'static>>);
+pub struct TrustAnchors {
+    anchors: Vec<TrustAnchor<'static>>,
+    /// SHA-1 of each key: computed once, as strangers make us say them.
+    key_hashes: Vec<[u8; 20]>,
+}
 
 impl fmt::Debug for TrustAnchors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -29,7 +33,7 @@ impl fmt::Debug for TrustAnchors {
 /// Their names.
 impl fmt::Display for TrustAnchors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<String> = self.0.iter().map(|anchor| subject_text(&anchor.subject)).collect();
+        let names: Vec<String> = self.anchors.iter().map(|anchor| subject_text(&anchor.subject)).collect();
         f.write_str(&names.join(" or "))
     }
 }
@@ -54,12 +58,15 @@ impl TrustAnchors {
                 _ => Err(format!("{} may not issue certificates (key usage)", subject_text(&anchor.subject))),
             }
         };
-        Ok(Self(blocks.iter().map(|der| anchor(der)).collect::<Result<_, String>>()?))
+        let anchors = blocks.iter().map(|der| anchor(der)).collect::<Result<Vec<TrustAnchor<'static>>, String>>()?;
+        let key_hash = |anchor: &TrustAnchor<'_>| sha1(&[&der::wrap(der::SEQUENCE, &anchor.subject_public_key_info)]);
+        let key_hashes = anchors.iter().map(key_hash).collect();
+        Ok(Self { anchors, key_hashes })
     }
 
     /// What CERTREQ says of them: SHA-1 of each key (RFC 7296 §3.7).
     pub fn key_hashes(&self) -> impl Iterator<Item = [u8; 20]> + '_ {
-        self.0.iter().map(|anchor| sha1(&[&der::wrap(der::SEQUENCE, &anchor.subject_public_key_info)]))
+        self.key_hashes.iter().copied()
     }
 }
 
@@ -121,7 +128,7 @@ pub fn verify(
     let leaf = EndEntityCert::try_from(first).map_err(|error| format!("the peer's certificate cannot be read: {error}"))?;
     bound_to(&leaf, claimed)?;
     let time = UnixTime::since_unix_epoch(Duration::from_secs(now));
-    leaf.verify_for_usage(ALL_VERIFICATION_ALGS, &anchors.0, intermediates, time, Purposes, None, Some(&certifies))
+    leaf.verify_for_usage(ALL_VERIFICATION_ALGS, &anchors.anchors, intermediates, time, Purposes, None, Some(&certifies))
         .map_err(|error| refusal(&leaf, certificates.len() > 1, anchors, &error))?;
     if !der::key_usage(first).is_some_and(der::KeyUsage::may_sign) {
         return Err(format!("{} is not for signatures (key usage)", whose(&leaf)).into());

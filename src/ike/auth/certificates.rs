@@ -15,7 +15,7 @@ const X509_SIGNATURE: u8 = 4;
 const HASH_AND_URL: [u8; 2] = [12, 13];
 
 /// Authorities that CERTREQ names: it is a hint, and must not make an answer to a stranger long.
-const MAX_REQUESTED: usize = 8;
+const MAX_REQUESTED: usize = 4;
 
 /// Checks the certificates of a peer and its AUTH.
 pub(super) fn verify(

@@ -90,15 +90,20 @@ fn one_peer(peer: &Peer, host_key: Option<&SigningKey>) -> Option<ike::PeerConfi
         remote_id: peer.remote_id.clone(),
         local_auth,
         remote_auth,
-        remote: peer.remote.map(|remote| match remote {
-            PeerRemote::Standard(address) => RemoteEndpoint::Standard(address),
-            PeerRemote::Natt(endpoint) => RemoteEndpoint::Natt(endpoint),
-        }),
+        remote: peer.remote.map(endpoint),
+        alternatives: peer.alternatives.iter().copied().map(endpoint).collect(),
         suites: peer.suites.clone(),
         post_quantum: if peer.require_pq { PostQuantum::Required } else { PostQuantum::Preferred },
         local_selectors: selectors(&peer.local_blocks),
         remote_selectors: selectors(&peer.remote_blocks),
     })
+}
+
+fn endpoint(remote: PeerRemote) -> RemoteEndpoint {
+    match remote {
+        PeerRemote::Standard(address) => RemoteEndpoint::Standard(address),
+        PeerRemote::Natt(endpoint) => RemoteEndpoint::Natt(endpoint),
+    }
 }
 
 /// A peer that pins our own key is a copy of somebody's mistake: whoever has that key is us.

@@ -14,6 +14,8 @@ mod foreign;
 mod foreign_alone;
 mod loops;
 mod matrix;
+mod moving;
 mod mtu;
 mod pair;
 mod speed;
+mod storms;

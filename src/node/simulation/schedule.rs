@@ -30,8 +30,8 @@ pub const FLOWS_WITHIN: Duration = Duration::from_secs(45);
 /// So soon there is nothing left but what should be.
 const SETTLES_WITHIN: Duration = Duration::from_secs(75);
 
-/// What is closed is remembered for so long.
-const LINGER: Duration = Duration::from_secs(70);
+/// A rekeyed IKE SA whose Delete never comes is kept for 60 s, and its last answer for another 30.
+const LINGER: Duration = Duration::from_secs(95);
 
 /// Half-open IKE SAs of one source that returns no cookies, and those of it that are closed and remembered.
 const MOST_HALF_OPEN: usize = 8;

@@ -4,6 +4,7 @@
 //! done to others ([`Effect`]).
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::cookie::CookieJar;
@@ -160,6 +161,18 @@ impl Endpoint {
     #[must_use]
     pub fn ike_sa_count(&self) -> usize {
         self.table.len()
+    }
+
+    /// How many half-open IKE SAs this source made (an IPv4 address, or an IPv6 /64).
+    #[must_use]
+    pub fn half_open(&self, source: IpAddr) -> usize {
+        self.table.half_open_of(source)
+    }
+
+    /// How many inbound SPIs are reserved or in use: one for each CHILD_SA, once nothing is under way.
+    #[must_use]
+    pub fn inbound_spi_count(&self) -> usize {
+        self.shared.spi_owners.len()
     }
 
     // --- one IKE SA at a time ---

@@ -1,5 +1,6 @@
 //! Two hosts and what happens to them: start, traffic, rekeys, a restart, a partition.
 
+mod host_keys;
 mod mesh;
 mod model;
 mod own_sas;

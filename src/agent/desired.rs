@@ -96,10 +96,8 @@ fn one_peer(peer: &Peer, host_keys: &[SigningKey]) -> Option<ike::PeerConfig> {
         remote_id: peer.remote_id.clone(),
         local_auth,
         remote_auth,
-        remote: peer.remote.map(|remote| match remote {
-            PeerRemote::Standard(address) => RemoteEndpoint::Standard(address),
-            PeerRemote::Natt(endpoint) => RemoteEndpoint::Natt(endpoint),
-        }),
+        remote: peer.remote.map(endpoint),
+        alternatives: peer.alternatives.iter().copied().map(endpoint).collect(),
         suites: peer.suites.clone(),
         post_quantum: if peer.require_pq { PostQuantum::Required } else { PostQuantum::Preferred },
         local_selectors: selectors(&peer.local_blocks),
@@ -111,6 +109,13 @@ fn one_peer(peer: &Peer, host_keys: &[SigningKey]) -> Option<ike::PeerConfig> {
 #[cfg(feature = "x509")]
 fn wall_clock() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs())
+}
+
+fn endpoint(remote: PeerRemote) -> RemoteEndpoint {
+    match remote {
+        PeerRemote::Standard(address) => RemoteEndpoint::Standard(address),
+        PeerRemote::Natt(endpoint) => RemoteEndpoint::Natt(endpoint),
+    }
 }
 
 /// A peer that pins our own key is a copy of somebody's mistake: whoever has that key is us.

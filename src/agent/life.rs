@@ -179,9 +179,10 @@ impl Agent {
         let looks = tick(watch::EVERY);
         let mut watch = Watch::new();
         watch.note(&self.engine, &self.facts);
+        watch::look_at_places(config, &self.engine);
         loop {
             select! {
-                recv(looks) -> _ => watch.look(&self.engine, &self.facts),
+                recv(looks) -> _ => watch.look(config, &self.engine, &self.facts),
                 recv(signals) -> signal => match signal {
                     Ok(SIGHUP) => self.reload(options, config),
                     Ok(signal) => {

@@ -29,6 +29,9 @@ const MAX_PINS: usize = 4;
 /// Items of `host.advertise`.
 const MAX_ADVERTISE: usize = 16;
 
+/// Addresses of one peer: each is waited for in turn, three seconds long.
+const MAX_PLACES: usize = 8;
+
 /// Smallest TUN MTU: what every IPv4 host takes (RFC 791 §3.1).
 const MIN_MTU: u64 = 576;
 
@@ -76,7 +79,7 @@ pub(super) struct PeerDraft {
     /// Line and key of the whole item.
     pub place: Placed<()>,
     pub name: Option<Placed<String>>,
-    pub remote: Option<Placed<PeerRemote>>,
+    pub remotes: Vec<Placed<PeerRemote>>,
     pub local_id: Option<Placed<String>>,
     pub remote_id: Option<Placed<String>>,
     pub auth: Option<Placed<PeerAuth>>,
@@ -434,7 +437,13 @@ fn peer(field: &Field<'_>, defaults: &PeerDefaults<'_>, report: &mut Report) -> 
             None
         }
     };
-    let remote = section.take("address").and_then(|field| field.read(report, peer_remote));
+    let remotes = match section.take("address") {
+        Some(field) if matches!(field.node.value, super::yaml::Value::List(_)) => {
+            field.read_list(report, MAX_PLACES, peer_remote)
+        }
+        Some(field) => field.read(report, peer_remote).into_iter().collect(),
+        None => Vec::new(),
+    };
     let local_id = section.take("local_id").and_then(|field| field.read(report, scalar::identity));
     let remote_id = section.take("remote_id").and_then(|field| field.read(report, scalar::identity));
     let PeerFlags { allow_short_psk, require_pq } = defaults.flags.read(&mut section, report);
@@ -446,7 +455,7 @@ fn peer(field: &Field<'_>, defaults: &PeerDefaults<'_>, report: &mut Report) -> 
     Some(PeerDraft {
         place,
         name,
-        remote,
+        remotes,
         local_id,
         remote_id,
         auth,

@@ -1,5 +1,6 @@
 //! What a configuration says, checked and with every default filled in.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -165,8 +166,10 @@ pub struct Ipsec {
 pub struct Peer {
     /// `name`, and where it stands.
     pub name: Placed<String>,
-    /// `address`; none: we wait for it.
+    /// `address`, or the first of them; none: we wait for it.
     pub remote: Option<PeerRemote>,
+    /// Where else it may be: the other ones of `address`, most wanted first.
+    pub alternatives: Vec<PeerRemote>,
     /// `local_id`.
     pub local_id: PeerId,
     /// `remote_id`.
@@ -185,6 +188,13 @@ pub struct Peer {
     pub remote_blocks: Vec<IpNet>,
 }
 
+impl Peer {
+    /// Every place where it may be, most wanted first.
+    pub fn remotes(&self) -> impl Iterator<Item = PeerRemote> {
+        self.remote.into_iter().chain(self.alternatives.iter().copied())
+    }
+}
+
 /// Where a peer is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum PeerRemote {
@@ -201,6 +211,15 @@ impl PeerRemote {
         match self {
             Self::Standard(address) => *address,
             Self::Natt(endpoint) => endpoint.ip(),
+        }
+    }
+}
+
+impl fmt::Display for PeerRemote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Standard(address) => address.fmt(f),
+            Self::Natt(endpoint) => endpoint.fmt(f),
         }
     }
 }

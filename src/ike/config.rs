@@ -43,6 +43,8 @@ pub struct PeerConfig {
     pub remote_auth: PeerAuth,
     /// Where it is; none if we wait for it.
     pub remote: Option<RemoteEndpoint>,
+    /// Where else it may be: tried in turn.
+    pub alternatives: Vec<RemoteEndpoint>,
     /// AEADs for IKE and ESP, most wanted first; never empty.
     pub suites: Vec<AeadAlgorithm>,
     /// Whether IKE SAs add a post-quantum key exchange.
@@ -56,6 +58,11 @@ pub struct PeerConfig {
 }
 
 impl PeerConfig {
+    /// Every place where it may be, most wanted first.
+    pub fn remotes(&self) -> impl Iterator<Item = RemoteEndpoint> {
+        self.remote.into_iter().chain(self.alternatives.iter().copied())
+    }
+
     /// Whether the other configuration is the same but for host keys, or for our certificate. `index` and `owner` do not count.
     #[must_use]
     pub fn differs_by_keys(&self, other: &Self) -> bool {
@@ -78,11 +85,7 @@ impl PeerConfig {
     /// Whether the peer is configured at this address.
     #[must_use]
     pub fn is_at(&self, address: std::net::IpAddr) -> bool {
-        match self.remote {
-            Some(RemoteEndpoint::Standard(remote)) => remote == address,
-            Some(RemoteEndpoint::Natt(remote)) => remote.ip() == address,
-            None => false,
-        }
+        self.remotes().any(|remote| remote.natt(0).ip() == address)
     }
 }
 
@@ -104,6 +107,17 @@ pub enum RemoteEndpoint {
     Standard(std::net::IpAddr),
     /// Everything goes to this NAT-T port, with the marker; the IKE port is not used.
     Natt(SocketAddr),
+}
+
+impl RemoteEndpoint {
+    /// Where its NAT-T port is; `port` if it is the standard one.
+    #[must_use]
+    pub const fn natt(self, port: u16) -> SocketAddr {
+        match self {
+            Self::Standard(address) => SocketAddr::new(address, port),
+            Self::Natt(endpoint) => endpoint,
+        }
+    }
 }
 
 /// How we prove ourselves to one peer.

@@ -1,7 +1,7 @@
 //! What goes in and out of the endpoint besides datagrams.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
@@ -51,6 +51,14 @@ pub enum Command {
     Installed(Ticket),
     /// An authenticated, fresh ESP packet of the peer came from here.
     AddressSeen(Spi, Path),
+    /// Where this host is.
+    Places {
+        /// The addresses that it can be reached at.
+        addresses: Vec<IpAddr>,
+        /// Of these peers, the first address, which our messages to them leave from, is gone; the kernel would send from the
+        /// second.
+        moves: Vec<(PeerIndex, IpAddr, IpAddr)>,
+    },
     /// Delete every SA of the peer, telling it; its configuration stays.
     Close(PeerIndex),
     /// Delete those IKE SAs of the peer that it proved itself for with something that its configuration does not accept any more.
@@ -108,14 +116,12 @@ pub enum Event {
         /// What.
         summary: Box<IkeSummary>,
     },
-    /// Authentic, fresh messages of an IKE SA come from elsewhere now, and ours go there (RFC 7296 §2.23).
+    /// One of its ends was found elsewhere and the IKE SA went there, or there is other news about NATs on its path.
     IkeMoved {
         /// Who.
         peer: PeerIndex,
-        /// Which, by our SPI.
-        spi: IkeSpi,
-        /// Where to.
-        path: Path,
+        /// As it is from now on.
+        summary: Box<IkeSummary>,
     },
     /// An IKE SA is gone. The peer may have others.
     IkeDown {

@@ -1,6 +1,7 @@
 //! What every IKE SA works with besides its own state: configuration, chance, the two output queues and the tables of SPIs.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -36,6 +37,10 @@ pub struct Shared {
     pub candidates: BTreeSet<IkeSpi>,
     /// When the SAs that a peer asked for are paid back.
     pub debts: BTreeMap<PeerIndex, Instant>,
+    /// Which of its places an initiation to a peer begins with: the next one after each failure.
+    pub places: BTreeMap<PeerIndex, usize>,
+    /// The addresses that this host can be reached at, as far as somebody told.
+    pub local_addresses: Vec<IpAddr>,
 }
 
 impl Shared {
@@ -54,6 +59,8 @@ impl Shared {
             next_ticket: 0,
             candidates: BTreeSet::new(),
             debts: BTreeMap::new(),
+            places: BTreeMap::new(),
+            local_addresses: Vec::new(),
             proven: BTreeMap::new(),
         }
     }
@@ -70,6 +77,7 @@ impl Shared {
     /// An initiation that was last asked for then has failed. If the peer proved itself since on an IKE SA of its own making,
     /// nothing did.
     pub fn initiate_failed(&mut self, peer: PeerIndex, wanted: Instant, reason: CloseReason) {
+        *self.places.entry(peer).or_default() += 1;
         if !self.proven_of(peer).any(|proved| proved >= wanted) {
             self.event(Event::InitiateFailed { peer, reason });
         }

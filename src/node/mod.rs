@@ -31,6 +31,7 @@ mod trouble;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -225,6 +226,20 @@ impl Node {
             // Whoever has a kernel to ask answers with `handle_path_mtu`.
             Event::PathNarrow(_) => {}
         }
+        self.drain_ike(now);
+    }
+
+    /// The ways that IKE messages go: of each IKE SA.
+    #[must_use]
+    pub fn ways(&self) -> Vec<(PeerIndex, Path)> {
+        let of = |peer: &Peer| peer.ike.values().map(|summary| (peer.index(), summary.path)).collect::<Vec<_>>();
+        self.peers.values().flat_map(of).collect()
+    }
+
+    /// Learns where this host can be reached; and of peers, that the first address, which we speak to them from, is to be left
+    /// for the second.
+    pub fn handle_places(&mut self, now: Instant, addresses: Vec<IpAddr>, moves: Vec<(PeerIndex, IpAddr, IpAddr)>) {
+        self.endpoint.handle_command(now, ike::Command::Places { addresses, moves });
         self.drain_ike(now);
     }
 

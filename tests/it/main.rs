@@ -17,6 +17,8 @@ mod foreign_x509;
 mod host_keys;
 mod loops;
 mod matrix;
+mod moving;
 mod mtu;
 mod pair;
 mod speed;
+mod storms;

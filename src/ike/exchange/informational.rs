@@ -57,7 +57,8 @@ impl Established {
                 deleted.extend(self.deleted_by_peer(shared, spi));
             }
         }
-        let payloads = if deleted.is_empty() { Vec::new() } else { vec![Payload::Delete(Delete::Esp(deleted))] };
+        let mut payloads = self.answer_mobike(shared, now, request);
+        payloads.extend((!deleted.is_empty()).then(|| Payload::Delete(Delete::Esp(deleted))));
         self.session.respond(shared, &payloads);
         if !request.deletes.is_empty() {
             self.want_child(shared, now, false);

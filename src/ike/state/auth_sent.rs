@@ -16,6 +16,7 @@ use crate::ike::exchange::auth::{self, Claim, Record};
 use crate::ike::exchange::negotiate::{Answer, Offer, Setting, Source};
 use crate::ike::keymat::IkeKeys;
 use crate::ike::limits::{GIVE_UP_INITIATE, IKE_PORT};
+use crate::ike::mobike::{self, Mobility};
 use crate::ike::nat;
 use crate::ike::session::{Packet, Received, Session};
 use crate::ike::shared::Shared;
@@ -71,6 +72,7 @@ impl AuthSent {
         let offer = Offer::in_auth(shared, config, session.local_spi, start.record.nonce_i.clone());
         payloads.extend(offer.payloads(config));
         payloads.extend(nat::vendor_id(session.spis(), session.path));
+        payloads.extend(mobike::auth_payloads(shared, session.path));
         let patience = GIVE_UP_INITIATE.saturating_sub(now.since(start.started));
         start.session.request_for(shared, now, ExchangeType::IkeAuth, &payloads, patience);
         Self { start, offer }
@@ -119,13 +121,12 @@ impl AuthSent {
     }
 
     /// The responder believes in an IKE SA that we do not want: tell it.
-    fn refuse(mut self: Box<Self>, shared: &mut Shared, now: Instant, sentence: String) -> Option<IkeSa> {
+    fn refuse(self: Box<Self>, shared: &mut Shared, now: Instant, sentence: String) -> Option<IkeSa> {
         shared.drop(DropReason::IkeUnexpected);
         shared.release_spi(self.offer.spi);
         let peer = self.start.config.index;
         shared.refused(Some(peer), self.start.session.path, sentence.clone());
         shared.initiate_failed(peer, self.start.wanted, CloseReason::WeRefused(sentence));
-        self.start.session.moved = false;
         stay(Box::new(Leaving::unauthenticated(shared, now, self.start.session, peer)), IkeSa::Leaving)
     }
 
@@ -175,7 +176,9 @@ impl AuthSent {
                 post_quantum: suite.additional.is_some(),
             },
         };
+        let mobility = Mobility::agreed(shared, session.path, response);
         let mut state = Established::new(shared, now, session, birth);
+        state.mobility = mobility;
         state.announce(shared);
         shared.event(Event::Proof { peer, asked });
         match answer {
@@ -199,6 +202,7 @@ impl AuthSent {
                 state.child_failed(shared, now, offer.spi, reason);
             }
         }
+        state.look_at_nat(shared, now);
         state.pump(shared, now);
         shared.effects.push_back(Effect::Settle { spi, initial_contact: false });
         stay(Box::new(state), IkeSa::Established)

@@ -23,6 +23,7 @@ use crate::ike::exchange::negotiate::{
 use crate::ike::intermediate::IntAuth;
 use crate::ike::keymat::{self, IkeKeys};
 use crate::ike::limits::HALF_OPEN_LIFETIME;
+use crate::ike::mobike::{self, Mobility};
 use crate::ike::nat::{self, Nat};
 use crate::ike::proposals::{Chosen, choose_ike};
 use crate::ike::session::{Packet, Received, Session, SessionStart};
@@ -390,6 +391,10 @@ impl HalfOpen {
             },
         };
         payloads.extend(nat::vendor_id(spis, session.path));
+        let mobility = Mobility::agreed(shared, session.path, request);
+        if mobility.spoken {
+            payloads.extend(mobike::auth_payloads(shared, session.path));
+        }
         let peer = config.index;
         // Its AUTH covers our nonce, so our answer to IKE_SA_INIT arrived: both directions are proved.
         shared.event(Event::Proof { peer, asked: self.arrived });
@@ -412,6 +417,7 @@ impl HalfOpen {
             None => session.respond(shared, &payloads),
         }
         let mut state = Established::new(shared, now, session, birth);
+        state.mobility = mobility;
         state.announce(shared);
         if let Some(sentence) = failure {
             shared.event(Event::ChildFailed { peer, reason: CloseReason::WeRefused(sentence) });

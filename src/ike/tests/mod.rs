@@ -7,11 +7,13 @@ mod bad_init;
 mod bad_protected;
 #[cfg(feature = "x509")]
 mod certificates;
+mod collision_table;
 mod collisions;
 mod duplicates;
 mod fragments;
 mod hand;
 mod handshake;
+mod mobike;
 mod moves;
 mod per_worker;
 mod post_quantum;

@@ -4,14 +4,13 @@
 //! exchange does stands in `exchange`; here stand the queue, the clocks and the end.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::birth::Birth;
 use super::{Closed, IkeSa, Leaving, stay};
 use crate::crypto::Prf;
-use crate::ike::auth::Authenticated;
 use crate::ike::child::{Child, Phase, Then};
 use crate::ike::exchange::create_child::ChildTask;
 use crate::ike::exchange::negotiate::Source;
@@ -23,44 +22,9 @@ use crate::ike::mobike::Mobility;
 use crate::ike::nat::Nat;
 use crate::ike::session::{Packet, Received, Session};
 use crate::ike::shared::Shared;
-use crate::ike::{CloseReason, Event, IkeSummary, PeerConfig, ProvedBy};
-use crate::model::{IkeSpi, IkeSuite, Instant, Path, PeerId, PeerIndex, Secret, Spi, Ticket, Transport, WorkerIndex};
+use crate::ike::{CloseReason, Event, IkeSummary};
+use crate::model::{IkeSpi, Instant, Path, PeerIndex, Spi, Ticket, Transport, WorkerIndex};
 use crate::wire::ike::{ExchangeType, Payload};
-
-/// Where an IKE SA comes from; its successors by rekey inherit it.
-#[derive(Clone, Debug)]
-pub struct Lineage {
-    /// Whether we sent the IKE_SA_INIT that it began with.
-    pub initiator: bool,
-    /// When that was sent or received.
-    pub began: Instant,
-    /// When the peer proved itself.
-    pub proved: Instant,
-    /// The lower of its two nonces.
-    pub low_nonce: Bytes,
-    /// Whether a post-quantum secret went into its SK_d, and so into that of its successors.
-    pub post_quantum: bool,
-}
-
-/// Something of ours and the same of the peer.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Pair<T> {
-    pub ours: T,
-    pub theirs: T,
-}
-
-/// What an IKE SA needs besides its session. Nobody can make one without the proof.
-#[derive(Clone, Debug)]
-pub struct Birth {
-    pub proof: Authenticated<PeerId>,
-    pub proved_by: Pair<ProvedBy>,
-    pub config: Arc<PeerConfig>,
-    pub suite: IkeSuite,
-    pub sk_d: Secret,
-    /// Whether the peer is one of our own hosts: it showed our Vendor ID in IKE_AUTH.
-    pub kin: bool,
-    pub lineage: Lineage,
-}
 
 /// What we want to ask the peer for.
 #[derive(Clone, PartialEq, Eq, Debug)]

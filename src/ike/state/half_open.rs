@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::established::{Birth, Established, Lineage, Pair};
+use super::birth::{Birth, Lineage, Pair};
+use super::established::Established;
 use super::{Closed, IkeSa, stay};
 use crate::crypto::{self, KeyExchange, Prf};
 use crate::ike::auth::Authenticated;
@@ -398,8 +399,7 @@ impl HalfOpen {
         let peer = config.index;
         // Its AUTH covers our nonce, so our answer to IKE_SA_INIT arrived: both directions are proved.
         shared.event(Event::Proof { peer, asked: self.arrived });
-        let mut failure = None;
-        let mut answered = None;
+        let (mut failure, mut answered) = (None, None);
         match child {
             Some(Ok((params, child_payloads))) => {
                 payloads.extend(child_payloads);

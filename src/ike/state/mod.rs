@@ -8,6 +8,7 @@
 //! ```
 
 mod auth_sent;
+mod birth;
 mod candidate;
 mod established;
 mod half_open;
@@ -16,8 +17,9 @@ mod intermediate_sent;
 mod leaving;
 
 pub use auth_sent::AuthSent;
+pub use birth::{Birth, Lineage};
 pub use candidate::Candidate;
-pub use established::{Birth, Established, Estate, Job, Lineage, Replacement, Task};
+pub use established::{Established, Estate, Job, Replacement, Task};
 pub use half_open::{HalfOpen, init_answer_header, respond_to_init};
 pub use init_sent::InitSent;
 pub use intermediate_sent::IntermediateSent;

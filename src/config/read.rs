@@ -380,10 +380,7 @@ fn peer(field: &Field<'_>, defaults: &PeerDefaults<'_>, report: &mut Report) -> 
         }
     };
     let remotes = match section.take("address") {
-        Some(field) if matches!(field.node.value, super::yaml::Value::List(_)) => {
-            field.read_list(report, MAX_PLACES, peer_remote)
-        }
-        Some(field) => field.read(report, peer_remote).into_iter().collect(),
+        Some(field) => places(&field, report),
         None => Vec::new(),
     };
     let local_id = section.take("local_id").and_then(|field| field.read(report, scalar::identity));
@@ -407,6 +404,18 @@ fn peer(field: &Field<'_>, defaults: &PeerDefaults<'_>, report: &mut Report) -> 
         local_blocks,
         remote_blocks,
     })
+}
+
+/// One address, or a list of them.
+fn places(field: &Field<'_>, report: &mut Report) -> Vec<Placed<PeerRemote>> {
+    match &field.node.value {
+        super::yaml::Value::List(items) if items.is_empty() => {
+            field.refuse(report, &Expected::new("at least one address (without the key the peer calls us)"));
+            Vec::new()
+        }
+        super::yaml::Value::List(_) => field.read_list(report, MAX_PLACES, peer_remote),
+        _ => field.read(report, peer_remote).into_iter().collect(),
+    }
 }
 
 fn peer_remote(text: &str) -> Result<PeerRemote, Expected> {

@@ -172,8 +172,7 @@ impl Established {
         for remote in configured.chain(told) {
             let known = remote == path.remote || ways.iter().any(|way| way.remote == remote);
             if !known && self.is_outside(remote) {
-                let any: IpAddr =
-                    if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+                let any: IpAddr = if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
                 ways.push(Path { local: SocketAddr::new(any, path.local.port()), remote });
             }
         }
@@ -186,9 +185,10 @@ impl Established {
     pub fn came_by(&mut self, shared: &mut Shared, now: Instant, way: Path, received: &Received) {
         let (path, answer) = (self.session.path, matches!(received, Received::Response(..)));
         let speaks_of_it = match received {
-            Received::Request(_, contents) => contents.notifies.iter().any(|notify| {
-                matches!(notify.kind, NotifyType::UpdateSaAddresses | NotifyType::NoNatsAllowed)
-            }),
+            Received::Request(_, contents) => contents
+                .notifies
+                .iter()
+                .any(|notify| matches!(notify.kind, NotifyType::UpdateSaAddresses | NotifyType::NoNatsAllowed)),
             Received::Response(..) => matches!(self.task, Some(Task::Check { .. })),
             Received::Nothing | Received::Broken(_) => true,
         };

@@ -147,7 +147,8 @@ fn a_second_address_is_found_when_the_first_goes_silent() {
     let (alpha, _beta) = we_call(&lab);
     both_ping(&lab.alpha, &lab.beta);
     let before = alpha.peer("beta").ike_spis();
-    lab.beta.run(&["nft", "table inet lab { chain input { type filter hook input priority -300; ip daddr 10.9.0.2 drop; }; }"]);
+    lab.beta
+        .run(&["nft", "table inet lab { chain input { type filter hook input priority -300; ip daddr 10.9.0.2 drop; }; }"]);
     let pings = Pinging::start(&lab.alpha, &lab.beta, 200);
     let (_, took) = wait_for("the second address", BACK, || (remote(&alpha, "beta") == "10.9.0.22:4500").then_some(()));
     eprintln!("found after {took:?}");

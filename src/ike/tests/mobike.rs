@@ -274,7 +274,8 @@ fn case_103_nats_that_are_not_allowed() {
     hand.source = ELSEWHERE.parse().expect("an address");
     // Source and destination address and port: as before the NAT, cut short, too long.
     let ends = |source: [u8; 4]| [&source[..], &[192, 0, 2, 1], &4500_u16.to_be_bytes(), &4500_u16.to_be_bytes()].concat();
-    let forbidden = [ends([192, 0, 2, 2]), ends([203, 0, 113, 9])[..11].to_vec(), [ends([203, 0, 113, 9]), vec![0]].concat()];
+    let forbidden =
+        [ends([192, 0, 2, 2]), ends([203, 0, 113, 9])[..11].to_vec(), [ends([203, 0, 113, 9]), vec![0]].concat()];
     for data in forbidden {
         let payloads = [notify(NotifyType::UpdateSaAddresses, &[]), notify(NotifyType::NoNatsAllowed, &data)];
         let update = hand.next(ExchangeType::Informational, &payloads);

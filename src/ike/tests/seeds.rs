@@ -14,7 +14,7 @@ const SEEDS: u64 = 200;
 /// How long the network is bad.
 const STORM: Duration = Duration::from_secs(60);
 
-/// How long both ends may take to settle once it is good: the longest wait of a retransmission (8 s), the patience with a duplicate
+/// How long both ends may take to settle once it is good: the longest wait of a retransmission (4 s), the patience with a duplicate
 /// (10 s) and an initiation that began with the last lost datagram (30 s), rounded up.
 const CALM: Duration = Duration::from_secs(60);
 

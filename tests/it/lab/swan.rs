@@ -118,8 +118,9 @@ impl SwanConfig {
             }
         };
         let lifetime = |seconds: u32, what: &str| format!("rekey_time = {seconds}s\n    rand_time = 0s\n    {what} = 60s");
-        let (ike_lifetime, child_lifetime) =
-            self.rekey_seconds.map_or_else(Default::default, |(ike, child)| (lifetime(ike, "over_time"), lifetime(child, "life_time")));
+        let (ike_lifetime, child_lifetime) = self
+            .rekey_seconds
+            .map_or_else(Default::default, |(ike, child)| (lifetime(ike, "over_time"), lifetime(child, "life_time")));
         format!(
             "  {name} {{
     version = 2

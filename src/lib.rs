@@ -35,6 +35,7 @@
 //!   arguments, so every failure replays from a seed.
 //! - Nothing is installed, moved or deleted before the ICV or AUTH that asks for it was verified; a passed check is a value
 //!   ([`ike::auth::Authenticated`]), and the replay window advances only behind the ICV.
+//! - No end of an SA moves because a packet came from elsewhere: only when the peer has answered there.
 //! - No AEAD nonce is used twice: the IV is the sequence number, sequence numbers never repeat, and keys never outlive the
 //!   process.
 //! - The inbound half of an SA is installed before the message leaves that lets the peer use it.

@@ -1,6 +1,7 @@
 //! Two hosts and what happens to them: start, traffic, rekeys, a restart, a partition.
 
 mod mesh;
+mod moves;
 mod own_sas;
 mod path_mtu;
 

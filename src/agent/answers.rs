@@ -190,6 +190,8 @@ fn peer(view: PeerView, addresses: &HashMap<String, String>) -> Peer {
     peer.ike = view.ike.map(|ike| Ike {
         suite: ike.suite.to_string(),
         post_quantum: ike.post_quantum,
+        local_proof: Some(ike.local_proof.to_string()),
+        remote_proof: Some(ike.remote_proof.to_string()),
         local_spi: ike.local_spi.to_string(),
         remote_spi: ike.remote_spi.to_string(),
         age_seconds: ike.age.as_secs(),

@@ -15,6 +15,7 @@ mod places;
 mod plumbing;
 mod preflight;
 mod random;
+pub mod rotation;
 mod watch;
 
 use std::io;

@@ -20,6 +20,9 @@ const MAX_PEERS: usize = 4096;
 /// Blocks of one list: a TS payload counts its selectors in one octet (RFC 7296 §3.13).
 const MAX_BLOCKS: usize = 255;
 
+/// Public keys of one peer: the old one and the new one, and room for a change that was broken off.
+const MAX_PINS: usize = 4;
+
 /// Items of `host.advertise`.
 const MAX_ADVERTISE: usize = 16;
 
@@ -423,6 +426,32 @@ fn peer_remote(text: &str) -> Result<PeerRemote, Expected> {
     Ok(port.map_or(PeerRemote::Standard(address), |port| PeerRemote::Natt(SocketAddr::new(address, port))))
 }
 
+/// One public key, or a list of some: while the peer changes its key, it is known by the old one and the new one.
+fn public_keys(field: &Field<'_>, report: &mut Report) -> Option<Vec<VerifyingKey>> {
+    let key = |text: &str| {
+        VerifyingKey::from_base64(text).map_err(|error| {
+            Expected::new(format!("the peer's public key as `underpass key show` prints it there ({error})"))
+        })
+    };
+    if !matches!(field.node.value, super::yaml::Value::List(_)) {
+        return field.read(report, key).map(|key| vec![key.value]);
+    }
+    let errors = report.messages.len();
+    let placed = field.read_list(report, MAX_PINS, key);
+    let mut keys = Vec::new();
+    for key in &placed {
+        if keys.contains(&key.value) {
+            key.error(report, "this key stands twice in the list");
+        } else {
+            keys.push(key.value);
+        }
+    }
+    if keys.is_empty() && report.messages.len() == errors {
+        field.refuse(report, &Expected::new("at least one public key"));
+    }
+    Some(keys).filter(|keys| !keys.is_empty())
+}
+
 /// Exactly one of `psk`, `psk_file` and `public_key`.
 fn auth(
     section: &mut Section<'_>,
@@ -460,14 +489,7 @@ fn auth(
             })?;
             Some(path.with(PeerAuth::PskFile(path.clone())))
         }
-        [_, _, Some(key)] => {
-            let key = key.read(report, |text| {
-                VerifyingKey::from_base64(text).map_err(|error| {
-                    Expected::new(format!("the peer's public key as `underpass key show` prints it there ({error})"))
-                })
-            })?;
-            Some(key.with(PeerAuth::PublicKey(key.value)))
-        }
+        [_, _, Some(key)] => Some(key.placed(PeerAuth::PublicKeys(public_keys(&key, report)?))),
         [None, None, None] => None,
     }
 }

@@ -220,6 +220,6 @@ pub enum PeerAuth {
     Psk(Secret),
     /// A shared key that is still in a file: [`resolve_keys`](super::resolve_keys) turns it into `Psk`.
     PskFile(Placed<PathBuf>),
-    /// Ed25519 keys: ours from the state directory, the peer's is this one.
-    PublicKey(VerifyingKey),
+    /// Ed25519 keys: ours from the state directory, the peer's is one of these. Never empty.
+    PublicKeys(Vec<VerifyingKey>),
 }

@@ -4,6 +4,7 @@
 //! done to others ([`Effect`]).
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::cookie::CookieJar;
@@ -117,6 +118,7 @@ impl Endpoint {
             }
             Command::Installed(ticket) => self.installed(now, ticket),
             Command::Close(peer) => self.close(now, peer),
+            Command::Revoke(peer) => self.revoke(now, peer),
         }
     }
 
@@ -160,6 +162,18 @@ impl Endpoint {
     #[must_use]
     pub fn ike_sa_count(&self) -> usize {
         self.table.len()
+    }
+
+    /// How many half-open IKE SAs this source made (an IPv4 address, or an IPv6 /64).
+    #[must_use]
+    pub fn half_open(&self, source: IpAddr) -> usize {
+        self.table.half_open_of(source)
+    }
+
+    /// How many inbound SPIs are reserved or in use: one for each CHILD_SA, once nothing is under way.
+    #[must_use]
+    pub fn inbound_spi_count(&self) -> usize {
+        self.shared.spi_owners.len()
     }
 
     // --- one IKE SA at a time ---
@@ -311,6 +325,22 @@ impl Endpoint {
                     shared.release_spi(state.child_spi());
                     shared.event(Event::InitiateFailed { peer, reason: CloseReason::Closed });
                     None
+                }
+                other => Some(other),
+            });
+        }
+    }
+
+    /// Ends what a peer could not begin today.
+    fn revoke(&mut self, now: Instant, peer: PeerIndex) {
+        let Some(config) = self.shared.peers.get(&peer).map(Arc::clone) else { return };
+        for spi in self.table.of_peer(peer) {
+            let proof = self.table.established(spi).map(|state| &state.birth.proved_by.theirs);
+            let Some(revoked) = proof.filter(|proof| !config.remote_auth.accepts(proof)).cloned() else { continue };
+            self.with(now, spi, |sa, shared| match sa {
+                IkeSa::Established(state) => {
+                    let why = format!("the peer proved itself with its {revoked}, which is not pinned any more");
+                    state.close(shared, now, CloseReason::WeRefused(why))
                 }
                 other => Some(other),
             });

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
+use super::ProvedBy;
 use crate::model::{
     ChildSaParams, ChildSuite, IkeSpi, IkeSuite, Instant, Path, PeerIndex, Spi, Ticket, TrafficSelector, Transport,
     WorkerIndex,
@@ -60,6 +61,8 @@ pub enum Command {
     },
     /// Delete every SA of the peer, telling it; its configuration stays.
     Close(PeerIndex),
+    /// Delete those IKE SAs of the peer that it proved itself for with something that its configuration does not accept any more.
+    Revoke(PeerIndex),
 }
 
 /// What the data plane and the reconciler must do or know.
@@ -259,6 +262,10 @@ pub struct IkeSummary {
     pub suite: IkeSuite,
     /// Whether its keys also come from a post-quantum key exchange, its own or that of an IKE SA that it replaced.
     pub post_quantum: bool,
+    /// What we proved ourselves with.
+    pub local_proof: ProvedBy,
+    /// What the peer proved itself with.
+    pub remote_proof: ProvedBy,
     /// When it came up.
     pub established: Instant,
     /// When it will be rekeyed by us.

@@ -43,6 +43,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use config::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, PostQuantum, RemoteEndpoint};
+pub use config::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, PostQuantum, ProvedBy, RemoteEndpoint};
 pub use endpoint::Endpoint;
 pub use event::{ChildSummary, CloseReason, Command, Event, IkeSummary, Transmit};

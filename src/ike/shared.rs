@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::effect::Effect;
 use super::limits::{LIFETIME_JITTER, NEW_SA_BURST, NEW_SA_INTERVAL, NONCE_LEN, SOFT_OCTETS, SOFT_PACKETS};
-use super::{CloseReason, EndpointConfig, Event, PeerConfig, Transmit};
+use super::{CloseReason, EndpointConfig, Event, PeerConfig, ProvedBy, Transmit};
 use crate::model::{
     ChildSaParams, DropReason, Drops, IkeSpi, Instant, KeGroup, Lifetime, Path, PeerIndex, Rng, Spi, Ticket, Transport,
     WorkerIndex,
@@ -91,6 +91,13 @@ impl Shared {
             *paid_at = (*paid_at).max(now) + NEW_SA_INTERVAL;
         }
         granted
+    }
+
+    /// The peer did not accept our AUTH. It does not know our new key yet, or forgot the old one: the next attempt has the other.
+    pub fn key_refused(&mut self, peer: PeerIndex, proof: &ProvedBy) {
+        if let Some(config) = self.peers.get_mut(&peer) {
+            Arc::make_mut(config).local_auth.refused(proof);
+        }
     }
 
     /// Counts a message that is thrown away.

@@ -16,6 +16,7 @@
 //! Like the machines that it joins it is pure: after each `handle_*` drain the `poll_*`, then sleep until
 //! [`Node::poll_timeout`].
 
+mod host_keys;
 mod installs;
 mod liveness;
 mod own_sas;
@@ -133,12 +134,25 @@ impl Node {
         node
     }
 
-    /// Makes these the configured peers: new ones are connected, missing ones closed, changed ones closed and connected anew.
+    /// Makes these the configured peers: new ones are connected, missing ones closed, changed ones closed and connected anew. Where
+    /// only host keys changed, traffic goes on.
     pub fn reconfigure(&mut self, now: Instant, local_prefixes: Vec<IpNet>, wanted: Vec<ike::PeerConfig>) {
         self.config.local_prefixes = local_prefixes;
         // By name, as there may be ten thousand.
         let mut by_name = BTreeMap::<&str, &ike::PeerConfig>::new();
         by_name.extend(wanted.iter().map(|config| (&*config.name, config)));
+        let mut rekeyed = Vec::new();
+        for peer in self.peers.values() {
+            let config = by_name.get(&*peer.config().name).filter(|config| !peer.is_configured_as(config));
+            rekeyed.extend(
+                config
+                    .filter(|config| peer.config().differs_by_host_keys(config))
+                    .map(|&config| (peer.index(), config.clone())),
+            );
+        }
+        for (index, config) in rekeyed {
+            self.change_host_keys(now, index, config);
+        }
         let stays = |peer: &&Peer| by_name.get(&*peer.config().name).is_some_and(|config| peer.is_configured_as(config));
         let (staying, gone): (Vec<&Peer>, Vec<&Peer>) = self.peers.values().partition(stays);
         let staying: BTreeSet<String> = staying.into_iter().map(|peer| peer.config().name.clone()).collect();

@@ -32,6 +32,7 @@ impl Node {
         let indexes: Vec<PeerIndex> = self.peers.keys().copied().collect();
         for index in indexes {
             self.watch(now, index);
+            self.end_unpinned(now, index);
             self.attempt_if_due(now, index);
             self.note_state(now, index);
         }
@@ -74,7 +75,7 @@ impl Node {
     }
 
     /// Starts an attempt as soon as possible, unless one is open.
-    fn attempt_now(&mut self, now: Instant, index: PeerIndex) {
+    pub(super) fn attempt_now(&mut self, now: Instant, index: PeerIndex) {
         let Some(peer) = self.peers.get_mut(&index) else { return };
         if peer.config().remote.is_some() && !matches!(peer.attempt, Attempt::Open | Attempt::Held) {
             peer.attempt = Attempt::At(now);

@@ -1,6 +1,8 @@
 //! Two hosts and what happens to them: start, traffic, rekeys, a restart, a partition.
 
+mod host_keys;
 mod mesh;
+mod model;
 mod moves;
 mod own_sas;
 mod path_mtu;
@@ -365,7 +367,7 @@ fn drops_are_shown_with_the_peer_whose_packets_they_were() {
     world.run_for(SECONDS(3));
     // Routed to the peer, but from an address that is not ours: no SA is to blame. Then from ours to where no selector leads.
     world.send(ALPHA, WorkerIndex(0), &packet([10, 42, 9, 7], [10, 42, 2, 9], 1));
-    world.replay = true;
+    world.duplication = 1.0;
     world.send(ALPHA, WorkerIndex(0), &packet([10, 42, 1, 7], [10, 42, 2, 9], 2));
     world.run_for(SECONDS(1));
     let now = world.now;
@@ -374,7 +376,7 @@ fn drops_are_shown_with_the_peer_whose_packets_they_were() {
     assert_eq!(world.received(BETA).len(), 1);
 
     // The counters outlive the SA.
-    world.replay = false;
+    world.duplication = 0.0;
     assert!(world.host(ALPHA).node.rekey(now, "host2", Rekey::Child));
     world.run_for(SECONDS(60));
     let now = world.now;

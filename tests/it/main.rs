@@ -12,6 +12,7 @@ mod demo;
 mod fallback;
 mod foreign;
 mod foreign_alone;
+mod host_keys;
 mod loops;
 mod matrix;
 mod moving;

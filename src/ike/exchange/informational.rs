@@ -38,6 +38,9 @@ impl Established {
     ) -> Option<IkeSa> {
         if let Some(reason) = ends_ike(request) {
             self.session.respond(shared, &[]);
+            if !self.birth.lineage.initiator && request.notify(NotifyType::AuthenticationFailed).is_some() {
+                shared.key_refused(self.peer(), &self.birth.proved_by.ours);
+            }
             return match self.rival_candidate(shared) {
                 // The peer's rekey won against ours, and its answer to ours is still under way.
                 Some(heir) => {

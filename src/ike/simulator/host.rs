@@ -97,11 +97,11 @@ pub fn peer_config(of: usize, peer: usize, proof: Proof) -> PeerConfig {
         remote_id: PeerId::Fqdn(format!("host{peer}")),
         local_auth: match proof {
             Proof::Psk => LocalAuth::Psk(psk()),
-            Proof::HostKeys => LocalAuth::HostKey(key(of)),
+            Proof::HostKeys => LocalAuth::HostKeys(vec![key(of)]),
         },
         remote_auth: match proof {
             Proof::Psk => PeerAuth::Psk(psk()),
-            Proof::HostKeys => PeerAuth::HostKey(key(peer).verifying_key()),
+            Proof::HostKeys => PeerAuth::HostKeys(vec![key(peer).verifying_key()]),
         },
         remote: Some(RemoteEndpoint::Standard(address(peer))),
         alternatives: Vec::new(),

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::established::{Birth, Established, Lineage};
+use super::established::{Birth, Established, Lineage, Pair};
 use super::{IkeSa, Leaving, stay};
 use crate::crypto::Prf;
 use crate::ike::auth::Authenticated;
@@ -21,7 +21,7 @@ use crate::ike::nat;
 use crate::ike::session::{Packet, Received, Session};
 use crate::ike::shared::Shared;
 use crate::ike::state::established::Job;
-use crate::ike::{CloseReason, Event, PeerConfig, RemoteEndpoint};
+use crate::ike::{CloseReason, Event, PeerConfig, ProvedBy, RemoteEndpoint};
 use crate::model::{DropReason, IkeSuite, Instant, PeerId, PeerIndex, Spi};
 use crate::wire::ike::{ExchangeType, NotifyType};
 
@@ -105,6 +105,9 @@ impl AuthSent {
     fn judge(self: Box<Self>, shared: &mut Shared, now: Instant, response: &Contents, asked: Instant) -> Option<IkeSa> {
         // An error without AUTH refuses the IKE SA; beside AUTH it is about the CHILD_SA.
         if let (Some(error), None) = (response.error(), &response.auth) {
+            if error.kind == NotifyType::AuthenticationFailed {
+                shared.key_refused(self.start.config.index, &self.start.config.local_auth.proves_by());
+            }
             let notify = error.kind.name().into_owned();
             return self.fail(shared, CloseReason::PeerRefused { notify, authenticated: true });
         }
@@ -138,7 +141,7 @@ impl AuthSent {
         shared: &mut Shared,
         now: Instant,
         response: &Contents,
-        proof: Authenticated<PeerId>,
+        proof: (Authenticated<PeerId>, ProvedBy),
         asked: Instant,
     ) -> Option<IkeSa> {
         let AuthSent { start, mut offer } = *self;
@@ -157,8 +160,10 @@ impl AuthSent {
             None => offer.accept(setting, source, &record.nonce_r, response).map_err(CloseReason::WeRefused),
         };
         let (peer, spi) = (config.index, session.local_spi);
+        let (proof, theirs) = proof;
         let birth = Birth {
             proof,
+            proved_by: Pair { ours: config.local_auth.proves_by(), theirs },
             config,
             suite,
             sk_d: keys.sk_d.clone(),

@@ -22,7 +22,7 @@ use crate::ike::limits::{
 use crate::ike::mobike::Mobility;
 use crate::ike::session::{Packet, Received, Session};
 use crate::ike::shared::Shared;
-use crate::ike::{CloseReason, Event, IkeSummary, PeerConfig};
+use crate::ike::{CloseReason, Event, IkeSummary, PeerConfig, ProvedBy};
 use crate::model::{IkeSpi, IkeSuite, Instant, Path, PeerId, PeerIndex, Secret, Spi, Ticket, WorkerIndex};
 use crate::wire::ike::{ExchangeType, Payload};
 
@@ -41,10 +41,18 @@ pub struct Lineage {
     pub post_quantum: bool,
 }
 
+/// Something of ours and the same of the peer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pair<T> {
+    pub ours: T,
+    pub theirs: T,
+}
+
 /// What an IKE SA needs besides its session. Nobody can make one without the proof.
 #[derive(Clone, Debug)]
 pub struct Birth {
     pub proof: Authenticated<PeerId>,
+    pub proved_by: Pair<ProvedBy>,
     pub config: Arc<PeerConfig>,
     pub suite: IkeSuite,
     pub sk_d: Secret,
@@ -179,6 +187,8 @@ impl Established {
             kin: self.birth.kin,
             suite: self.birth.suite,
             post_quantum: self.birth.lineage.post_quantum,
+            local_proof: self.birth.proved_by.ours.clone(),
+            remote_proof: self.birth.proved_by.theirs.clone(),
             established: self.since,
             rekey_at: self.rekey_at,
             path: self.session.path,

@@ -5,6 +5,7 @@ mod bad_auth;
 mod bad_child;
 mod bad_init;
 mod bad_protected;
+mod collision_table;
 mod collisions;
 mod duplicates;
 mod fragments;

@@ -14,8 +14,12 @@ use crate::wire::ip::{self, Packet, Trailing};
 use crate::wire::natt::{self, Natt};
 use crate::wire::{checksum, esp};
 
+#[cfg(feature = "x509")]
+mod certificates;
 mod esp_open;
 
+#[cfg(feature = "x509")]
+pub use certificates::certificates;
 pub use esp_open::esp_open;
 
 /// A datagram on the NAT-T port: it is one thing only, and what is taken for ESP has room for a trailer.

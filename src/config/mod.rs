@@ -8,6 +8,8 @@
 //!
 //! Key files are named here and read by whoever may do IO; [`check_key_file`] says whether what it found can be used.
 
+#[cfg(feature = "x509")]
+mod certificates;
 mod check;
 mod keys;
 mod message;
@@ -21,7 +23,9 @@ pub use check::holds_outer;
 pub use keys::{KeyFile, check_key_file, resolve_keys};
 pub use message::{Message, Report, Severity};
 pub use section::Placed;
-pub use types::{Advertise, Backend, Config, Host, Ipsec, Listen, Mtu, Overlay, Peer, PeerAuth, PeerRemote, Queues, Tun};
+pub use types::{
+    Advertise, Backend, CertificateFiles, Config, Host, Ipsec, Listen, Mtu, Overlay, Peer, PeerAuth, PeerRemote, Queues, Tun,
+};
 
 use std::path::Path;
 

@@ -162,6 +162,11 @@ pub(super) fn identity(text: &str) -> Result<String, Expected> {
     /// As long as a DNS name.
     const MAX: usize = 253;
     let fine = text.bytes().all(|octet| octet.is_ascii_graphic());
+    #[cfg(feature = "x509")]
+    if text.contains('=') {
+        let name = crate::crypto::x509::canonical_name(text).filter(|name| name.len() <= MAX);
+        return name.ok_or_else(|| Expected::new("a distinguished name such as C=CH, O=Example, CN=gw.example.org"));
+    }
     if text.contains('@') || text.contains('=') {
         return Err(Expected::new("a host name or an address (other kinds of IKE identities are not supported)"));
     }

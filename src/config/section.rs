@@ -65,6 +65,11 @@ impl<'n> Section<'n> {
         Some(Field { line: found.line, key: path, node })
     }
 
+    /// Whether a key is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.entries.iter().any(|(entry, _)| entry.text == key)
+    }
+
     /// Refuses a key with a message of its own, if it is there.
     pub(super) fn refuse(&mut self, key: &'static str, message: &str, report: &mut Report) {
         if let Some((found, _)) = self.entries.iter().find(|(entry, _)| entry.text == key) {

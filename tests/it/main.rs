@@ -12,6 +12,8 @@ mod demo;
 mod fallback;
 mod foreign;
 mod foreign_alone;
+#[cfg(feature = "x509")]
+mod foreign_x509;
 mod host_keys;
 mod loops;
 mod matrix;

@@ -24,6 +24,7 @@
 //! | [`ike`] | yes | the control plane: IKEv2 |
 //! | [`node`] | yes | joins the two for one host, and keeps every peer connected |
 //! | [`config`] | yes | the configuration as data, with places for messages |
+//! | [`network`] | yes | network drivers of compose files as data |
 //! | [`sys`] | no | system calls that no crate gives; the only `unsafe` |
 //! | [`engine`] | no | threads, TUN and UDP batches |
 //! | [`control`], [`observe`] | no | the control socket; what is shown |
@@ -52,6 +53,7 @@ pub mod esp;
 pub mod fuzzing;
 pub mod ike;
 pub mod model;
+pub mod network;
 pub mod node;
 pub mod observe;
 pub mod sys;

@@ -146,11 +146,18 @@ enum ConfigCommand {
     /// Each message begins with file:line. Key files are read too, except the host's own. Exits with 0 if the agent would take it,
     /// with 5 if not. Nothing is asked of this machine: whether ports are free and whose addresses a peer has, the agent finds
     /// out.
-    #[command(after_help = "Example:\n  underpass config check ./underpass.yaml")]
+    ///
+    /// A docker-compose or rancher-compose file is read for its `network_driver` blocks, with the environment's variables.
+    #[command(after_help = "Examples:\n  underpass config check ./underpass.yaml\n  \
+                            underpass config check --strict ./rancher-compose.yml\n  \
+                            underpass config check --json ./rancher-compose.yml | jq '.drivers[].cni_config'")]
     Check {
-        /// The configuration.
+        /// The configuration, or a compose file with a `network_driver` block.
         #[arg(value_name = "FILE", default_value = CONFIG_FILE)]
         file: PathBuf,
+        /// Take warnings for errors.
+        #[arg(long)]
+        strict: bool,
     },
 }
 
@@ -186,7 +193,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Demo(arguments) => demo::run(&places, &arguments),
         Command::Bench(arguments) => bench::run(&places, &arguments),
         Command::BenchCeiling(arguments) => bench::ceiling::run(&arguments),
-        Command::Config(ConfigCommand::Check { file }) => check::run(&places, &file),
+        Command::Config(ConfigCommand::Check { file, strict }) => check::run(&places, &file, strict),
         Command::Key(KeyCommand::Generate { force }) => key::generate(&places, force),
         Command::Key(KeyCommand::Show) => key::show(&places),
     }

@@ -25,6 +25,7 @@
 //! | [`node`] | yes | joins the two for one host, and keeps every peer connected |
 //! | [`config`] | yes | the configuration as data, with places for messages |
 //! | [`network`] | yes | network drivers of compose files as data |
+//! | [`ipam`] | no | addresses of containers, in a journal on disk |
 //! | [`sys`] | no | system calls that no crate gives; the only `unsafe` |
 //! | [`engine`] | no | threads, TUN and UDP batches |
 //! | [`control`], [`observe`] | no | the control socket; what is shown |
@@ -52,6 +53,7 @@ pub mod esp;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod ike;
+pub mod ipam;
 pub mod model;
 pub mod network;
 pub mod node;

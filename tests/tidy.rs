@@ -23,10 +23,10 @@ use source::{Mention, Paths, Source, attributes_of, files, is_test, read, source
 /// `ike` and `esp` do not reach each other: `node` is the only place that knows both.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("main", &["cli", "cni"]),
-    ("cli", &["agent", "control", "config", "observe", "network", "sys"]),
+    ("cli", &["agent", "control", "config", "observe", "network", "ipam", "sys"]),
     (
         "agent",
-        &["docker", "discovery", "ports", "engine", "store", "observe", "control", "config", "network", "sys"],
+        &["docker", "discovery", "ports", "engine", "store", "observe", "control", "config", "network", "ipam", "sys"],
     ),
     ("cni", &["attach", "config"]),
     ("docker", &["attach"]),

@@ -29,6 +29,7 @@
 //! | [`sys`] | no | system calls that no crate gives; the only `unsafe` |
 //! | [`engine`] | no | threads, TUN and UDP batches |
 //! | [`control`], [`observe`] | no | the control socket; what is shown |
+//! | [`cni`] | no | plugins that container runtimes call, by the name of the program |
 //! | [`agent`], [`cli`] | no | desired state to running state; commands |
 //!
 //! # Invariants
@@ -45,6 +46,7 @@
 
 pub mod agent;
 pub mod cli;
+pub mod cni;
 pub mod config;
 pub mod control;
 pub mod crypto;

@@ -72,7 +72,7 @@ fn as_text(book: &Book, shown: &[(&str, &Network)]) -> String {
                 lease.owner.container.clone(),
                 lease.owner.interface.clone(),
                 format!("{} ago", span(now.saturating_sub(lease.since))),
-                lease.netns.clone(),
+                lease.sandbox.netns.clone(),
             ]);
         }
     }
@@ -86,7 +86,7 @@ fn as_text(book: &Book, shown: &[(&str, &Network)]) -> String {
             let blocks: Vec<String> =
                 network.blocks().iter().filter(|block| block.addr().is_ipv6() == ipv6).map(ToString::to_string).collect();
             if !blocks.is_empty() {
-                let counts = network.counts(ipv6, now);
+                let counts = network.counts(ipv6, &[], now);
                 text.push_str(&format!("{name}: {}: {counts}, {} free\n", blocks.join(", "), counts.free()));
             }
         }
@@ -125,7 +125,7 @@ fn sentence(finding: &Finding) -> String {
     match finding {
         Finding::Tail { octets } => format!("{octets} octets of a request whose process was killed before it was answered"),
         Finding::Damage { line, what } => format!("line {line}: {what}; what it said is lost, and with it perhaps a lease"),
-        Finding::Gone(lease) => format!("{}, and its network namespace is gone ({})", who(lease), lease.netns),
+        Finding::Gone(lease) => format!("{}, and its network namespace is gone ({})", who(lease), lease.sandbox.netns),
         Finding::Outside(lease, address) => format!("{}, and {address} is in no block of this host any more", who(lease)),
         Finding::Reserved(lease, address) => format!("{}, and {address} is reserved for the host", who(lease)),
     }
@@ -147,7 +147,7 @@ fn as_json(places: &Places, shown: &[(&str, &Network)]) -> Value {
         .iter()
         .map(|(name, network)| {
             let families = [("ipv4", false), ("ipv6", true)].map(|(family, ipv6)| {
-                let counts = network.counts(ipv6, now);
+                let counts = network.counts(ipv6, &[], now);
                 let count = |value: u128| u64::try_from(value).unwrap_or(u64::MAX);
                 let value = json!({
                     "total": count(counts.total), "leased": counts.leased, "reserved": counts.reserved,

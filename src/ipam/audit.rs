@@ -5,12 +5,13 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 
-use super::{Book, Lease, NamespaceId};
+use super::{Book, Lease, NamespaceId, Sandbox};
 
-/// The network namespaces of this system.
+/// The network namespaces of this system, as far as we see them.
 #[derive(Clone, Debug, Default)]
 pub struct Namespaces {
     boot: String,
+    seen_from: Option<u64>,
     inhabited: HashSet<NamespaceId>,
 }
 
@@ -20,36 +21,51 @@ impl Namespaces {
     pub fn look() -> Self {
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
         let numbered = processes.filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit));
-        let inhabited = numbered.filter_map(|entry| Self::id(&entry.path().join("ns/net").to_string_lossy())).collect();
-        Self { boot: Self::boot(), inhabited }
-    }
-
-    /// The namespace that a path leads to.
-    #[must_use]
-    pub fn id(path: &str) -> Option<NamespaceId> {
-        let metadata = fs::metadata(path).ok()?;
-        Some(NamespaceId { dev: metadata.dev(), ino: metadata.ino() })
-    }
-
-    /// What names this boot of the system.
-    #[must_use]
-    pub fn boot() -> String {
-        fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned()).unwrap_or_default()
+        let inhabited = numbered.filter_map(|entry| id(&entry.path().join("ns/net").to_string_lossy())).collect();
+        Self { boot: boot(), seen_from: seen_from(), inhabited }
     }
 
     /// Whether nothing can use the lease's addresses any more: the namespace was of an earlier boot, or its path does not lead to it
-    /// and no process lives in it. What could not be looked at then is gone when its path is.
+    /// and no process lives in it. What could not be looked at then is gone when its path is. What was seen from another process
+    /// namespace is not ours to judge.
     #[must_use]
     pub fn is_gone(&self, lease: &Lease) -> bool {
-        if lease.boot != self.boot {
+        let Sandbox { netns, netns_id, boot, seen_from } = &lease.sandbox;
+        if !boot.is_empty() && !self.boot.is_empty() && *boot != self.boot {
             return true;
         }
-        let found = Self::id(&lease.netns);
-        match lease.netns_id {
-            Some(id) => found != Some(id) && !self.inhabited.contains(&id),
+        if seen_from.is_none() || *seen_from != self.seen_from {
+            return false;
+        }
+        let found = id(netns);
+        match netns_id {
+            Some(id) => found != Some(*id) && !self.inhabited.contains(id),
             None => found.is_none(),
         }
     }
+}
+
+impl Sandbox {
+    /// What a path leads to now.
+    #[must_use]
+    pub fn look(netns: &str) -> Self {
+        Self { netns: netns.to_owned(), netns_id: id(netns), boot: boot(), seen_from: seen_from() }
+    }
+}
+
+fn id(path: &str) -> Option<NamespaceId> {
+    let metadata = fs::metadata(path).ok()?;
+    Some(NamespaceId { dev: metadata.dev(), ino: metadata.ino() })
+}
+
+/// What names this boot of the system.
+fn boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+/// Our process namespace.
+fn seen_from() -> Option<u64> {
+    id("/proc/self/ns/pid").map(|id| id.ino)
 }
 
 /// Something that should not be.

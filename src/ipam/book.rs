@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnet::IpNet;
 
 use super::record::Record;
-use super::{IpamError, Lease, NamespaceId, Owner, Seconds, Source};
+use super::{IpamError, Lease, Owner, Sandbox, Seconds, Source};
 
 /// Seconds that a released address rests before somebody else gets it: longer than neighbours keep an entry that they do not
 /// use (base_reachable_time, 30 s, times 1.5 at most) and than resolvers keep a name of ours.
@@ -41,12 +41,8 @@ pub struct Request {
     pub network: String,
     /// Who asks.
     pub owner: Owner,
-    /// Its namespace's path.
-    pub netns: String,
-    /// The namespace itself, if it could be looked at.
-    pub netns_id: Option<NamespaceId>,
-    /// The system's boot.
-    pub boot: String,
+    /// Where its interface is.
+    pub sandbox: Sandbox,
     /// What it wants.
     pub wish: Wish,
     /// The gateways, as the container will see them: nobody's address.
@@ -147,26 +143,26 @@ impl Network {
         self.blocks.iter().copied().filter(|block| block.addr().is_ipv6() == ipv6).collect()
     }
 
-    /// What became of the addresses of one family. Leases outside of the blocks do not count.
+    /// What became of the addresses of one family, of which `never` are reserved as well. Leases outside of the blocks do not
+    /// count.
     #[must_use]
-    pub fn counts(&self, ipv6: bool, now: Seconds) -> Counts {
+    pub fn counts(&self, ipv6: bool, never: &[IpAddr], now: Seconds) -> Counts {
         let ranges: Vec<(u128, u128)> = self.blocks_of(ipv6).into_iter().map(usable).collect();
         let inside = |address: &IpAddr| {
             let number = number(*address);
             address.is_ipv6() == ipv6 && ranges.iter().any(|(first, last)| (*first..=*last).contains(&number))
         };
         let leased = self.holders.keys().filter(|address| inside(address)).count() as u64;
-        let reserved =
-            self.reserved.iter().filter(|address| inside(address) && !self.holders.contains_key(address)).count() as u64;
+        let reserved: BTreeSet<&IpAddr> = self.reserved.iter().chain(never).filter(|address| inside(address)).collect();
         let rests: Vec<Seconds> = self
             .resting(now)
-            .filter(|(address, _)| inside(address) && !self.reserved.contains(address))
+            .filter(|(address, _)| inside(address) && !reserved.contains(address))
             .map(|(_, left)| left)
             .collect();
         Counts {
             total: ranges.iter().map(|(first, last)| (last - first).saturating_add(1)).fold(0, u128::saturating_add),
             leased,
-            reserved,
+            reserved: reserved.iter().filter(|address| !self.holders.contains_key(**address)).count() as u64,
             resting: rests.len() as u64,
             next_in: rests.into_iter().min(),
         }
@@ -293,7 +289,7 @@ impl Book {
 
     /// What somebody would get.
     pub(super) fn choose(&self, request: Request, now: Seconds) -> Result<Lease, IpamError> {
-        let Request { network: name, owner, netns, netns_id, boot, wish, never } = request;
+        let Request { network: name, owner, sandbox, wish, never } = request;
         let has_blocks = |network: &&Network| !network.blocks.is_empty();
         let Some(network) = self.networks.get(&name).filter(has_blocks) else {
             let known = self.networks.iter().filter(|(_, network)| has_blocks(network));
@@ -313,7 +309,7 @@ impl Book {
                     continue;
                 }
                 let Some(address) = network.next_free(ipv6, &never, now) else {
-                    return Err(IpamError::Full { network: name, ipv6, blocks, counts: network.counts(ipv6, now) });
+                    return Err(IpamError::Full { network: name, ipv6, blocks, counts: network.counts(ipv6, &never, now) });
                 };
                 addresses.push(address);
             }
@@ -322,7 +318,7 @@ impl Book {
             addresses.sort();
             addresses.dedup();
         }
-        Ok(Lease { network: name, addresses, owner, netns, netns_id, boot, since: now })
+        Ok(Lease { network: name, addresses, owner, sandbox, since: now })
     }
 }
 

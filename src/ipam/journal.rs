@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 
-use super::record::{self, Line, Record, VERSION};
+use super::record::{self, BadLine, Record, VERSION};
 use super::{IpamError, LOCK_PATIENCE};
 
 /// The longest pause between two tries for the lock.
@@ -218,15 +218,15 @@ fn read(octets: &[u8]) -> Option<Contents> {
     let lines = octets[..whole].split_inclusive(|&octet| octet == b'\n');
     for (index, line) in lines.enumerate() {
         let what = match record::parse(&line[..line.len() - 1]) {
-            Line::Record(Record::Journal { .. }) if index == 0 => continue,
-            Line::Record(Record::Journal { .. }) => "a second beginning",
-            Line::Record(_) if index == 0 => "no beginning",
-            Line::Record(record) => {
+            Ok(Record::Journal { .. }) if index == 0 => continue,
+            Ok(Record::Journal { .. }) => "a second beginning",
+            Ok(_) if index == 0 => "no beginning",
+            Ok(record) => {
                 contents.records.push(record);
                 continue;
             }
-            Line::Unknown => return None,
-            Line::Damaged => "the checksum is wrong",
+            Err(BadLine::Unknown) => return None,
+            Err(BadLine::Damaged) => "the checksum is wrong",
         };
         contents.damage = contents.damage.or(Some((index + 1, what)));
     }

@@ -15,7 +15,7 @@ mod record;
 
 pub use audit::{Finding, Namespaces};
 pub use book::{Book, Counts, HOLD_DOWN, Network, Request, Wish};
-pub use record::{Lease, NamespaceId, Owner, Source};
+pub use record::{Lease, NamespaceId, Owner, Sandbox, Source};
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

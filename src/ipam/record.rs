@@ -45,6 +45,19 @@ pub struct NamespaceId {
     pub ino: u64,
 }
 
+/// A container's network namespace, so that one can tell later whether it is still there.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// Its path, as the runtime named it.
+    pub netns: String,
+    /// The namespace itself, if it could be looked at.
+    pub netns_id: Option<NamespaceId>,
+    /// The system's boot in which that was: namespaces do not outlive it. Empty if it is not known.
+    pub boot: String,
+    /// The process namespace from which that was seen: another one shows other processes.
+    pub seen_from: Option<u64>,
+}
+
 /// Addresses that somebody has.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Lease {
@@ -55,12 +68,9 @@ pub struct Lease {
     /// Whose they are.
     #[serde(flatten)]
     pub owner: Owner,
-    /// The path of its network namespace, as the runtime named it.
-    pub netns: String,
-    /// The namespace itself, if it could be looked at.
-    pub netns_id: Option<NamespaceId>,
-    /// The system's boot in which that was: namespaces do not outlive it.
-    pub boot: String,
+    /// Where the container's interface is.
+    #[serde(flatten)]
+    pub sandbox: Sandbox,
     /// When it was given.
     pub since: Seconds,
 }
@@ -93,12 +103,12 @@ pub(super) enum Record {
     Last { network: String, address: IpAddr },
 }
 
-/// What a line is.
-#[derive(PartialEq, Eq, Debug)]
-pub(super) enum Line {
-    Record(Record),
+/// Why a line is no record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum BadLine {
     /// The octets are those that were written, but this version does not know what they say.
     Unknown,
+    /// They are not.
     Damaged,
 }
 
@@ -109,16 +119,16 @@ pub(super) fn emit(record: &Record) -> Vec<u8> {
 }
 
 /// A line without its end.
-pub(super) fn parse(line: &[u8]) -> Line {
-    let Some((sum, json)) = line.split_at_checked(9) else { return Line::Damaged };
+pub(super) fn parse(line: &[u8]) -> Result<Record, BadLine> {
+    let (sum, json) = line.split_at_checked(9).ok_or(BadLine::Damaged)?;
     let stated = std::str::from_utf8(&sum[..8]).ok().and_then(|text| u32::from_str_radix(text, 16).ok());
     if stated != Some(crc32(json)) || sum[8] != b' ' {
-        return Line::Damaged;
+        return Err(BadLine::Damaged);
     }
     match serde_json::from_slice(json) {
-        Ok(Record::Journal { version }) if version != VERSION => Line::Unknown,
-        Ok(record) => Line::Record(record),
-        Err(_) => Line::Unknown,
+        Ok(Record::Journal { version }) if version != VERSION => Err(BadLine::Unknown),
+        Ok(record) => Ok(record),
+        Err(_) => Err(BadLine::Unknown),
     }
 }
 
@@ -151,24 +161,24 @@ mod tests {
         let line = emit(&record);
         assert_eq!(line.last(), Some(&b'\n'));
         let line = &line[..line.len() - 1];
-        assert_eq!(parse(line), Line::Record(record));
+        assert_eq!(parse(line), Ok(record));
         for bit in 0..line.len() * 8 {
             let mut spoiled = line.to_vec();
             spoiled[bit / 8] ^= 1 << (bit % 8);
             // A hexadecimal digit may become its capital: that says the same.
             if !spoiled.eq_ignore_ascii_case(line) || bit / 8 > 8 {
-                assert_eq!(parse(&spoiled), Line::Damaged, "bit {bit}");
+                assert_eq!(parse(&spoiled), Err(BadLine::Damaged), "bit {bit}");
             }
         }
         for len in 0..line.len() {
-            assert_eq!(parse(&line[..len]), Line::Damaged);
+            assert_eq!(parse(&line[..len]), Err(BadLine::Damaged));
         }
     }
 
     #[test]
     fn what_a_later_version_writes_is_not_damage() {
         let line = |json: &str| format!("{:08x} {json}", crc32(json.as_bytes())).into_bytes();
-        assert_eq!(parse(&line(r#"{"record":"journal","version":2}"#)), Line::Unknown);
-        assert_eq!(parse(&line(r#"{"record":"moved","network":"n"}"#)), Line::Unknown);
+        assert_eq!(parse(&line(r#"{"record":"journal","version":2}"#)), Err(BadLine::Unknown));
+        assert_eq!(parse(&line(r#"{"record":"moved","network":"n"}"#)), Err(BadLine::Unknown));
     }
 }

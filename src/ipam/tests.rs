@@ -27,9 +27,7 @@ fn request(container: &str, wish: &[&str]) -> Request {
     Request {
         network: NET.to_owned(),
         owner: owner(container),
-        netns: "/proc/self/ns/net".to_owned(),
-        netns_id: Namespaces::id("/proc/self/ns/net"),
-        boot: Namespaces::boot(),
+        sandbox: Sandbox::look("/proc/self/ns/net"),
         wish,
         never: Vec::new(),
     }
@@ -95,7 +93,7 @@ fn addresses_go_round_and_rest() {
         host.lease("g", &[], 170).unwrap_err(),
         "network managed: no free IPv4 address in 10.42.1.0/29: 5 of 6 leased, 1 reserved, 0 at rest"
     );
-    let counts = host.look().network(NET).unwrap().counts(false, 170);
+    let counts = host.look().network(NET).unwrap().counts(false, &[], 170);
     assert_eq!((counts.total, counts.leased, counts.reserved, counts.resting, counts.free()), (6, 5, 1, 0, 0));
 }
 
@@ -164,7 +162,7 @@ fn blocks_that_change_leave_leases_alone() {
     assert_eq!(host.lease("b", &[], 1).unwrap(), ["10.42.2.1"]);
     let findings = check(host.folder.path(), &Namespaces::look(), 1, false).unwrap();
     assert_eq!(findings.iter().map(Finding::name).collect::<Vec<_>>(), ["outside-of-blocks"]);
-    assert_eq!(host.look().network(NET).unwrap().counts(false, 1).leased, 1, "what lies outside does not count");
+    assert_eq!(host.look().network(NET).unwrap().counts(false, &[], 1).leased, 1, "what lies outside does not count");
 }
 
 /// Killed at any octet of a write: the journal is what it was before, or after.
@@ -231,19 +229,20 @@ fn leases_of_namespaces_that_are_gone_are_found_and_released() {
     let path = host.folder.path().join("netns");
     fs::write(&path, "").unwrap();
     let netns = path.to_string_lossy().into_owned();
-    let with = |container: &str, change: &dyn Fn(&mut Request)| {
+    let with = |container: &str, change: &dyn Fn(&mut Sandbox)| {
         let mut request = request(container, &[]);
-        change(&mut request);
+        change(&mut request.sandbox);
         host.open().lease(request, 1).unwrap();
     };
-    let ours = Namespaces::id("/proc/self/ns/net");
+    let here = Sandbox::look(&netns);
+    let other = here.netns_id.map(|id| NamespaceId { ino: 1, ..id });
     with("lives", &|_| {});
     with("its path is gone, its processes live", &|it| it.netns = "/nonexistent".into());
-    with("its path is kept", &|it| (it.netns, it.netns_id) = (netns.clone(), Namespaces::id(&netns)));
-    with("unknown, and its path is there", &|it| (it.netns, it.netns_id) = (netns.clone(), None));
-    with("gone: another has its path", &|it| {
-        (it.netns, it.netns_id) = (netns.clone(), ours.map(|id| NamespaceId { ino: 1, ..id }))
-    });
+    with("its path is kept", &|it| *it = here.clone());
+    with("unknown, and its path is there", &|it| *it = Sandbox { netns_id: None, ..here.clone() });
+    with("seen by others", &|it| (it.netns, it.netns_id, it.seen_from) = ("/nonexistent".into(), None, Some(1)));
+    with("seen in an unknown boot", &|it| it.boot = String::new());
+    with("gone: another has its path", &|it| *it = Sandbox { netns_id: other, ..here.clone() });
     with("gone: unknown, and no path", &|it| (it.netns, it.netns_id) = ("/nonexistent".into(), None));
     with("gone: of an earlier boot", &|it| it.boot = "earlier".into());
     let mut file = fs::OpenOptions::new().append(true).open(host.path()).unwrap();
@@ -257,7 +256,7 @@ fn leases_of_namespaces_that_are_gone_are_found_and_released() {
     assert_eq!(findings[0], Finding::Tail { octets: 14 });
     assert_eq!(check(host.folder.path(), &namespaces, 2, true).unwrap(), findings);
     assert_eq!(check(host.folder.path(), &namespaces, 2, false).unwrap(), []);
-    assert_eq!(host.look().leases().count(), 4);
+    assert_eq!(host.look().leases().count(), 6);
 }
 
 #[test]
@@ -371,7 +370,7 @@ proptest! {
                 Step::Tear(len) => {
                     let line = record::emit(&record::Record::Lease(Lease {
                         network: NET.into(), addresses: vec![IpAddr::from([10, 42, 1, 9])], owner: owner("torn"),
-                        netns: String::new(), netns_id: None, boot: String::new(), since: now,
+                        sandbox: Sandbox::look(""), since: now,
                     }));
                     let mut file = fs::OpenOptions::new().append(true).open(host.path()).unwrap();
                     file.write_all(&line[..usize::from(len) % line.len()]).unwrap();

@@ -220,10 +220,12 @@ fn read(octets: &[u8]) -> Option<Contents> {
         let what = match record::parse(&line[..line.len() - 1]) {
             Ok(Record::Journal { .. }) if index == 0 => continue,
             Ok(Record::Journal { .. }) => "a second beginning",
-            Ok(_) if index == 0 => "no beginning",
             Ok(record) => {
                 contents.records.push(record);
-                continue;
+                if index > 0 {
+                    continue;
+                }
+                "no beginning"
             }
             Err(BadLine::Unknown) => return None,
             Err(BadLine::Damaged) => "the checksum is wrong",

@@ -186,6 +186,10 @@ fn a_record_is_there_whole_or_not_at_all() {
         assert_eq!(&torn.look(), expected, "{len} octets");
         let mut ipam = torn.open();
         assert_eq!(ipam.book(), expected, "{len} octets");
+        // Each write waits for the disk: not after every octet.
+        if len % 16 != 0 {
+            continue;
+        }
         // Whatever was torn, the next record follows a whole line.
         ipam.set_network("next", &nets(&["10.9.0.0/24"]), &[], Source::Netconf).unwrap();
         drop(ipam);
@@ -215,6 +219,13 @@ fn damage_is_refused_until_it_is_mended() {
     assert_eq!(check(host.folder.path(), &namespaces, 2, true).unwrap(), []);
     let left: Vec<String> = host.look().leases().map(|lease| lease.owner.container.clone()).collect();
     assert_eq!(left, ["a", "c"]);
+
+    let octets = fs::read(host.path()).unwrap();
+    let beginning = octets.iter().position(|octet| *octet == b'\n').unwrap() + 1;
+    fs::write(host.path(), &octets[beginning..]).unwrap();
+    let findings = check(host.folder.path(), &namespaces, 2, true).unwrap();
+    assert_eq!(findings, [Finding::Damage { line: 1, what: "no beginning" }]);
+    assert_eq!(host.look().leases().count(), 2, "and no record was lost by that");
 
     fs::write(host.path(), record::emit(&record::Record::Journal { version: 2 })).unwrap();
     for repair in [false, true] {
@@ -323,7 +334,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn no_address_is_had_twice(steps in proptest::collection::vec(step(), 1..60)) {
         let mut host = Host::new(&["10.42.1.0/28"]);

@@ -7,6 +7,7 @@
 mod lab;
 
 mod bench;
+mod cni;
 mod commands;
 mod demo;
 mod fallback;

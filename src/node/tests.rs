@@ -1,5 +1,7 @@
 //! Two hosts and what happens to them: start, traffic, rekeys, a restart, a partition.
 
+mod clocks;
+mod fifty;
 mod mesh;
 mod model;
 mod own_sas;

@@ -8,6 +8,7 @@ mod lab;
 
 mod bench;
 mod commands;
+mod crowd;
 mod demo;
 mod fallback;
 mod foreign;

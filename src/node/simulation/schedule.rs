@@ -204,6 +204,15 @@ impl Schedule {
     pub fn play(&self) -> Result<(), String> {
         Play::new(self).run()
     }
+
+    /// Plays it, and writes down what happens.
+    #[must_use]
+    pub fn story(&self) -> String {
+        let mut play = Play::new(self);
+        play.world.witness.write_down();
+        let outcome = play.run();
+        format!("{}{outcome:?}", play.world.witness.story())
+    }
 }
 
 /// The address of a host; one more is the impostor.
@@ -337,7 +346,7 @@ impl<'a> Play<'a> {
 
     // --- the first act ---
 
-    fn run(mut self) -> Result<(), String> {
+    fn run(&mut self) -> Result<(), String> {
         for (number, &step) in self.schedule.steps.iter().enumerate() {
             self.carry_out(step);
             self.always().map_err(|why| format!("after step {number}, {step:?}: {why}"))?;
@@ -355,6 +364,8 @@ impl<'a> Play<'a> {
     }
 
     fn carry_out(&mut self, step: Step) {
+        let now = self.world.now;
+        self.world.witness.tell(now, || format!("--- {step:?}"));
         let share = |percent: u8| f64::from(percent) / 100.0;
         match step {
             Step::Wait(duration) => self.world.run_for(duration),
@@ -509,25 +520,33 @@ impl<'a> Play<'a> {
     fn must_flow(&mut self) -> Result<(), String> {
         let pairs = self.pairs();
         let end = self.world.now + FLOWS_WITHIN;
-        let mut missing: BTreeSet<(u8, u8)> = pairs.iter().flat_map(|&(a, b)| [(a, b), (b, a)]).collect();
+        let workers = 0..self.schedule.workers;
+        let both = pairs.iter().flat_map(|&(a, b)| [(a, b), (b, a)]);
+        let mut missing: BTreeSet<(u8, u8, u8)> =
+            both.flat_map(|(a, b)| workers.clone().map(move |worker| (a, b, worker))).collect();
         while self.world.now < end {
-            let sent: Vec<_> = missing.iter().map(|&(a, b)| (a, b, self.tag_of(a, b))).collect();
+            let sent: Vec<_> = missing.iter().map(|&way| (way, self.tag_of(way))).collect();
             self.world.run_for(Duration::from_millis(500));
             let arrived = self.received();
-            missing = sent.into_iter().filter(|(_, _, tag)| !arrived.contains(tag)).map(|(a, b, _)| (a, b)).collect();
+            missing = sent.into_iter().filter(|(_, tag)| !arrived.contains(tag)).map(|(way, _)| way).collect();
             self.always()?;
             if missing.is_empty() {
                 return Ok(());
             }
         }
-        let &(a, b) = missing.first().expect("something is missing");
+        // Keys that do not agree say more than that nothing passes.
+        if let Err(why) = self.settled()
+            && why.starts_with("P1")
+        {
+            return Err(why);
+        }
+        let &(a, b, _) = missing.first().expect("something is missing");
         let (there, here) = (self.world.told_of(address(a), &name(b)), self.world.told_of(address(b), &name(a)));
         Err(format!("P7: after {FLOWS_WITHIN:?} nothing passes from host{a} to host{b}\n{there}\n{here}"))
     }
 
     /// Sends a packet; its tag.
-    fn tag_of(&mut self, a: u8, b: u8) -> u32 {
-        let worker = self.tag as u8;
+    fn tag_of(&mut self, (a, b, worker): (u8, u8, u8)) -> u32 {
         self.talk(a, b, worker);
         self.tag
     }

@@ -2,7 +2,6 @@
 
 mod clocks;
 mod fifty;
-mod mesh;
 mod model;
 mod own_sas;
 mod path_mtu;

@@ -18,10 +18,10 @@ use std::time::Duration;
 
 use super::World;
 use crate::crypto::SigningKey;
-use crate::esp::Event;
+use crate::esp::{Event, Update};
 use crate::ike::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, PostQuantum, RemoteEndpoint};
 use crate::model::{AeadAlgorithm, PeerId, PeerIndex, Rng, Secret, SeededRng, TrafficSelector, WorkerIndex};
-use crate::node::{NodeConfig, Rekey};
+use crate::node::{NodeConfig, Recipient, Rekey};
 
 /// Packets pass so soon after the network works again: what was garbled at the last moment keeps an initiation busy for 30 s, and
 /// the pause before the next one is up to 10 s.
@@ -432,10 +432,15 @@ impl<'a> Play<'a> {
             }
             Step::Expire(a, b) => {
                 let now = self.world.time_at(address(a));
-                let node = &mut self.world.host(address(a)).node;
+                let node = &self.world.host(address(a)).node;
                 let index = node.peers.values().find(|peer| peer.config().name == name(b)).map(|peer| peer.index());
                 let active: Vec<_> = index.into_iter().flat_map(|index| node.installs.active_of(index)).collect();
-                active.into_iter().for_each(|spi| node.handle_event(now, Event::HardExpired(spi)));
+                for spi in active {
+                    // As a worker does it: the SA is gone, and it says so.
+                    let host = self.world.host(address(a));
+                    host.apply(now, Recipient::Worker(spi.owner()), Update::Retire { spi, at_once: true });
+                    host.node.handle_event(now, Event::HardExpired(spi));
+                }
                 self.world.pump(address(a));
             }
             Step::Reload(a, b) => {

@@ -117,7 +117,10 @@ fn ike_schedule_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("garbled", of(cast(2, 0, 1, 0), &[[17, 9, 9], settle, [23, 0, 0], wait])),
         ("crash", of(cast(2, 1, 0, 0), &[settle, [38, 0, child], [25, 1, 0], wait, [28, 0, 0], settle, [29, 0, 0], wait])),
         ("one-way", of(cast(2, 0, 4, 0), &[settle, [21, 0, 0], settle, [33, 1, ike], settle, [23, 0, 0]])),
-        ("clocks", of(cast(1, 0, 0, 0), &[settle, [31, 0, 12], wait, [32, 1, 5], [38, 0, child], settle, [31, 1, 13], wait])),
+        (
+            "clocks",
+            of(cast(1, 0, 0, 0), &[settle, [31, 0, 12], wait, [32, 1, 5], [38, 0, child], settle, [31, 1, 13], wait]),
+        ),
         ("reload", of(cast(2, 0, 0, 0), &[settle, [45, 0, 0], [38, 0, child], wait, [50, 20, 0], [51, 30, 1], [52, 0, 90]])),
     ]
 }

@@ -210,7 +210,10 @@ mod tests {
             let all: Vec<Lifetime> = (0..200).map(|_| shared.lifetime()).collect();
             let spread = |read: fn(&Lifetime) -> f64, limit: f64| {
                 let (least, most) = all.iter().map(read).fold((limit, 0.0f64), |(a, b), value| (a.min(value), b.max(value)));
-                assert!(least < limit * 0.92 && least >= limit * 0.9 && most > limit * 0.98 && most <= limit, "{least} {most}");
+                assert!(
+                    least < limit * 0.92 && least >= limit * 0.9 && most > limit * 0.98 && most <= limit,
+                    "{least} {most}"
+                );
             };
             spread(|lifetime| lifetime.soft.as_secs_f64(), rekey as f64);
             spread(|lifetime| lifetime.soft_packets as f64, SOFT_PACKETS as f64);

@@ -86,10 +86,9 @@ impl World {
             else {
                 return Err(format!("P1: {own_name}'s CHILD_SA {spi} with {name} has no twin"));
             };
-            let (Some(keys), Some(twin)) = (
-                self.witness.keys(host.address, host.life, spi),
-                self.witness.keys(other.address, other.life, *twin),
-            ) else {
+            let (Some(keys), Some(twin)) =
+                (self.witness.keys(host.address, host.life, spi), self.witness.keys(other.address, other.life, *twin))
+            else {
                 return Err(format!("P1: {own_name} or {name} has no keys for {spi}"));
             };
             if keys.inbound != twin.outbound || keys.outbound != twin.inbound {

@@ -27,7 +27,10 @@ fn case_118_clocks_that_jump_ten_years() {
             must_hold(1, [Step::Wait(SECONDS(10))].into_iter().chain(jump).chain([Step::Wait(SECONDS(1))]).collect());
         }
         // In the middle of a rekey.
-        must_hold(2, vec![Step::Wait(SECONDS(10)), Step::Hold, Step::Rekey(1, 2, Rekey::Ike), Step::Deliver(0), Step::Jump(2, by)]);
+        must_hold(
+            2,
+            vec![Step::Wait(SECONDS(10)), Step::Hold, Step::Rekey(1, 2, Rekey::Ike), Step::Deliver(0), Step::Jump(2, by)],
+        );
     }
 }
 

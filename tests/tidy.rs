@@ -32,7 +32,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("docker", &["attach"]),
     ("attach", &["ipam", "network", "sys"]),
     ("engine", &["node", "sys"]),
-    ("fuzzing", &["ike", "esp"]),
+    ("fuzzing", &["node"]),
     ("node", &["ike", "esp"]),
     ("ike", &["wire", "crypto"]),
     ("esp", &["wire", "crypto"]),

@@ -9,6 +9,7 @@ mod lab;
 mod bench;
 mod cni;
 mod commands;
+mod crowd;
 mod demo;
 mod fallback;
 mod foreign;

@@ -18,7 +18,6 @@ mod moves;
 mod per_worker;
 mod post_quantum;
 mod rekey;
-mod seeds;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
+use super::Leaving;
 use super::established::{Birth, Established, Lineage};
-use super::{IkeSa, Leaving, stay};
+use super::initiating::{Course, Progress};
 use crate::crypto::Prf;
 use crate::ike::auth::Authenticated;
 use crate::ike::child::{Child, Phase, Then};
@@ -21,7 +22,7 @@ use crate::ike::session::{Packet, Received, Session};
 use crate::ike::shared::Shared;
 use crate::ike::state::established::Job;
 use crate::ike::{CloseReason, Event, PeerConfig, RemoteEndpoint};
-use crate::model::{DropReason, IkeSuite, Instant, PeerId, PeerIndex, Spi};
+use crate::model::{DropReason, IkeSuite, Instant, PeerId, Spi};
 use crate::wire::ike::{ExchangeType, NotifyType};
 
 /// What IKE_SA_INIT came to.
@@ -33,17 +34,10 @@ pub struct AuthStart {
     pub keys: IkeKeys,
     /// When the initiation began.
     pub started: Instant,
-    /// When somebody last asked for it.
-    pub wanted: Instant,
     pub record: Record,
 }
 
 impl AuthStart {
-    /// Nothing comes of it.
-    pub fn fail(self, shared: &mut Shared, reason: CloseReason) {
-        shared.initiate_failed(self.config.index, self.wanted, reason);
-    }
-
     /// The first exchange may have travelled on another port, which firewalls know better than 4500.
     pub fn no_answer(&self, request: &'static str) -> CloseReason {
         let answered_on = match self.config.remote {
@@ -76,8 +70,8 @@ impl AuthSent {
         Self { start, offer }
     }
 
-    pub fn peer(&self) -> PeerIndex {
-        self.start.config.index
+    pub const fn start_data(&self) -> &AuthStart {
+        &self.start
     }
 
     /// The SPI that was reserved for the CHILD_SA.
@@ -85,14 +79,9 @@ impl AuthSent {
         self.offer.spi
     }
 
-    /// Somebody asks for this initiation again.
-    pub const fn want(&mut self, now: Instant) {
-        self.start.wanted = now;
-    }
-
-    pub fn handle(mut self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Option<IkeSa> {
+    pub fn handle(mut self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Progress {
         match self.start.session.receive(shared, packet, &[]) {
-            Received::Nothing | Received::Request(..) => stay(self, IkeSa::AuthSent),
+            Received::Nothing | Received::Request(..) => Progress::GoesOn(Course::Auth(self)),
             Received::Broken(sentence) => {
                 self.fail(shared, CloseReason::WeRefused(format!("malformed IKE_AUTH: {sentence}")))
             }
@@ -100,7 +89,7 @@ impl AuthSent {
         }
     }
 
-    fn judge(self: Box<Self>, shared: &mut Shared, now: Instant, response: &Contents, asked: Instant) -> Option<IkeSa> {
+    fn judge(self: Box<Self>, shared: &mut Shared, now: Instant, response: &Contents, asked: Instant) -> Progress {
         // An error without AUTH refuses the IKE SA; beside AUTH it is about the CHILD_SA.
         if let (Some(error), None) = (response.error(), &response.auth) {
             let notify = error.kind.name().into_owned();
@@ -116,20 +105,19 @@ impl AuthSent {
     }
 
     /// The responder believes in an IKE SA that we do not want: tell it.
-    fn refuse(mut self: Box<Self>, shared: &mut Shared, now: Instant, sentence: String) -> Option<IkeSa> {
+    fn refuse(mut self: Box<Self>, shared: &mut Shared, now: Instant, sentence: String) -> Progress {
         shared.drop(DropReason::IkeUnexpected);
         shared.release_spi(self.offer.spi);
         let peer = self.start.config.index;
         shared.refused(Some(peer), self.start.session.path, sentence.clone());
-        shared.initiate_failed(peer, self.start.wanted, CloseReason::WeRefused(sentence));
         self.start.session.moved = false;
-        stay(Box::new(Leaving::unauthenticated(shared, now, self.start.session, peer)), IkeSa::Leaving)
+        let leaving = Leaving::unauthenticated(shared, now, self.start.session, peer);
+        Progress::Refused(CloseReason::WeRefused(sentence), Box::new(leaving))
     }
 
-    fn fail(self: Box<Self>, shared: &mut Shared, reason: CloseReason) -> Option<IkeSa> {
+    fn fail(self: Box<Self>, shared: &mut Shared, reason: CloseReason) -> Progress {
         shared.release_spi(self.offer.spi);
-        self.start.fail(shared, reason);
-        None
+        Progress::Failed(reason)
     }
 
     fn establish(
@@ -139,7 +127,7 @@ impl AuthSent {
         response: &Contents,
         proof: Authenticated<PeerId>,
         asked: Instant,
-    ) -> Option<IkeSa> {
+    ) -> Progress {
         let AuthSent { start, mut offer } = *self;
         let AuthStart { mut session, config, suite, keys, started, record, .. } = start;
         let spis = session.spis();
@@ -196,15 +184,15 @@ impl AuthSent {
         }
         state.pump(shared, now);
         shared.effects.push_back(Effect::Settle { spi, initial_contact: false });
-        stay(Box::new(state), IkeSa::Established)
+        Progress::Up(Box::new(state))
     }
 
-    pub fn handle_timeout(mut self: Box<Self>, shared: &mut Shared, now: Instant) -> Option<IkeSa> {
+    pub fn handle_timeout(mut self: Box<Self>, shared: &mut Shared, now: Instant) -> Progress {
         if self.start.session.handle_timeout(shared, now) {
             let reason = self.start.no_answer("IKE_AUTH");
             return self.fail(shared, reason);
         }
-        stay(self, IkeSa::AuthSent)
+        Progress::GoesOn(Course::Auth(self))
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {

@@ -1,5 +1,6 @@
 //! Scenarios between whole endpoints: who sends what, then what each side holds.
 
+mod answers;
 mod attacks;
 mod bad_auth;
 mod bad_child;

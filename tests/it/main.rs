@@ -12,6 +12,7 @@ mod demo;
 mod fallback;
 mod foreign;
 mod foreign_alone;
+mod libreswan;
 mod loops;
 mod matrix;
 mod mtu;

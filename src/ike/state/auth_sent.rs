@@ -14,7 +14,7 @@ use crate::ike::child::{Child, Phase, Then};
 use crate::ike::contents::Contents;
 use crate::ike::effect::Effect;
 use crate::ike::exchange::auth::{self, Claim, Record};
-use crate::ike::exchange::negotiate::{Answer, Offer, Setting, Source};
+use crate::ike::exchange::negotiate::{Answer, Offer, Setting};
 use crate::ike::keymat::IkeKeys;
 use crate::ike::limits::{GIVE_UP_INITIATE, IKE_PORT};
 use crate::ike::nat;
@@ -133,15 +133,15 @@ impl AuthSent {
         let spis = session.spis();
         let kin = session.nat.observe_vendor_id(response, spis, session.path);
         let low_nonce = record.low_nonce();
-        let source = Source { prf: Prf(suite.prf), sk_d: &keys.sk_d };
         let esp_path = session.esp_path(shared.config.natt_port);
-        let setting = Setting::new(shared, &config, esp_path);
+        let setting_config = Arc::clone(&config);
+        let setting = Setting::new(shared, &setting_config, esp_path);
         let answer = match response.error() {
             Some(error) => {
                 let notify = error.kind.name().into_owned();
                 Err(CloseReason::PeerRefused { notify, authenticated: true })
             }
-            None => offer.accept(setting, source, &record.nonce_r, response).map_err(CloseReason::WeRefused),
+            None => offer.accept(&config, &record.nonce_r, response).map_err(CloseReason::WeRefused),
         };
         let (peer, spi) = (config.index, session.local_spi);
         let birth = Birth {
@@ -162,9 +162,11 @@ impl AuthSent {
         state.announce(shared);
         shared.event(Event::Proof { peer, asked });
         match answer {
-            Ok(Answer::Child(params)) => {
+            Ok(Answer::Child(child)) => {
+                // IKE_AUTH has no key exchange of its own, so nothing follows.
+                let params = child.keyed(setting, state.source(), None);
                 let mut child = Child::new(&params, Phase::Standby, true, low_nonce, now);
-                let ticket = shared.install(*params);
+                let ticket = shared.install(params);
                 child.phase = Phase::Installing(ticket, Then::UseAndDelete(None));
                 state.adopt_child(child);
             }

@@ -8,6 +8,7 @@ mod bad_init;
 mod bad_protected;
 mod collisions;
 mod duplicates;
+mod followed_children;
 mod fragments;
 mod hand;
 mod handshake;

@@ -93,9 +93,8 @@ impl Table {
 
     /// Whether one more half-open IKE SA may be made for this source.
     pub fn room_for(&self, source: IpAddr) -> Room {
-        let source = block(source);
         let all = self.half_open.len();
-        let own = self.half_open.values().filter(|&&other| other == source).count();
+        let own = self.half_open_of(source);
         if all < HALF_OPEN_LIMIT && own < HALF_OPEN_PER_SOURCE {
             Room::Free
         } else if all < HALF_OPEN_MAX && own < HALF_OPEN_PER_SOURCE_MAX {
@@ -103,6 +102,12 @@ impl Table {
         } else {
             Room::None
         }
+    }
+
+    /// How many half-open IKE SAs count against this source.
+    pub fn half_open_of(&self, source: IpAddr) -> usize {
+        let source = block(source);
+        self.half_open.values().filter(|&&other| other == source).count()
     }
 
     /// How many IKE SAs there are in any state.

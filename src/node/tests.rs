@@ -1,6 +1,8 @@
 //! Two hosts and what happens to them: start, traffic, rekeys, a restart, a partition.
 
+mod host_keys;
 mod mesh;
+mod model;
 mod own_sas;
 mod path_mtu;
 
@@ -44,6 +46,7 @@ fn config(number: u8, peer: u8, workers: u8) -> NodeConfig {
             local_auth: LocalAuth::Psk(psk()),
             remote_auth: PeerAuth::Psk(psk()),
             remote: Some(RemoteEndpoint::Standard(IpAddr::V4(Ipv4Addr::new(192, 0, 2, peer)))),
+            alternatives: Vec::new(),
             suites: AeadAlgorithm::ALL.to_vec(),
             post_quantum: PostQuantum::Preferred,
             local_selectors: vec![TrafficSelector::from_prefix(prefix(number))],
@@ -363,7 +366,7 @@ fn drops_are_shown_with_the_peer_whose_packets_they_were() {
     world.run_for(SECONDS(3));
     // Routed to the peer, but from an address that is not ours: no SA is to blame. Then from ours to where no selector leads.
     world.send(ALPHA, WorkerIndex(0), &packet([10, 42, 9, 7], [10, 42, 2, 9], 1));
-    world.replay = true;
+    world.duplication = 1.0;
     world.send(ALPHA, WorkerIndex(0), &packet([10, 42, 1, 7], [10, 42, 2, 9], 2));
     world.run_for(SECONDS(1));
     let now = world.now;
@@ -372,7 +375,7 @@ fn drops_are_shown_with_the_peer_whose_packets_they_were() {
     assert_eq!(world.received(BETA).len(), 1);
 
     // The counters outlive the SA.
-    world.replay = false;
+    world.duplication = 0.0;
     assert!(world.host(ALPHA).node.rekey(now, "host2", Rekey::Child));
     world.run_for(SECONDS(60));
     let now = world.now;

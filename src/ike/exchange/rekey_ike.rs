@@ -233,11 +233,11 @@ impl Established {
 
     fn make_ike(&self, shared: &mut Shared, now: Instant, request: &Contents) -> Result<(Agreed, Vec<Payload>), Refusal> {
         match &self.task {
-            Some(Task::DeleteChild(_)) => {
-                return Err(Refusal::new(NotifyType::TemporaryFailure, "a CHILD_SA is being deleted"));
+            Some(Task::Child(_) | Task::DeleteChild(_)) => {
+                return Err(Refusal::new(NotifyType::TemporaryFailure, "a CHILD_SA is being made or deleted"));
             }
-            _ if self.child_task().is_some() => {
-                return Err(Refusal::new(NotifyType::TemporaryFailure, "a CHILD_SA is being made"));
+            Some(Task::FollowUp(_)) if self.child_task().is_some() => {
+                return Err(Refusal::new(NotifyType::TemporaryFailure, "a CHILD_SA is being made or deleted"));
             }
             Some(Task::FollowUp(_)) => {
                 return Err(Refusal::new(NotifyType::TemporaryFailure, "the IKE SA is being rekeyed already"));
@@ -290,7 +290,7 @@ impl Established {
         let old_prf = Prf(self.birth.suite.prf);
         let secrets = (&secret, additional.as_ref());
         let keys = keymat::rekeyed(old_prf, &self.birth.sk_d, suite, secrets, &nonce_i, &nonce_r, spi_i, spi_r);
-        let session = Session::new(SessionStart {
+        let mut session = Session::new(SessionStart {
             local_spi,
             remote_spi,
             initiator,
@@ -301,6 +301,7 @@ impl Established {
             channel: Channel::new(suite.aead, &keys, initiator),
             first_id: 0,
         });
+        session.settled = true;
         let mut birth = Birth { suite, sk_d: keys.sk_d.clone(), ..self.birth.clone() };
         birth.lineage.post_quantum |= suite.additional.is_some();
         (session, birth)

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::Leaving;
-use super::established::{Birth, Established, Lineage};
+use super::established::{Birth, Established, Lineage, Pair};
 use super::initiating::{Course, Progress};
 use crate::crypto::Prf;
 use crate::ike::auth::Authenticated;
@@ -17,11 +17,12 @@ use crate::ike::exchange::auth::{self, Claim, Record};
 use crate::ike::exchange::negotiate::{Answer, Offer, Setting};
 use crate::ike::keymat::IkeKeys;
 use crate::ike::limits::{GIVE_UP_INITIATE, IKE_PORT};
+use crate::ike::mobike::{self, Mobility};
 use crate::ike::nat;
 use crate::ike::session::{Packet, Received, Session};
 use crate::ike::shared::Shared;
 use crate::ike::state::established::Job;
-use crate::ike::{CloseReason, Event, PeerConfig, RemoteEndpoint};
+use crate::ike::{CloseReason, Event, PeerConfig, ProvedBy, RemoteEndpoint};
 use crate::model::{DropReason, IkeSuite, Instant, PeerId, Spi};
 use crate::wire::ike::{ExchangeType, NotifyType};
 
@@ -65,6 +66,7 @@ impl AuthSent {
         let offer = Offer::in_auth(shared, config, session.local_spi, start.record.nonce_i.clone());
         payloads.extend(offer.payloads(config));
         payloads.extend(nat::vendor_id(session.spis(), session.path));
+        payloads.extend(mobike::auth_payloads(shared, session.path));
         let patience = GIVE_UP_INITIATE.saturating_sub(now.since(start.started));
         start.session.request_for(shared, now, ExchangeType::IkeAuth, &payloads, patience);
         Self { start, offer }
@@ -92,6 +94,9 @@ impl AuthSent {
     fn judge(self: Box<Self>, shared: &mut Shared, now: Instant, response: &Contents, asked: Instant) -> Progress {
         // An error without AUTH refuses the IKE SA; beside AUTH it is about the CHILD_SA.
         if let (Some(error), None) = (response.error(), &response.auth) {
+            if error.kind == NotifyType::AuthenticationFailed {
+                shared.key_refused(self.start.config.index, &self.start.config.local_auth.proves_by());
+            }
             let notify = error.kind.name().into_owned();
             return self.fail(shared, CloseReason::PeerRefused { notify, authenticated: true });
         }
@@ -105,12 +110,11 @@ impl AuthSent {
     }
 
     /// The responder believes in an IKE SA that we do not want: tell it.
-    fn refuse(mut self: Box<Self>, shared: &mut Shared, now: Instant, sentence: String) -> Progress {
+    fn refuse(self: Box<Self>, shared: &mut Shared, now: Instant, sentence: String) -> Progress {
         shared.drop(DropReason::IkeUnexpected);
         shared.release_spi(self.offer.spi);
         let peer = self.start.config.index;
         shared.refused(Some(peer), self.start.session.path, sentence.clone());
-        self.start.session.moved = false;
         let leaving = Leaving::unauthenticated(shared, now, self.start.session, peer);
         Progress::Refused(CloseReason::WeRefused(sentence), Box::new(leaving))
     }
@@ -125,7 +129,7 @@ impl AuthSent {
         shared: &mut Shared,
         now: Instant,
         response: &Contents,
-        proof: Authenticated<PeerId>,
+        proof: (Authenticated<PeerId>, ProvedBy),
         asked: Instant,
     ) -> Progress {
         let AuthSent { start, mut offer } = *self;
@@ -144,8 +148,10 @@ impl AuthSent {
             None => offer.accept(&config, &record.nonce_r, response).map_err(CloseReason::WeRefused),
         };
         let (peer, spi) = (config.index, session.local_spi);
+        let (proof, theirs) = proof;
         let birth = Birth {
             proof,
+            proved_by: Pair { ours: config.local_auth.proves_by(), theirs },
             config,
             suite,
             sk_d: keys.sk_d.clone(),
@@ -158,7 +164,9 @@ impl AuthSent {
                 post_quantum: suite.additional.is_some(),
             },
         };
+        let mobility = Mobility::agreed(shared, session.path, response);
         let mut state = Established::new(shared, now, session, birth);
+        state.mobility = mobility;
         state.announce(shared);
         shared.event(Event::Proof { peer, asked });
         match answer {
@@ -184,6 +192,7 @@ impl AuthSent {
                 state.child_failed(shared, now, offer.spi, reason);
             }
         }
+        state.look_at_nat(shared, now);
         state.pump(shared, now);
         shared.effects.push_back(Effect::Settle { spi, initial_contact: false });
         Progress::Up(Box::new(state))

@@ -6,16 +6,18 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::crypto::{self, KeyExchange};
 use crate::ike::channel::Channel;
 use crate::ike::contents::Contents;
+use crate::ike::effect::Effect;
 use crate::ike::exchange::auth::{FULL_TRANSCRIPT, Record, signature_hash_algorithms, uses_host_keys};
 use crate::ike::exchange::negotiate::{FRAGMENTATION_SUPPORTED, INTERMEDIATE_SUPPORTED, key_exchange_payload, wanted_group};
 use crate::ike::keymat;
-use crate::ike::limits::{GIVE_UP_INITIATE, IKE_PORT, MAX_COOKIES, MAX_INVALID_KE, NATT_PORT, SILENCE};
+use crate::ike::limits::{GIVE_UP_INITIATE, IKE_PORT, MAX_COOKIES, MAX_INVALID_KE, NATT_PORT, NEXT_PLACE, SILENCE};
 use crate::ike::nat::{self, Nat};
 use crate::ike::proposals::{accept_ike, offer_ike};
 use crate::ike::retransmit::{Due, Retransmit};
@@ -34,6 +36,11 @@ pub struct InitSent {
     /// When somebody last asked for it: who asks while it is open waits for how it ends.
     pub wanted: Instant,
     config: Arc<PeerConfig>,
+    /// How many of the peer's places were tried before this one, and with which the first of them began.
+    tried: usize,
+    first: usize,
+    /// How long this one is.
+    patience: Duration,
     path: Path,
     transport: Transport,
     proposals: Vec<Proposal>,
@@ -83,8 +90,13 @@ enum Verdict {
 }
 
 impl InitSent {
-    /// Sends the first IKE_SA_INIT to a peer whose address we know.
-    pub fn start(shared: &mut Shared, now: Instant, config: Arc<PeerConfig>, remote: RemoteEndpoint) -> Self {
+    /// Sends the first IKE_SA_INIT to a peer, if we know a place where it may be. Begins with the place that was of use last;
+    /// `tried` of them were not, this time.
+    pub fn start(shared: &mut Shared, now: Instant, config: Arc<PeerConfig>, tried: usize, wanted: Instant) -> Option<Self> {
+        let remotes: Vec<RemoteEndpoint> = config.remotes().collect();
+        let first = shared.places.get(&config.index).copied().unwrap_or(0);
+        let remote = *remotes.get((first + tried).checked_rem(remotes.len())?)?;
+        let patience = if tried + 1 < remotes.len() { NEXT_PLACE } else { GIVE_UP_INITIATE };
         let (path, transport) = first_path(shared, remote);
         let local_spi = IkeSpi::random(&mut *shared.rng);
         let group = shared.first_group;
@@ -93,8 +105,11 @@ impl InitSent {
         let mut state = Self {
             local_spi,
             started: now,
-            wanted: now,
+            wanted,
             config,
+            tried,
+            first,
+            patience,
             path,
             transport,
             proposals,
@@ -102,11 +117,11 @@ impl InitSent {
             cookie: None,
             cookies_followed: 0,
             asked: vec![Asked { half, message: Bytes::new() }],
-            clock: Retransmit::start(now, GIVE_UP_INITIATE, &mut *shared.rng),
+            clock: Retransmit::start(now, patience, &mut *shared.rng),
             hint: None,
         };
         state.send(shared, now);
-        state
+        Some(state)
     }
 
     pub fn peer(&self) -> PeerIndex {
@@ -137,7 +152,7 @@ impl InitSent {
         };
         asked.message = Message::emit_clear(&header, &payloads).into();
         shared.transmit(self.path, self.transport, asked.message.clone());
-        let left = GIVE_UP_INITIATE.saturating_sub(now.since(self.started));
+        let left = self.patience.saturating_sub(now.since(self.started));
         self.clock = Retransmit::start(now, left, &mut *shared.rng);
     }
 
@@ -249,8 +264,10 @@ impl InitSent {
     }
 
     /// Derives the keys; what follows travels on the NAT-T port.
-    fn proceed(&self, shared: &Shared, packet: Packet<'_>, accepted: Accepted) -> AuthStart {
+    fn proceed(&self, shared: &mut Shared, packet: Packet<'_>, accepted: Accepted) -> AuthStart {
         let Accepted { remote_spi, request, suite, nonce, secret, nat, fragmentation, full_transcript } = accepted;
+        // Somebody is there: the next initiation begins here, too.
+        shared.places.insert(self.config.index, self.first + self.tried);
         let spis = (self.local_spi.value(), remote_spi.value());
         let keys = keymat::initial(suite, &secret, &self.nonce, &nonce, spis.0, spis.1);
         let (path, transport) = floated(packet.path, self.transport, shared.config.natt_port);
@@ -294,6 +311,15 @@ impl InitSent {
                     self.note(shared, reason);
                 }
                 true
+            }
+            Due::GiveUp if self.patience < GIVE_UP_INITIATE => {
+                if self.hint.is_none() {
+                    let reason = self.no_answer();
+                    self.note(shared, reason);
+                }
+                let (peer, tried) = (self.config.index, self.tried + 1);
+                shared.effects.push_back(Effect::TryNext { peer, tried, wanted: self.wanted });
+                false
             }
             Due::GiveUp => {
                 let reason = self.hint.take().unwrap_or_else(|| self.no_answer());

@@ -1,8 +1,13 @@
 //! Whole hosts in one process: nodes, their workers' data planes and a wire with virtual time. No thread, socket or clock.
 //!
 //! Tests and benches drive it: [`World::send`] hands an inner packet to a host, [`World::run_for`] lets time pass, and
-//! [`World::received`] has what came out of the tunnels. Loss, delay and partitions are set on the [`World`]; the same seed
-//! gives the same run.
+//! [`World::received`] has what came out of the tunnels. What the wire and the clocks do is set on the [`World`]; the same seed
+//! gives the same run. Somebody watches: [`World::witness`] notes what must never happen. [`schedule`] plays random schedules.
+
+mod judge;
+pub mod schedule;
+mod wire;
+mod witness;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -11,8 +16,10 @@ use std::time::Duration;
 
 use super::{Node, NodeConfig, Notice, Recipient};
 use crate::crypto::Provider;
-use crate::esp::{Config, DataPlane, Inbox, Incoming, Outbox, Outcome};
+use crate::esp::{Config, DataPlane, Event, Inbox, Incoming, Outbox, Outcome, Update};
 use crate::model::{Drops, Instant, Path, Rng, SeededRng, Transport, WorkerIndex};
+
+pub use witness::Witness;
 
 /// Octets of a worker's arenas here.
 const ARENA: usize = 1 << 18;
@@ -30,6 +37,29 @@ pub struct Host {
     received: Vec<Vec<u8>>,
     notices: Vec<Notice>,
     strays: u64,
+    /// Which start of a host this is: no two have the same.
+    life: u64,
+    clock: Clock,
+    /// Until when it sleeps: it hears nothing, and its clock stands.
+    asleep: Option<Instant>,
+}
+
+/// How a host's clock differs from the world's.
+#[derive(Clone, Copy, Debug, Default)]
+struct Clock {
+    ahead: Duration,
+    behind: Duration,
+}
+
+impl Clock {
+    fn read(self, now: Instant) -> Instant {
+        Instant::from_origin((now.since_origin() + self.ahead).saturating_sub(self.behind))
+    }
+
+    /// When it will show that.
+    fn when(self, at: Instant) -> Instant {
+        Instant::from_origin((at + self.behind).since_origin().saturating_sub(self.ahead))
+    }
 }
 
 struct Worker {
@@ -46,11 +76,13 @@ pub struct Train {
     datagrams: Vec<Incoming>,
 }
 
+#[derive(Clone, Debug)]
 enum Content {
     Ike(Transport, Vec<u8>),
     Esp(u8, Vec<u8>),
 }
 
+#[derive(Clone, Debug)]
 struct Datagram {
     path: Path,
     content: Content,
@@ -64,12 +96,27 @@ pub struct World {
     pub loss: f64,
     /// How long a datagram travels at least, and how much longer at most.
     pub delay: (Duration, Duration),
-    /// Whether every ESP datagram comes twice.
-    pub replay: bool,
+    /// How likely a datagram comes twice, 0 to 1.
+    pub duplication: f64,
+    /// How likely one of its bits is another, 0 to 1.
+    pub corruption: f64,
+    /// How long what a worker says takes to its node.
+    pub lag: Duration,
+    /// Whether datagrams wait for [`deliver`](Self::deliver).
+    pub held: bool,
     /// Pairs (sender, receiver) whose datagrams vanish.
     pub cut: Vec<(IpAddr, IpAddr)>,
     hosts: BTreeMap<IpAddr, Host>,
+    /// What must never happen.
+    pub witness: Witness,
     wire: BTreeMap<(Instant, u64), Datagram>,
+    /// Datagrams that wait by hand.
+    waiting: VecDeque<Datagram>,
+    /// The last ones that left, for those who replay them.
+    recorded: VecDeque<Datagram>,
+    /// What workers say, until their nodes hear it.
+    news: BTreeMap<(Instant, u64), (IpAddr, u64, Event)>,
+    lives: u64,
     sent: u64,
     rng: SeededRng,
 }
@@ -82,10 +129,18 @@ impl World {
             now: Instant::ORIGIN,
             loss: 0.0,
             delay: (Duration::from_millis(1), Duration::ZERO),
-            replay: false,
+            duplication: 0.0,
+            corruption: 0.0,
+            lag: Duration::ZERO,
+            held: false,
             cut: Vec::new(),
             hosts: BTreeMap::new(),
+            witness: Witness::default(),
             wire: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            recorded: VecDeque::new(),
+            news: BTreeMap::new(),
+            lives: 0,
             sent: 0,
             rng: SeededRng::new(seed),
         }
@@ -107,14 +162,52 @@ impl World {
             })
             .collect();
         let (first, second) = (SeededRng::new(self.rng.u64()), SeededRng::new(self.rng.u64()));
-        let node = Node::new(self.now, config, Box::new(first), Box::new(second));
-        self.hosts.insert(address, Host { node, address, workers, received: Vec::new(), notices: Vec::new(), strays: 0 });
+        // A machine keeps its clock when its agent restarts.
+        let clock = self.hosts.get(&address).map(|host| host.clock).unwrap_or_default();
+        let node = Node::new(clock.read(self.now), config, Box::new(first), Box::new(second));
+        self.lives += 1;
+        let host = Host {
+            node,
+            address,
+            workers,
+            received: Vec::new(),
+            notices: Vec::new(),
+            strays: 0,
+            life: self.lives,
+            clock,
+            asleep: None,
+        };
+        self.hosts.insert(address, host);
         self.pump(address);
     }
 
     /// Ends a host without a word.
     pub fn kill(&mut self, address: IpAddr) {
         self.hosts.remove(&address);
+    }
+
+    /// Whether there is a host with this address, and awake.
+    #[must_use]
+    pub fn is_awake(&self, address: IpAddr) -> bool {
+        self.hosts.get(&address).is_some_and(|host| host.asleep.is_none())
+    }
+
+    /// What a host's clock shows.
+    pub fn time_at(&mut self, address: IpAddr) -> Instant {
+        let now = self.now;
+        self.host(address).now(now)
+    }
+
+    /// Moves a host's clock forwards: the machine was stopped for so long, and its clock was not.
+    pub fn jump(&mut self, address: IpAddr, by: Duration) {
+        self.host(address).clock.ahead += by;
+    }
+
+    /// Lets a host sleep for so long, clock and all; what comes meanwhile is lost.
+    pub fn suspend(&mut self, address: IpAddr, for_long: Duration) {
+        let until = self.now + for_long;
+        self.host(address).asleep = Some(until);
+        self.host(address).clock.behind += for_long;
     }
 
     /// A host.
@@ -127,7 +220,7 @@ impl World {
 
     /// Hands an inner packet to a host's TUN, on that worker's queue, and puts what comes of it on the wire.
     pub fn send(&mut self, address: IpAddr, worker: WorkerIndex, packet: &[u8]) -> Outcome {
-        let now = self.now;
+        let now = self.time_at(address);
         let host = self.host(address);
         let mut outcome = host.inner(now, worker, packet);
         if let Outcome::Stray(owner) = outcome {
@@ -142,7 +235,7 @@ impl World {
     /// and says how many came out. `wire` is the memory that the train is copied to, as a kernel would. For benches: it does
     /// not allocate.
     pub fn carry_train(&mut self, from: IpAddr, to: IpAddr, packet: &[u8], count: usize, wire: &mut Train) -> usize {
-        let now = self.now;
+        let now = self.time_at(from);
         let worker = &mut self.host(from).workers[0];
         for _ in 0..count {
             worker.plane.handle_inner(now, packet, &mut worker.outbox);
@@ -172,27 +265,55 @@ impl World {
     pub fn run_for(&mut self, duration: Duration) {
         let end = self.now + duration;
         loop {
-            let timers = self.hosts.values().filter_map(Host::poll_timeout).min();
-            let arrival = self.wire.keys().next().map(|&(at, _)| at);
-            let next = [timers, arrival].into_iter().flatten().min().filter(|&at| at <= end);
-            let Some(next) = next else { break };
+            let Some(next) = self.next_event().filter(|&at| at <= end) else { break };
+            self.witness.note_step(self.now, next);
             self.now = self.now.max(next);
+            self.wake_up();
             self.deliver_due();
             self.fire_timers();
+            self.pass_news();
         }
         self.now = end;
     }
 
-    fn deliver_due(&mut self) {
-        while let Some(entry) = self.wire.first_entry() {
+    fn next_event(&self) -> Option<Instant> {
+        let timers = self.hosts.values().filter_map(Host::poll_timeout).min();
+        let arrival = self.wire.keys().next().map(|&(at, _)| at);
+        let news = self.news.keys().next().map(|&(at, _)| at);
+        [timers, arrival, news].into_iter().flatten().min()
+    }
+
+    /// Does the next thing that waits for its time, and nothing else.
+    pub fn run_next(&mut self) {
+        if let Some(next) = self.next_event() {
+            let wait = next.since(self.now);
+            self.run_for(wait);
+        }
+    }
+
+    fn wake_up(&mut self) {
+        for host in self.hosts.values_mut() {
+            host.asleep.take_if(|until| *until <= self.now);
+        }
+    }
+
+    /// Lets nodes hear what their workers said.
+    fn pass_news(&mut self) {
+        while let Some(entry) = self.news.first_entry() {
             if entry.key().0 > self.now {
                 return;
             }
-            let datagram = entry.remove();
-            let address = datagram.path.local.ip();
-            if let Some(host) = self.hosts.get_mut(&address) {
-                host.take(self.now, datagram);
-                self.pump(address);
+            let number = entry.key().1;
+            let (address, life, event) = entry.remove();
+            let now = self.now;
+            let Some(host) = self.hosts.get_mut(&address).filter(|host| host.life == life) else { continue };
+            match host.asleep {
+                Some(until) => drop(self.news.insert((until, number), (address, life, event))),
+                None => {
+                    let now = host.now(now);
+                    host.node.handle_event(now, event);
+                    self.pump(address);
+                }
             }
         }
     }
@@ -208,38 +329,33 @@ impl World {
         for address in due {
             self.host(address).handle_timeout(now);
             self.pump(address);
+            if self.host(address).poll_timeout().is_some_and(|at| at <= now) {
+                self.witness.complain(format!("P8: a clock of {address} does not advance"));
+                self.host(address).asleep = Some(Instant::END);
+            }
         }
     }
 
     /// Moves updates, events and datagrams of a host until it is quiet.
     fn pump(&mut self, address: IpAddr) {
-        let now = self.now;
+        let (now, lag) = (self.now, self.lag);
+        let Self { hosts, witness, news, sent, .. } = self;
+        let host = hosts.get_mut(&address).expect("the host runs");
         let mut outgoing = VecDeque::new();
-        self.host(address).settle(now, &mut outgoing);
+        let mut said = Vec::new();
+        host.settle(now, lag.is_zero(), &mut outgoing, &mut said, witness);
+        let life = host.life;
+        for event in said {
+            *sent += 1;
+            news.insert((now + lag, *sent), (address, life, event));
+        }
         for mut datagram in outgoing {
             if datagram.path.local.ip().is_unspecified() {
                 datagram.path.local.set_ip(address);
             }
+            self.witness.note_sent(life, &datagram);
             self.put_on_wire(datagram);
         }
-    }
-
-    fn put_on_wire(&mut self, datagram: Datagram) {
-        let lost = f64::from(self.rng.u32()) / f64::from(u32::MAX) < self.loss;
-        let ends = (datagram.path.local.ip(), datagram.path.remote.ip());
-        if lost || self.cut.contains(&ends) {
-            return;
-        }
-        let at = self.now + self.delay.0 + self.rng.jitter(self.delay.1);
-        let path = Path { local: datagram.path.remote, remote: datagram.path.local };
-        if self.replay
-            && let Content::Esp(ecn, octets) = &datagram.content
-        {
-            self.sent += 1;
-            self.wire.insert((at, self.sent), Datagram { path, content: Content::Esp(*ecn, octets.clone()) });
-        }
-        self.sent += 1;
-        self.wire.insert((at, self.sent), Datagram { path, ..datagram });
     }
 }
 
@@ -266,7 +382,13 @@ impl Host {
         worker.plane.handle_inner(now, packet, &mut worker.outbox)
     }
 
+    /// What its clock shows.
+    fn now(&self, now: Instant) -> Instant {
+        self.clock.read(now)
+    }
+
     fn take(&mut self, now: Instant, datagram: Datagram) {
+        let now = self.now(now);
         match datagram.content {
             Content::Ike(transport, message) => self.node.handle_ike(now, datagram.path, transport, &message),
             Content::Esp(ecn, octets) => self.outer(now, datagram.path, ecn, octets),
@@ -285,22 +407,37 @@ impl Host {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
+        if let Some(until) = self.asleep {
+            return Some(until).filter(|&until| until < Instant::END);
+        }
         let planes = self.workers.iter().filter_map(|worker| worker.plane.poll_timeout());
-        planes.chain(self.node.poll_timeout()).min()
+        planes.chain(self.node.poll_timeout()).min().map(|at| self.clock.when(at))
     }
 
     fn handle_timeout(&mut self, now: Instant) {
+        let now = self.now(now);
         self.node.handle_timeout(now);
         for worker in &mut self.workers {
             worker.plane.handle_timeout(now);
         }
     }
 
-    fn settle(&mut self, now: Instant, outgoing: &mut VecDeque<Datagram>) {
+    /// `at_once`: nodes hear at once what workers say; else it is left in `said`.
+    fn settle(
+        &mut self,
+        now: Instant,
+        at_once: bool,
+        outgoing: &mut VecDeque<Datagram>,
+        said: &mut Vec<Event>,
+        witness: &mut Witness,
+    ) {
+        let now = self.now(now);
+        let mut rounds = 0;
         loop {
             let mut quiet = true;
             while let Some((recipient, update)) = self.node.poll_update() {
                 quiet = false;
+                witness.note_update(self.address, self.life, &update);
                 let released = self.apply(now, recipient, update);
                 for (path, ecn, octets) in released {
                     self.outer(now, path, ecn, octets);
@@ -308,18 +445,24 @@ impl Host {
             }
             for index in 0..self.workers.len() {
                 while let Some(event) = self.workers[index].plane.poll_event() {
-                    quiet = false;
-                    self.node.handle_event(now, event);
+                    if at_once {
+                        quiet = false;
+                        self.node.handle_event(now, event);
+                    } else {
+                        said.push(event);
+                    }
                 }
             }
             while let Some(transmit) = self.node.poll_transmit() {
                 let content = Content::Ike(transmit.transport, transmit.message.to_vec());
                 outgoing.push_back(Datagram { path: transmit.path, content });
             }
+            rounds += 1;
             if quiet {
                 break;
             }
         }
+        witness.note_work(self.address, rounds + outgoing.len());
         while self.node.poll_keepalive().is_some() {}
         while let Some(notice) = self.node.poll_notice() {
             self.notices.push(notice);
@@ -336,7 +479,7 @@ impl Host {
         }
     }
 
-    fn apply(&mut self, now: Instant, recipient: Recipient, update: crate::esp::Update) -> Vec<(Path, u8, Vec<u8>)> {
+    fn apply(&mut self, now: Instant, recipient: Recipient, update: Update) -> Vec<(Path, u8, Vec<u8>)> {
         let mut released = Vec::new();
         for (index, worker) in self.workers.iter_mut().enumerate() {
             let meant = match recipient {

@@ -40,6 +40,7 @@ fn config(number: u8, peer: u8, suite: AeadAlgorithm) -> NodeConfig {
             local_auth: LocalAuth::Psk(psk()),
             remote_auth: PeerAuth::Psk(psk()),
             remote: Some(RemoteEndpoint::Standard(IpAddr::V4(Ipv4Addr::new(192, 0, 2, peer)))),
+            alternatives: Vec::new(),
             suites: vec![suite],
             post_quantum: PostQuantum::Preferred,
             local_selectors: vec![TrafficSelector::from_prefix(prefix(number))],

@@ -297,6 +297,7 @@ fn peer_config(number: u32, peers: u32, at_hub: bool) -> PeerConfig {
         local_auth: LocalAuth::Psk(psk()),
         remote_auth: PeerAuth::Psk(psk()),
         remote: (!at_hub).then_some(RemoteEndpoint::Standard(HUB.into())),
+        alternatives: Vec::new(),
         suites: vec![AeadAlgorithm::Aes128Gcm16],
         post_quantum: PostQuantum::Preferred,
         local_selectors: if at_hub { of_hub() } else { selectors() },

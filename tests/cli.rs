@@ -371,3 +371,23 @@ fn a_key_is_made_once_and_shown() {
     assert_eq!(loose.code, 5);
     assert!(loose.err.contains("chmod 600"), "{}", loose.err);
 }
+
+#[test]
+fn a_key_is_changed_in_steps() {
+    let folder = folder();
+    let key = |step: &[&str]| run(folder.path(), &[&["key"], step].concat());
+    assert_eq!(key(&["rotate"]).code, 8, "there is none");
+    let first = key(&["generate"]).out;
+    assert_eq!((key(&["rotate", "--switch"]).code, key(&["rotate", "--finish"]).code), (8, 8));
+    let next = key(&["rotate"]).out;
+    assert_eq!((next.len(), key(&["show"]).out.as_str()), (45, first.as_str()));
+    let shown = parsed(&key(&["show", "--json"]).out);
+    assert_eq!((shown["next"].as_str(), shown["old"].as_str()), (Some(next.trim_end()), None));
+    assert_eq!(key(&["rotate", "--switch"]).out, next);
+    let shown = parsed(&key(&["show", "--json"]).out);
+    assert_eq!((shown["public_key"].as_str(), shown["old"].as_str()), (Some(next.trim_end()), Some(first.trim_end())));
+    let early = key(&["rotate"]);
+    assert_eq!((early.code, early.err.contains("key rotate --finish")), (1, true), "{}", early.err);
+    assert_eq!((key(&["rotate", "--finish"]).out, key(&["show"]).out), (next.clone(), next));
+    assert_eq!(fs::read_dir(folder.path().join("state")).unwrap().count(), 1);
+}

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{plumbing, preflight};
-use crate::config::{Config, PeerRemote};
+use crate::config::Config;
 use crate::control::{Counters, Fault, FaultKind, Handler, RekeyWhat, Rekeyed, Request, Version};
 use crate::engine::{Caller, Fallback, Strays, Unreachable};
 use crate::model::{DropReason, Drops};
@@ -44,11 +44,10 @@ impl Facts {
     pub(super) fn describe(&mut self, config: &Config) {
         self.host.clone_from(&config.host.name);
         self.advertise = preflight::advertised(config);
-        let shown = |remote: PeerRemote| match remote {
-            PeerRemote::Standard(address) => address.to_string(),
-            PeerRemote::Natt(endpoint) => endpoint.to_string(),
+        let address = |peer: &crate::config::Peer| {
+            let places: Vec<String> = peer.remotes().map(|remote| remote.to_string()).collect();
+            Some((peer.name.value.clone(), places.join(", "))).filter(|_| !places.is_empty())
         };
-        let address = |peer: &crate::config::Peer| Some((peer.name.value.clone(), shown(peer.remote?)));
         self.addresses = config.peers.iter().filter_map(address).collect();
     }
 }
@@ -191,6 +190,8 @@ fn peer(view: PeerView, addresses: &HashMap<String, String>) -> Peer {
     peer.ike = view.ike.map(|ike| Ike {
         suite: ike.suite.to_string(),
         post_quantum: ike.post_quantum,
+        local_proof: Some(ike.local_proof.to_string()),
+        remote_proof: Some(ike.remote_proof.to_string()),
         local_spi: ike.local_spi.to_string(),
         remote_spi: ike.remote_spi.to_string(),
         age_seconds: ike.age.as_secs(),

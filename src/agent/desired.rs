@@ -15,7 +15,7 @@ const MAX_AUTO_WORKERS: usize = 64;
 
 /// Whether some peer is to know us by our host key.
 pub(super) fn wants_host_key(config: &Config) -> bool {
-    config.peers.iter().any(|peer| matches!(peer.auth, PeerAuth::PublicKey(_)))
+    config.peers.iter().any(|peer| matches!(peer.auth, PeerAuth::PublicKeys(_)))
 }
 
 /// How many workers there are.
@@ -50,7 +50,7 @@ pub(super) fn engine(config: &Config, tun_mtu: u16) -> engine::Config {
 }
 
 /// What the node is to be.
-pub(super) fn node(config: &Config, host_key: Option<&SigningKey>, tun_mtu: u16) -> NodeConfig {
+pub(super) fn node(config: &Config, host_keys: &[SigningKey], tun_mtu: u16) -> NodeConfig {
     NodeConfig {
         ike: EndpointConfig {
             ike_rekey: config.ipsec.ike_rekey,
@@ -64,19 +64,20 @@ pub(super) fn node(config: &Config, host_key: Option<&SigningKey>, tun_mtu: u16)
         tun_mtu,
         local_prefixes: config.overlay.blocks.clone(),
         probe_interval: config.ipsec.dpd,
-        peers: peers(config, host_key),
+        peers: peers(config, host_keys),
     }
 }
 
 /// The peers. One that pins a key is left out if there is no host key to answer with; [`wants_host_key`] said so before.
-pub(super) fn peers(config: &Config, host_key: Option<&SigningKey>) -> Vec<ike::PeerConfig> {
-    config.peers.iter().filter_map(|peer| one_peer(peer, host_key)).collect()
+pub(super) fn peers(config: &Config, host_keys: &[SigningKey]) -> Vec<ike::PeerConfig> {
+    config.peers.iter().filter_map(|peer| one_peer(peer, host_keys)).collect()
 }
 
-fn one_peer(peer: &Peer, host_key: Option<&SigningKey>) -> Option<ike::PeerConfig> {
+fn one_peer(peer: &Peer, host_keys: &[SigningKey]) -> Option<ike::PeerConfig> {
     let (local_auth, remote_auth) = match &peer.auth {
         PeerAuth::Psk(secret) => (LocalAuth::Psk(secret.clone()), ike::PeerAuth::Psk(secret.clone())),
-        PeerAuth::PublicKey(key) => (LocalAuth::HostKey(host_key?.clone()), ike::PeerAuth::HostKey(*key)),
+        PeerAuth::PublicKeys(_) if host_keys.is_empty() => return None,
+        PeerAuth::PublicKeys(pins) => (LocalAuth::HostKeys(host_keys.to_vec()), ike::PeerAuth::HostKeys(pins.clone())),
         // Key files were read with the configuration.
         PeerAuth::PskFile(_) => return None,
     };
@@ -90,10 +91,8 @@ fn one_peer(peer: &Peer, host_key: Option<&SigningKey>) -> Option<ike::PeerConfi
         remote_id: peer.remote_id.clone(),
         local_auth,
         remote_auth,
-        remote: peer.remote.map(|remote| match remote {
-            PeerRemote::Standard(address) => RemoteEndpoint::Standard(address),
-            PeerRemote::Natt(endpoint) => RemoteEndpoint::Natt(endpoint),
-        }),
+        remote: peer.remote.map(endpoint),
+        alternatives: peer.alternatives.iter().copied().map(endpoint).collect(),
         suites: peer.suites.clone(),
         post_quantum: if peer.require_pq { PostQuantum::Required } else { PostQuantum::Preferred },
         local_selectors: selectors(&peer.local_blocks),
@@ -101,10 +100,18 @@ fn one_peer(peer: &Peer, host_key: Option<&SigningKey>) -> Option<ike::PeerConfi
     })
 }
 
+fn endpoint(remote: PeerRemote) -> RemoteEndpoint {
+    match remote {
+        PeerRemote::Standard(address) => RemoteEndpoint::Standard(address),
+        PeerRemote::Natt(endpoint) => RemoteEndpoint::Natt(endpoint),
+    }
+}
+
 /// A peer that pins our own key is a copy of somebody's mistake: whoever has that key is us.
-pub(super) fn check_host_key(config: &Config, host_key: &SigningKey, report: &mut Report) {
+pub(super) fn check_host_keys(config: &Config, host_keys: &[SigningKey], report: &mut Report) {
     for peer in &config.peers {
-        if peer.auth == PeerAuth::PublicKey(host_key.verifying_key()) {
+        let PeerAuth::PublicKeys(pins) = &peer.auth else { continue };
+        if host_keys.iter().any(|key| pins.contains(&key.verifying_key())) {
             let key = peer.name.key.replace(".name", ".public_key");
             report.error(peer.name.line, key, "this is this host's own public key; the peer's is what it prints there");
         }

@@ -89,6 +89,15 @@ pub enum HostKeyError {
         .0.display()
     )]
     Present(PathBuf),
+    /// There is no key to change to.
+    #[error("there is no next host key at {}: make one with `underpass key rotate`", .0.display())]
+    NoNext(PathBuf),
+    /// The last change is still under way.
+    #[error("the last change of the host key is not finished, {} is there: end it with `underpass key rotate --finish`", .0.display())]
+    Unfinished(PathBuf),
+    /// No change is under way.
+    #[error("no change of the host key is to be finished: there is no {}", .0.display())]
+    Finished(PathBuf),
     /// Somebody else could have read it.
     #[error("{0}")]
     Unsafe(String),
@@ -105,7 +114,11 @@ pub enum HostKeyError {
 /// # Errors
 /// See [`HostKeyError`].
 pub fn load_host_key(state_dir: &Path) -> Result<SigningKey, HostKeyError> {
-    let path = state_dir.join(HOST_KEY);
+    load_key(state_dir.join(HOST_KEY))
+}
+
+/// The same for another file.
+pub(super) fn load_key(path: PathBuf) -> Result<SigningKey, HostKeyError> {
     let file = read_key_file(&path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => HostKeyError::Missing(path.clone()),
         _ => HostKeyError::Io(path.clone(), error),
@@ -121,7 +134,12 @@ pub fn load_host_key(state_dir: &Path) -> Result<SigningKey, HostKeyError> {
 /// # Errors
 /// See [`HostKeyError`].
 pub fn generate_host_key(state_dir: &Path, replace: bool) -> Result<SigningKey, HostKeyError> {
-    let path = state_dir.join(HOST_KEY);
+    make_key(state_dir, HOST_KEY, replace)
+}
+
+/// The same for another file in the state directory.
+pub(super) fn make_key(state_dir: &Path, name: &str, replace: bool) -> Result<SigningKey, HostKeyError> {
+    let path = state_dir.join(name);
     let failed = |error| HostKeyError::Io(path.clone(), error);
     DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(failed)?;
     if !replace && path.symlink_metadata().is_ok() {
@@ -129,7 +147,7 @@ pub fn generate_host_key(state_dir: &Path, replace: bool) -> Result<SigningKey, 
     }
     let key = SigningKey::generate(&mut super::OsRng);
     // Two that run at once have names of their own; what a killed one left is overwritten by nobody and holds no used key.
-    let draft = state_dir.join(format!(".{HOST_KEY}.{}", std::process::id()));
+    let draft = state_dir.join(format!(".{name}.{}", std::process::id()));
     let placed = write_new(&draft, key.to_pkcs8_pem().expose()).and_then(|()| {
         if replace {
             fs::rename(&draft, &path)

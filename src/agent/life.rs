@@ -12,6 +12,7 @@ use signal_hook::iterator::{Handle as SignalsHandle, Signals};
 
 use super::answers::{Answers, Facts};
 use super::plumbing::{self, Plumbing};
+use super::rotation::{self, HOST_KEY_OLD};
 use super::watch::{self, Watch};
 use super::{AgentError, Options, OsRng, desired, files, paths, preflight};
 use crate::config::{Config, Report, Severity};
@@ -41,8 +42,8 @@ pub fn run(options: &Options) -> Result<(), AgentError> {
     let (mut config, report) = load(&options.config)?;
     preflight::check_rights()?;
     let _lock = preflight::lock(&options.run_dir)?;
-    let (host_key, mut warnings) = check(&config, report, &options.state_dir)?;
-    let mut agent = Agent::start(&config, host_key.as_ref(), options, &mut warnings)?;
+    let (host_keys, mut warnings) = check(&config, report, &options.state_dir)?;
+    let mut agent = Agent::start(&config, &host_keys, options, &mut warnings)?;
     tracing::info!(
         "{} runs with {} on {} as {}",
         config.host.name,
@@ -67,12 +68,10 @@ fn load(path: &Path) -> Result<(Config, Report), AgentError> {
 }
 
 /// Holds the configuration against this host, and finds the key that it needs. The warnings are for the status.
-fn check(config: &Config, mut report: Report, state_dir: &Path) -> Result<(Option<SigningKey>, Vec<String>), AgentError> {
+fn check(config: &Config, mut report: Report, state_dir: &Path) -> Result<(Vec<SigningKey>, Vec<String>), AgentError> {
     preflight::check_interfaces(config, &mut report)?;
-    let host_key = if desired::wants_host_key(config) { Some(host_key(state_dir)?) } else { None };
-    if let Some(key) = &host_key {
-        desired::check_host_key(config, key, &mut report);
-    }
+    let host_keys = if desired::wants_host_key(config) { host_keys(state_dir)? } else { Vec::new() };
+    desired::check_host_keys(config, &host_keys, &mut report);
     if report.has_errors() {
         return Err(AgentError::Config(report));
     }
@@ -81,20 +80,23 @@ fn check(config: &Config, mut report: Report, state_dir: &Path) -> Result<(Optio
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    Ok((host_key, warnings))
+    Ok((host_keys, warnings))
 }
 
-/// The host's key; made if there is none yet.
-fn host_key(state_dir: &Path) -> Result<SigningKey, AgentError> {
-    match files::load_host_key(state_dir) {
+/// The host's key, made if there is none yet; and the one before it, for peers that do not know the new one, until
+/// `underpass key rotate --finish` removes it.
+fn host_keys(state_dir: &Path) -> Result<Vec<SigningKey>, AgentError> {
+    let key = match files::load_host_key(state_dir) {
         Err(files::HostKeyError::Missing(path)) => {
             let key = files::generate_host_key(state_dir, false)?;
             let public = key.verifying_key().to_base64();
             tracing::info!("made a host key in {}; its public half, for the peers: {public}", path.display());
-            Ok(key)
+            key
         }
-        other => Ok(other?),
-    }
+        other => other?,
+    };
+    let old = rotation::load(state_dir, HOST_KEY_OLD)?.filter(|old| *old != key);
+    Ok([key].into_iter().chain(old).collect())
 }
 
 /// A running agent. Dropped in this order: nobody asks any more, nothing runs any more, nothing is left.
@@ -108,13 +110,13 @@ struct Agent {
 impl Agent {
     fn start(
         config: &Config,
-        host_key: Option<&SigningKey>,
+        host_keys: &[SigningKey],
         options: &Options,
         warnings: &mut Vec<String>,
     ) -> Result<Self, AgentError> {
         let started = Instant::now();
         let tun_mtu = paths::tun_mtu(config);
-        let node = desired::node(config, host_key, tun_mtu);
+        let node = desired::node(config, host_keys, tun_mtu);
         let node = Node::new(model::Instant::ORIGIN, node, Box::new(OsRng), Box::new(OsRng));
         let engine = Engine::start(&desired::engine(config, tun_mtu), node)?;
         // The guard's table is named after the device: only who has the one may replace the other, or take it away.
@@ -177,9 +179,10 @@ impl Agent {
         let looks = tick(watch::EVERY);
         let mut watch = Watch::new();
         watch.note(&self.engine, &self.facts);
+        watch::look_at_places(config, &self.engine);
         loop {
             select! {
-                recv(looks) -> _ => watch.look(&self.engine, &self.facts),
+                recv(looks) -> _ => watch.look(config, &self.engine, &self.facts),
                 recv(signals) -> signal => match signal {
                     Ok(SIGHUP) => self.reload(options, config),
                     Ok(signal) => {
@@ -221,14 +224,14 @@ impl Agent {
     fn try_reload(&mut self, options: &Options, config: &mut Config) -> Result<(), AgentError> {
         let (mut new, report) = load(&options.config)?;
         let kept = desired::keep_running_parts(config, &mut new);
-        let (host_key, mut warnings) = check(&new, report, &options.state_dir)?;
+        let (host_keys, mut warnings) = check(&new, report, &options.state_dir)?;
         for key in kept {
             let warning = format!("{key} changed in the configuration: that takes effect when the agent starts next");
             tracing::warn!("{warning}");
             warnings.push(warning);
         }
         // The node before the routes: a packet that is routed to us early would be a drop.
-        let peers = desired::peers(&new, host_key.as_ref());
+        let peers = desired::peers(&new, &host_keys);
         let blocks = new.overlay.blocks.clone();
         self.engine.ask(move |node, now| node.reconfigure(now, blocks, peers))?;
         for complaint in self.plumbing.change(&new) {

@@ -43,7 +43,7 @@ pub(super) fn look(caller: &Caller<Node>) -> Result<(), Unreachable> {
 pub(super) fn tun_mtu(config: &Config) -> u16 {
     let Mtu::Auto = config.tun.mtu else { return config.tun.mtu.initial() };
     let mut mtu = Mtu::UNMEASURED;
-    for (peer, remote) in config.peers.iter().filter_map(|peer| Some((peer, peer.remote?))) {
+    for (peer, remote) in config.peers.iter().flat_map(|peer| peer.remotes().map(move |remote| (peer, remote))) {
         let endpoint = match remote {
             PeerRemote::Standard(address) => (address, config.host.listen.natt_port).into(),
             PeerRemote::Natt(endpoint) => endpoint,

@@ -89,14 +89,13 @@ pub(super) fn check_interfaces(config: &Config, report: &mut Report) -> Result<(
         }
     }
     for peer in &config.peers {
-        let own = match peer.remote {
-            Some(PeerRemote::Standard(address)) => addresses.contains(&address),
-            Some(PeerRemote::Natt(endpoint)) => {
+        let is_own = |remote: &PeerRemote| match *remote {
+            PeerRemote::Standard(address) => addresses.contains(&address),
+            PeerRemote::Natt(endpoint) => {
                 addresses.contains(&endpoint.ip()) && endpoint.port() == config.host.listen.natt_port
             }
-            None => false,
         };
-        if let (true, Some(remote)) = (own, peer.remote) {
+        if let Some(remote) = peer.remotes().find(is_own) {
             let key = peer.name.key.replace(".name", ".address");
             report.error(peer.name.line, key, format!("{} is this host's own address", remote.address()));
         }
@@ -159,7 +158,7 @@ pub(super) struct Surroundings {
 pub(super) fn surroundings(config: &Config, tun: &str) -> Result<Surroundings, NetlinkError> {
     let mut netlink = Netlink::open()?;
     let links = netlink.links()?;
-    let peers = config.peers.iter().filter_map(|peer| peer.remote).map(|remote| remote.address());
+    let peers = config.peers.iter().flat_map(|peer| peer.remotes()).map(|remote| remote.address());
     let mut around = Surroundings { outer: peers.collect(), inside: Vec::new() };
     for address in netlink.addresses()? {
         let Some(link) = links.iter().find(|link| link.index == address.link_index) else { continue };

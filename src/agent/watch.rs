@@ -1,13 +1,15 @@
-//! What the agent looks at every second: whether routes or interfaces changed, what the paths take, and what the kernel refuses.
+//! What the agent looks at every second: whether addresses, routes or interfaces changed, what the paths take, and what the kernel
+//! refuses.
 //!
-//! A change makes all of it be looked at anew: each path's MTU, and each way of sending that was given up.
+//! A change makes all of it be looked at anew: our own addresses, each path's MTU, and each way of sending that was given up.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::answers::Facts;
-use super::paths;
+use super::{paths, places};
+use crate::config::Config;
 use crate::engine::{Fallback, Handle, Unreachable};
 use crate::node::Node;
 use crate::sys::netlink::Monitor;
@@ -49,10 +51,11 @@ impl Watch {
     }
 
     /// Looks once.
-    pub(super) fn look(&mut self, engine: &Handle<Node>, facts: &Mutex<Facts>) {
+    pub(super) fn look(&mut self, config: &Config, engine: &Handle<Node>, facts: &Mutex<Facts>) {
         let changed = self.monitor.as_ref().is_some_and(Monitor::has_changed);
         if changed {
             engine.retry_fallbacks();
+            look_at_places(config, engine);
         }
         if let Err(error) = look_at_paths(engine, changed) {
             tracing::debug!("path MTUs: {error}");
@@ -72,6 +75,13 @@ impl Watch {
         let mut facts = facts.lock().unwrap_or_else(PoisonError::into_inner);
         facts.train = engine.train();
         facts.fallbacks = fallbacks;
+    }
+}
+
+/// Looks where this host is.
+pub(super) fn look_at_places(config: &Config, engine: &Handle<Node>) {
+    if let Err(error) = places::look(config, &engine.caller()) {
+        tracing::debug!("addresses: {error}");
     }
 }
 

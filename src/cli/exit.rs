@@ -56,8 +56,8 @@ impl From<&ClientError> for Exit {
 impl From<&HostKeyError> for Exit {
     fn from(error: &HostKeyError) -> Self {
         match error {
-            HostKeyError::Missing(_) => Self::NotFound,
-            HostKeyError::Present(_) => Self::Failed,
+            HostKeyError::Missing(_) | HostKeyError::NoNext(_) | HostKeyError::Finished(_) => Self::NotFound,
+            HostKeyError::Present(_) | HostKeyError::Unfinished(_) => Self::Failed,
             HostKeyError::Unsafe(_) | HostKeyError::Format(..) => Self::BadConfig,
             HostKeyError::Io(_, error) => error.kind().into(),
         }

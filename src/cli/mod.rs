@@ -166,6 +166,24 @@ enum KeyCommand {
     },
     /// Print the public half of the host's key: what peers write as `public_key`.
     Show,
+    /// Change the host's key without losing a tunnel: three steps.
+    ///
+    /// Without an option, makes the next key and prints its public half; let every peer pin it beside the present one
+    /// (`public_key: [PRESENT, NEXT]`) and reload. With --switch, the next key becomes the host's key; reload this agent, and look in
+    /// `underpass peers` on the peers by which key they know this host. With --finish, the old key is removed; reload, and let the
+    /// peers unpin it.
+    #[command(
+        after_help = "Example:\n  underpass key rotate\n  underpass key rotate --switch && systemctl reload underpass\n  \
+                            underpass key rotate --finish && systemctl reload underpass"
+    )]
+    Rotate {
+        /// Use the next key from the agent's next reload on. Peers that refuse it still get the old one.
+        #[arg(long, conflicts_with = "finish")]
+        switch: bool,
+        /// Remove the old key.
+        #[arg(long)]
+        finish: bool,
+    },
 }
 
 /// Runs the command that these arguments name (the first is the program's own name).
@@ -189,6 +207,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Config(ConfigCommand::Check { file }) => check::run(&places, &file),
         Command::Key(KeyCommand::Generate { force }) => key::generate(&places, force),
         Command::Key(KeyCommand::Show) => key::show(&places),
+        Command::Key(KeyCommand::Rotate { switch, finish }) => key::rotate(&places, switch, finish),
     }
     .into()
 }

@@ -130,12 +130,12 @@ fn peer_addresses(draft: &Draft, report: &mut Report) {
         Advertise::Interface(_) => None,
     }));
     let mut seen: HashMap<PeerRemote, &Placed<PeerRemote>> = HashMap::new();
-    for remote in draft.peers.iter().filter_map(|peer| peer.remote.as_ref()) {
+    for remote in draft.peers.iter().flat_map(|peer| &peer.remotes) {
         let endpoint = match remote.value {
             PeerRemote::Standard(address) => SocketAddr::new(address, natt_port),
             PeerRemote::Natt(endpoint) => endpoint,
         };
-        let shown = shown(remote.value);
+        let shown = remote.value.to_string();
         if own.contains(&endpoint) {
             remote.error(report, format!("{shown} is this host's own address"));
         } else if let Some(first) = seen.get(&remote.value) {
@@ -152,13 +152,6 @@ fn peer_addresses(draft: &Draft, report: &mut Report) {
         if matches!(remote.value, PeerRemote::Natt(endpoint) if endpoint.port() == 500) {
             remote.warning(report, "port 500 is the IKE port; what stands here is the peer's NAT-T port, 4500 as a rule");
         }
-    }
-}
-
-fn shown(remote: PeerRemote) -> String {
-    match remote {
-        PeerRemote::Standard(address) => address.to_string(),
-        PeerRemote::Natt(endpoint) => endpoint.to_string(),
     }
 }
 
@@ -230,7 +223,7 @@ fn overlaps(draft: &Draft, report: &mut Report) {
 fn outer_addresses(draft: &Draft, report: &mut Report) {
     let mut outer: Vec<(IpAddr, String)> = Vec::new();
     for peer in &draft.peers {
-        if let Some(remote) = &peer.remote {
+        for remote in &peer.remotes {
             outer.push((remote.value.address(), format!("{} address{}", owner_name(peer), on_line(remote))));
         }
     }
@@ -312,8 +305,10 @@ fn build(draft: Draft) -> Option<Config> {
         let own = &draft.blocks;
         let local = if peer.local_blocks.is_empty() { own } else { &peer.local_blocks };
         let peer_name = peer.name?;
+        let mut remotes = peer.remotes.into_iter().map(|remote| remote.value);
         peers.push(Peer {
-            remote: peer.remote.map(|remote| remote.value),
+            remote: remotes.next(),
+            alternatives: remotes.collect(),
             local_id: PeerId::from_text(peer.local_id.as_ref().map_or(&name.value, |id| &id.value)),
             remote_id: PeerId::from_text(peer.remote_id.as_ref().map_or(&peer_name.value, |id| &id.value)),
             auth: peer.auth?.value,

@@ -20,8 +20,14 @@ const MAX_PEERS: usize = 4096;
 /// Blocks of one list: a TS payload counts its selectors in one octet (RFC 7296 §3.13).
 const MAX_BLOCKS: usize = 255;
 
+/// Public keys of one peer: the old one and the new one, and room for a change that was broken off.
+const MAX_PINS: usize = 4;
+
 /// Items of `host.advertise`.
 const MAX_ADVERTISE: usize = 16;
+
+/// Addresses of one peer: each is waited for in turn, three seconds long.
+const MAX_PLACES: usize = 8;
 
 /// Smallest TUN MTU: what every IPv4 host takes (RFC 791 §3.1).
 const MIN_MTU: u64 = 576;
@@ -69,7 +75,7 @@ pub(super) struct PeerDraft {
     /// Line and key of the whole item.
     pub place: Placed<()>,
     pub name: Option<Placed<String>>,
-    pub remote: Option<Placed<PeerRemote>>,
+    pub remotes: Vec<Placed<PeerRemote>>,
     pub local_id: Option<Placed<String>>,
     pub remote_id: Option<Placed<String>>,
     pub auth: Option<Placed<PeerAuth>>,
@@ -376,7 +382,13 @@ fn peer(field: &Field<'_>, defaults: &PeerDefaults<'_>, report: &mut Report) -> 
             None
         }
     };
-    let remote = section.take("address").and_then(|field| field.read(report, peer_remote));
+    let remotes = match section.take("address") {
+        Some(field) if matches!(field.node.value, super::yaml::Value::List(_)) => {
+            field.read_list(report, MAX_PLACES, peer_remote)
+        }
+        Some(field) => field.read(report, peer_remote).into_iter().collect(),
+        None => Vec::new(),
+    };
     let local_id = section.take("local_id").and_then(|field| field.read(report, scalar::identity));
     let remote_id = section.take("remote_id").and_then(|field| field.read(report, scalar::identity));
     let PeerFlags { allow_short_psk, require_pq } = defaults.flags.read(&mut section, report);
@@ -388,7 +400,7 @@ fn peer(field: &Field<'_>, defaults: &PeerDefaults<'_>, report: &mut Report) -> 
     Some(PeerDraft {
         place,
         name,
-        remote,
+        remotes,
         local_id,
         remote_id,
         auth,
@@ -403,6 +415,32 @@ fn peer(field: &Field<'_>, defaults: &PeerDefaults<'_>, report: &mut Report) -> 
 fn peer_remote(text: &str) -> Result<PeerRemote, Expected> {
     let (address, port) = scalar::endpoint(text)?;
     Ok(port.map_or(PeerRemote::Standard(address), |port| PeerRemote::Natt(SocketAddr::new(address, port))))
+}
+
+/// One public key, or a list of some: while the peer changes its key, it is known by the old one and the new one.
+fn public_keys(field: &Field<'_>, report: &mut Report) -> Option<Vec<VerifyingKey>> {
+    let key = |text: &str| {
+        VerifyingKey::from_base64(text).map_err(|error| {
+            Expected::new(format!("the peer's public key as `underpass key show` prints it there ({error})"))
+        })
+    };
+    if !matches!(field.node.value, super::yaml::Value::List(_)) {
+        return field.read(report, key).map(|key| vec![key.value]);
+    }
+    let errors = report.messages.len();
+    let placed = field.read_list(report, MAX_PINS, key);
+    let mut keys = Vec::new();
+    for key in &placed {
+        if keys.contains(&key.value) {
+            key.error(report, "this key stands twice in the list");
+        } else {
+            keys.push(key.value);
+        }
+    }
+    if keys.is_empty() && report.messages.len() == errors {
+        field.refuse(report, &Expected::new("at least one public key"));
+    }
+    Some(keys).filter(|keys| !keys.is_empty())
 }
 
 /// Exactly one of `psk`, `psk_file` and `public_key`.
@@ -442,14 +480,7 @@ fn auth(
             })?;
             Some(path.with(PeerAuth::PskFile(path.clone())))
         }
-        [_, _, Some(key)] => {
-            let key = key.read(report, |text| {
-                VerifyingKey::from_base64(text).map_err(|error| {
-                    Expected::new(format!("the peer's public key as `underpass key show` prints it there ({error})"))
-                })
-            })?;
-            Some(key.with(PeerAuth::PublicKey(key.value)))
-        }
+        [_, _, Some(key)] => Some(key.placed(PeerAuth::PublicKeys(public_keys(&key, report)?))),
         [None, None, None] => None,
     }
 }

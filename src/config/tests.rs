@@ -171,7 +171,7 @@ peers:
     assert_eq!(gamma.remote, Some(PeerRemote::Natt("192.0.2.3:4600".parse().unwrap())));
     assert_eq!(gamma.local_id, PeerId::Ipv4("192.0.2.1".parse().unwrap()));
     assert_eq!(gamma.remote_id, PeerId::Fqdn("gw.example.org".into()));
-    assert_eq!(gamma.auth, PeerAuth::PublicKey(key));
+    assert_eq!(gamma.auth, PeerAuth::PublicKeys(vec![key]));
     assert_eq!(gamma.suites, [AeadAlgorithm::ChaCha20Poly1305, AeadAlgorithm::Aes256Gcm16]);
     assert_eq!(gamma.local_blocks, ["10.42.1.128/25".parse::<ipnet::IpNet>().unwrap()]);
 }

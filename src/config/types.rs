@@ -1,5 +1,6 @@
 //! What a configuration says, checked and with every default filled in.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -154,8 +155,10 @@ pub struct Ipsec {
 pub struct Peer {
     /// `name`, and where it stands.
     pub name: Placed<String>,
-    /// `address`; none: we wait for it.
+    /// `address`, or the first of them; none: we wait for it.
     pub remote: Option<PeerRemote>,
+    /// Where else it may be: the other ones of `address`, most wanted first.
+    pub alternatives: Vec<PeerRemote>,
     /// `local_id`.
     pub local_id: PeerId,
     /// `remote_id`.
@@ -172,6 +175,13 @@ pub struct Peer {
     pub local_blocks: Vec<IpNet>,
     /// `remote_blocks`: traffic selectors on the peer's side, and what is routed to it. Never empty.
     pub remote_blocks: Vec<IpNet>,
+}
+
+impl Peer {
+    /// Every place where it may be, most wanted first.
+    pub fn remotes(&self) -> impl Iterator<Item = PeerRemote> {
+        self.remote.into_iter().chain(self.alternatives.iter().copied())
+    }
 }
 
 /// Where a peer is.
@@ -194,6 +204,15 @@ impl PeerRemote {
     }
 }
 
+impl fmt::Display for PeerRemote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Standard(address) => address.fmt(f),
+            Self::Natt(endpoint) => endpoint.fmt(f),
+        }
+    }
+}
+
 /// How a peer and this host prove themselves to each other.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PeerAuth {
@@ -201,6 +220,6 @@ pub enum PeerAuth {
     Psk(Secret),
     /// A shared key that is still in a file: [`resolve_keys`](super::resolve_keys) turns it into `Psk`.
     PskFile(Placed<PathBuf>),
-    /// Ed25519 keys: ours from the state directory, the peer's is this one.
-    PublicKey(VerifyingKey),
+    /// Ed25519 keys: ours from the state directory, the peer's is one of these. Never empty.
+    PublicKeys(Vec<VerifyingKey>),
 }

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use super::config::{LocalAuth, PeerAuth};
+use super::config::{LocalAuth, PeerAuth, ProvedBy};
 use crate::crypto::{self, Prf, VerifyingKey};
 use crate::model::{PeerId, Secret};
 use crate::wire::ike::{Auth, AuthMethod};
@@ -82,15 +82,15 @@ pub fn sign(prf: Prf, auth: &LocalAuth, octets: SignedOctets<'_>) -> Auth {
             let mac = psk_mac(prf, psk, &parts);
             Auth { method: AuthMethod::SharedKey, data: Bytes::copy_from_slice(mac.expose()) }
         }
-        LocalAuth::HostKey(key) => {
-            let signature = key.sign(&parts.concat());
+        LocalAuth::HostKeys(keys) => {
+            let signature = keys[0].sign(&parts.concat());
             Auth { method: AuthMethod::DigitalSignature, data: [&ED25519_PREFIX[..], &signature].concat().into() }
         }
     }
 }
 
 /// Checks the peer's AUTH against what its configuration demands. `id` is who the peer must be: the ID payload in `octets` has
-/// to name it, so that the result is true whoever calls.
+/// to name it, so that the result is true whoever calls. Besides the proof, it tells what it was made with.
 ///
 /// # Errors
 /// A sentence for our log; on the wire every failure is AUTHENTICATION_FAILED.
@@ -100,20 +100,20 @@ pub fn verify(
     octets: SignedOctets<'_>,
     received: &Auth,
     id: PeerId,
-) -> Result<Authenticated<PeerId>, String> {
+) -> Result<(Authenticated<PeerId>, ProvedBy), String> {
     let named = parse_id(octets.id_body)?;
     if named != id {
         return Err(format!("the peer calls itself by the {}, but the {} is expected", with_kind(&named), with_kind(&id)));
     }
     let maced_id = octets.maced_id(prf);
     let parts = octets.parts(&maced_id);
-    match (auth, received.method) {
+    let proved_by = match (auth, received.method) {
         (PeerAuth::Psk(psk), AuthMethod::SharedKey) => verify_psk(prf, psk, &parts, &received.data)?,
-        (PeerAuth::HostKey(key), AuthMethod::DigitalSignature) => verify_signature(key, &parts, &received.data)?,
+        (PeerAuth::HostKeys(pins), AuthMethod::DigitalSignature) => verify_signature(pins, &parts, &received.data)?,
         (PeerAuth::Psk(_), method) => return Err(wrong_method(method, "a shared key (2)")),
-        (PeerAuth::HostKey(_), method) => return Err(wrong_method(method, "a digital signature (14)")),
-    }
-    Ok(Authenticated(id))
+        (PeerAuth::HostKeys(_), method) => return Err(wrong_method(method, "a digital signature (14)")),
+    };
+    Ok((Authenticated(id), proved_by))
 }
 
 /// A name may look like an address.
@@ -124,26 +124,27 @@ fn with_kind(id: &PeerId) -> String {
     }
 }
 
-fn verify_psk(prf: Prf, psk: &Secret, parts: &[&[u8]], received: &[u8]) -> Result<(), String> {
+fn verify_psk(prf: Prf, psk: &Secret, parts: &[&[u8]], received: &[u8]) -> Result<ProvedBy, String> {
     if psk.is_empty() {
         return Err("no shared key is configured for the peer: the empty one proves nothing".to_owned());
     }
     if crypto::equal(psk_mac(prf, psk, parts).expose(), received) {
-        Ok(())
+        Ok(ProvedBy::SharedKey)
     } else {
         Err("the AUTH value does not match: the peer has another shared key, or another idea of the exchange".to_owned())
     }
 }
 
-fn verify_signature(key: &VerifyingKey, parts: &[&[u8]], received: &[u8]) -> Result<(), String> {
+fn verify_signature(pins: &[VerifyingKey], parts: &[&[u8]], received: &[u8]) -> Result<ProvedBy, String> {
     let signature = received
         .strip_prefix(&ED25519_PREFIX)
         .ok_or("the signature is not by Ed25519 (its AlgorithmIdentifier is another)")?;
-    if key.verify(&parts.concat(), signature) {
-        Ok(())
-    } else {
-        Err("the signature is not by the public key that is configured for the peer".to_owned())
-    }
+    let message = parts.concat();
+    let key = pins.iter().find(|key| key.verify(&message, signature));
+    key.copied().map(ProvedBy::HostKey).ok_or_else(|| {
+        let pins: Vec<String> = pins.iter().map(VerifyingKey::to_base64).collect();
+        format!("the signature is not by the public key that is configured for the peer ({})", pins.join(" or "))
+    })
 }
 
 fn wrong_method(method: AuthMethod, wanted: &str) -> String {

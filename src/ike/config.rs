@@ -1,5 +1,6 @@
 //! What the endpoint must know about this host and its peers.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub struct PeerConfig {
     pub remote_auth: PeerAuth,
     /// Where it is; none if we wait for it.
     pub remote: Option<RemoteEndpoint>,
+    /// Where else it may be: tried in turn.
+    pub alternatives: Vec<RemoteEndpoint>,
     /// AEADs for IKE and ESP, most wanted first; never empty.
     pub suites: Vec<AeadAlgorithm>,
     /// Whether IKE SAs add a post-quantum key exchange.
@@ -53,14 +56,31 @@ pub struct PeerConfig {
 }
 
 impl PeerConfig {
+    /// Every place where it may be, most wanted first.
+    pub fn remotes(&self) -> impl Iterator<Item = RemoteEndpoint> {
+        self.remote.into_iter().chain(self.alternatives.iter().copied())
+    }
+
+    /// Whether the other configuration is the same but for host keys. `index` and `owner` do not count.
+    #[must_use]
+    pub fn differs_by_host_keys(&self, other: &Self) -> bool {
+        let is_keyed = |config: &Self| {
+            matches!((&config.local_auth, &config.remote_auth), (LocalAuth::HostKeys(_), PeerAuth::HostKeys(_)))
+        };
+        let rest = Self {
+            index: self.index,
+            owner: self.owner,
+            local_auth: self.local_auth.clone(),
+            remote_auth: self.remote_auth.clone(),
+            ..other.clone()
+        };
+        is_keyed(self) && is_keyed(other) && rest == *self
+    }
+
     /// Whether the peer is configured at this address.
     #[must_use]
     pub fn is_at(&self, address: std::net::IpAddr) -> bool {
-        match self.remote {
-            Some(RemoteEndpoint::Standard(remote)) => remote == address,
-            Some(RemoteEndpoint::Natt(remote)) => remote.ip() == address,
-            None => false,
-        }
+        self.remotes().any(|remote| remote.natt(0).ip() == address)
     }
 }
 
@@ -84,13 +104,25 @@ pub enum RemoteEndpoint {
     Natt(SocketAddr),
 }
 
+impl RemoteEndpoint {
+    /// Where its NAT-T port is; `port` if it is the standard one.
+    #[must_use]
+    pub const fn natt(self, port: u16) -> SocketAddr {
+        match self {
+            Self::Standard(address) => SocketAddr::new(address, port),
+            Self::Natt(endpoint) => endpoint,
+        }
+    }
+}
+
 /// How we prove ourselves to one peer.
 #[derive(Clone, PartialEq, Debug)]
 pub enum LocalAuth {
     /// Shared key.
     Psk(Secret),
-    /// Our Ed25519 host key.
-    HostKey(SigningKey),
+    /// Our Ed25519 host keys, never none: we sign with the first. While the key is being changed, the one before it follows, and
+    /// a peer that refuses the first has the next one tried.
+    HostKeys(Vec<SigningKey>),
 }
 
 /// How one peer must prove itself.
@@ -98,6 +130,56 @@ pub enum LocalAuth {
 pub enum PeerAuth {
     /// Shared key.
     Psk(Secret),
-    /// Its pinned Ed25519 key.
+    /// Its pinned Ed25519 keys: any of them will do.
+    HostKeys(Vec<VerifyingKey>),
+}
+
+/// What one end of an IKE SA proved itself with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ProvedBy {
+    /// The shared key.
+    SharedKey,
+    /// This Ed25519 key.
     HostKey(VerifyingKey),
+}
+
+impl fmt::Display for ProvedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SharedKey => f.write_str("shared key"),
+            Self::HostKey(key) => write!(f, "Ed25519 key {}", key.to_base64()),
+        }
+    }
+}
+
+impl LocalAuth {
+    /// What our next AUTH is made with.
+    #[must_use]
+    pub fn proves_by(&self) -> ProvedBy {
+        match self {
+            Self::Psk(_) => ProvedBy::SharedKey,
+            Self::HostKeys(keys) => ProvedBy::HostKey(keys[0].verifying_key()),
+        }
+    }
+
+    /// The peer refused what we prove ourselves with: the next one's turn, if there is one and nobody took it already.
+    pub(super) fn refused(&mut self, proof: &ProvedBy) {
+        if self.proves_by() == *proof
+            && let Self::HostKeys(keys) = self
+        {
+            keys.rotate_left(1);
+        }
+    }
+}
+
+impl PeerAuth {
+    /// Whether what a peer once proved itself with still counts.
+    #[must_use]
+    pub fn accepts(&self, proof: &ProvedBy) -> bool {
+        match (self, proof) {
+            (Self::Psk(_), ProvedBy::SharedKey) => true,
+            (Self::HostKeys(pins), ProvedBy::HostKey(key)) => pins.contains(key),
+            _ => false,
+        }
+    }
 }

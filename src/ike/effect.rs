@@ -2,7 +2,7 @@
 //! handler ever holds two IKE SAs.
 
 use super::state::{Estate, IkeSa};
-use crate::model::{IkeSpi, PeerIndex};
+use crate::model::{IkeSpi, Instant, PeerIndex};
 
 /// One wish.
 #[derive(Debug)]
@@ -27,4 +27,13 @@ pub enum Effect {
     },
     /// Make a fresh IKE SA beside one that cannot be rekeyed.
     Reinitiate(PeerIndex),
+    /// Nobody answered at this place of the peer's.
+    TryNext {
+        /// Whose.
+        peer: PeerIndex,
+        /// How many of its places were tried.
+        tried: usize,
+        /// When somebody last asked for it.
+        wanted: Instant,
+    },
 }

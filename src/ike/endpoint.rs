@@ -63,6 +63,7 @@ impl Endpoint {
         self.shared.peers.remove(&peer);
         self.hinted.remove(&peer);
         self.shared.debts.remove(&peer);
+        self.shared.places.remove(&peer);
     }
 
     /// Does what is due. Call it when [`poll_timeout`](Self::poll_timeout) says so; earlier does no harm.
@@ -106,10 +107,18 @@ impl Endpoint {
                 self.with_owner(now, spi, |state, shared| state.inbound_used(shared, spi));
             }
             Command::AddressSeen(spi, path) => {
-                self.with_owner(now, spi, |state, shared| state.address_seen(shared, spi, path));
+                self.with_owner(now, spi, |state, shared| state.address_seen(shared, now, spi, path));
+            }
+            Command::Places { addresses, moves } => {
+                self.shared.local_addresses = addresses;
+                for (peer, gone, local) in moves {
+                    self.with_all(now, Some(peer), |state, shared| state.local_moved(shared, now, gone, local));
+                }
+                self.with_all(now, None, |state, shared| state.addresses_changed(shared, now));
             }
             Command::Installed(ticket) => self.installed(now, ticket),
             Command::Close(peer) => self.close(now, peer),
+            Command::Revoke(peer) => self.revoke(now, peer),
         }
     }
 
@@ -242,6 +251,23 @@ impl Endpoint {
         }
     }
 
+    /// The same, for all IKE SAs of a peer, or of everybody.
+    fn with_all(
+        &mut self,
+        now: Instant,
+        peer: Option<PeerIndex>,
+        act: impl Fn(&mut super::state::Established, &mut Shared),
+    ) {
+        let peers: Vec<PeerIndex> = match peer {
+            Some(peer) => vec![peer],
+            None => self.shared.peers.keys().copied().collect(),
+        };
+        let spis: Vec<IkeSpi> = peers.into_iter().flat_map(|peer| self.table.of_peer(peer)).collect();
+        for spi in spis {
+            self.with_established(now, spi, &act);
+        }
+    }
+
     /// The same, for the IKE SA that a CHILD_SA belongs to.
     fn with_owner(&mut self, now: Instant, child: Spi, act: impl FnOnce(&mut super::state::Established, &mut Shared)) {
         if let Some(&spi) = self.shared.spi_owners.get(&child) {
@@ -261,12 +287,19 @@ impl Endpoint {
             });
             return;
         }
-        let Some(remote) = config.remote else {
-            let reason = CloseReason::WeRefused("the peer has no configured address: it must call us".to_owned());
-            return self.shared.event(Event::InitiateFailed { peer, reason });
-        };
-        let state = InitSent::start(&mut self.shared, now, config, remote);
-        self.insert(state.local_spi, IkeSa::InitSent(Box::new(state)));
+        self.call(now, config, 0, now);
+    }
+
+    /// Sends IKE_SA_INIT to the first, or to another place of a peer's.
+    fn call(&mut self, now: Instant, config: Arc<PeerConfig>, tried: usize, wanted: Instant) {
+        let peer = config.index;
+        match InitSent::start(&mut self.shared, now, config, tried, wanted) {
+            Some(state) => self.insert(state.local_spi, IkeSa::InitSent(Box::new(state))),
+            None => {
+                let reason = CloseReason::WeRefused("the peer has no configured address: it must call us".to_owned());
+                self.shared.event(Event::InitiateFailed { peer, reason });
+            }
+        }
     }
 
     fn installed(&mut self, now: Instant, ticket: Ticket) {
@@ -298,6 +331,22 @@ impl Endpoint {
         }
     }
 
+    /// Ends what a peer could not begin today.
+    fn revoke(&mut self, now: Instant, peer: PeerIndex) {
+        let Some(config) = self.shared.peers.get(&peer).map(Arc::clone) else { return };
+        for spi in self.table.of_peer(peer) {
+            let proof = self.table.established(spi).map(|state| &state.birth.proved_by.theirs);
+            let Some(revoked) = proof.filter(|proof| !config.remote_auth.accepts(proof)).cloned() else { continue };
+            self.with(now, spi, |sa, shared| match sa {
+                IkeSa::Established(state) => {
+                    let why = format!("the peer proved itself with its {revoked}, which is not pinned any more");
+                    state.close(shared, now, CloseReason::WeRefused(why))
+                }
+                other => Some(other),
+            });
+        }
+    }
+
     // --- wishes ---
 
     fn carry_out(&mut self, now: Instant) {
@@ -311,6 +360,11 @@ impl Endpoint {
                 }),
                 Effect::Settle { spi, initial_contact } => self.settle(now, spi, initial_contact),
                 Effect::Reinitiate(peer) => self.initiate(now, peer),
+                Effect::TryNext { peer, tried, wanted } => {
+                    if let Some(config) = self.shared.peers.get(&peer).map(Arc::clone) {
+                        self.call(now, config, tried, wanted);
+                    }
+                }
             }
         }
     }

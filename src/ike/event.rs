@@ -1,10 +1,11 @@
 //! What goes in and out of the endpoint besides datagrams.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
+use super::ProvedBy;
 use crate::model::{
     ChildSaParams, ChildSuite, IkeSpi, IkeSuite, Instant, Path, PeerIndex, Spi, Ticket, TrafficSelector, Transport,
     WorkerIndex,
@@ -50,8 +51,18 @@ pub enum Command {
     Installed(Ticket),
     /// An authenticated, fresh ESP packet of the peer came from here.
     AddressSeen(Spi, Path),
+    /// Where this host is.
+    Places {
+        /// The addresses that it can be reached at.
+        addresses: Vec<IpAddr>,
+        /// Of these peers, the first address, which our messages to them leave from, is gone; the kernel would send from the
+        /// second.
+        moves: Vec<(PeerIndex, IpAddr, IpAddr)>,
+    },
     /// Delete every SA of the peer, telling it; its configuration stays.
     Close(PeerIndex),
+    /// Delete those IKE SAs of the peer that it proved itself for with something that its configuration does not accept any more.
+    Revoke(PeerIndex),
 }
 
 /// What the data plane and the reconciler must do or know.
@@ -105,14 +116,12 @@ pub enum Event {
         /// What.
         summary: Box<IkeSummary>,
     },
-    /// Authentic, fresh messages of an IKE SA come from elsewhere now, and ours go there (RFC 7296 §2.23).
+    /// One of its ends was found elsewhere and the IKE SA went there, or there is other news about NATs on its path.
     IkeMoved {
         /// Who.
         peer: PeerIndex,
-        /// Which, by our SPI.
-        spi: IkeSpi,
-        /// Where to.
-        path: Path,
+        /// As it is from now on.
+        summary: Box<IkeSummary>,
     },
     /// An IKE SA is gone. The peer may have others.
     IkeDown {
@@ -253,6 +262,10 @@ pub struct IkeSummary {
     pub suite: IkeSuite,
     /// Whether its keys also come from a post-quantum key exchange, its own or that of an IKE SA that it replaced.
     pub post_quantum: bool,
+    /// What we proved ourselves with.
+    pub local_proof: ProvedBy,
+    /// What the peer proved itself with.
+    pub remote_proof: ProvedBy,
     /// When it came up.
     pub established: Instant,
     /// When it will be rekeyed by us.

@@ -11,14 +11,17 @@ pub const NATT_PORT: u16 = 4500;
 /// First wait for a response; a round trip across the globe is shorter.
 pub const RETRANSMIT_FIRST: Duration = Duration::from_millis(500);
 
-/// The longest wait between two transmissions: a path that comes back is noticed within this time.
-pub const RETRANSMIT_CAP: Duration = Duration::from_secs(8);
+/// The longest wait between two transmissions: a path that comes back is noticed within this time, and used a second later.
+pub const RETRANSMIT_CAP: Duration = Duration::from_secs(4);
 
 /// A request that is not answered for so long is not going to be: its IKE SA is dead (RFC 7296 §2.4).
 pub const GIVE_UP: Duration = Duration::from_secs(45);
 
 /// An initiation (IKE_SA_INIT and IKE_AUTH together) ends after this time; the reconciler then begins anew.
 pub const GIVE_UP_INITIATE: Duration = Duration::from_secs(30);
+
+/// Where a peer may be at several places, one that does not answer for so long (three transmissions) is followed by the next.
+pub const NEXT_PLACE: Duration = Duration::from_secs(3);
 
 /// An initiation that nobody has answered for so long is said to meet trouble: two transmissions were lost at least.
 pub const SILENCE: Duration = Duration::from_secs(2);
@@ -160,3 +163,13 @@ pub const MAX_KNOWN_INITS_PER_SOURCE: usize = 256;
 
 /// For how long they are.
 pub const KNOWN_INIT_LIFETIME: Duration = Duration::from_secs(60);
+
+/// A peer that seems to be elsewhere is looked for there at most so often: an attacker who overtakes its packets costs us one small
+/// request in this time.
+pub const CHECK_PAUSE: Duration = Duration::from_secs(1);
+
+/// A peer that says that it moves, and answers from where it was, is looked for so often again.
+pub const CHECK_TRIES: u32 = 3;
+
+/// Further addresses of one end (MOBIKE) that count: each is tried when the path goes silent.
+pub const MAX_ADDRESSES: usize = 8;

@@ -9,7 +9,7 @@
 //!
 //! The way of a datagram: `demux` finds the IKE SA; its `state` hands the message to its `session`, which checks window and ICV; the
 //! state hands the `contents` to the `exchange`; what concerns other IKE SAs comes back as an `effect`. `duplicates` keeps one IKE
-//! SA per peer, `limits` has every number with its reason.
+//! SA per peer, `mobike` follows ends that move, `limits` has every number with its reason.
 
 pub mod auth;
 mod channel;
@@ -28,6 +28,7 @@ mod intermediate;
 pub mod keymat;
 mod known_inits;
 mod limits;
+mod mobike;
 pub mod narrow;
 mod nat;
 pub mod natd;
@@ -42,6 +43,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use config::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, PostQuantum, RemoteEndpoint};
+pub use config::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, PostQuantum, ProvedBy, RemoteEndpoint};
 pub use endpoint::Endpoint;
 pub use event::{ChildSummary, CloseReason, Command, Event, IkeSummary, Transmit};

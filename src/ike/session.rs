@@ -32,6 +32,16 @@ pub struct Packet<'a> {
     pub transport: Transport,
 }
 
+/// So often a request with a detour goes by that alone.
+const DETOUR_ALONE: u32 = 3;
+
+/// Whether two ways are the same, where either may leave the local address open.
+pub fn is_same_way(one: Path, other: Path) -> bool {
+    let open = |path: Path| path.local.ip().is_unspecified();
+    let local = one.local.ip() == other.local.ip() || open(one) || open(other);
+    one.remote == other.remote && local && one.local.port() == other.local.port()
+}
+
 /// What became of a message.
 #[derive(Debug)]
 pub enum Received {
@@ -52,6 +62,10 @@ struct Outstanding {
     exchange: ExchangeType,
     datagrams: Vec<Bytes>,
     clock: Retransmit,
+    /// Another way than the session's path that it goes, too.
+    detour: Option<Path>,
+    /// How often it was sent; the first [`DETOUR_ALONE`] times by the detour only, if it has one.
+    sent: u32,
 }
 
 /// The peer's request that was not answered yet.
@@ -112,8 +126,10 @@ pub struct Session {
     pub path: Path,
     pub transport: Transport,
     pub nat: Nat,
-    /// Set when an authentic message moved the path; the owner takes it.
-    pub moved: bool,
+    /// Whether the IKE SA is up: then its owner decides about moves, and until then the path follows the peer.
+    pub settled: bool,
+    /// Where the last authentic, fresh message came from, if that is not the path; the owner takes it.
+    pub elsewhere: Option<Path>,
     /// Whether both sides said in IKE_SA_INIT that they reassemble fragments (RFC 7383 §2.3).
     pub fragmentation: bool,
     /// The messages of the last IKE_INTERMEDIATE exchange, as AUTH covers them; the owner takes them.
@@ -157,7 +173,8 @@ impl Session {
             path: start.path,
             transport: start.transport,
             nat: start.nat,
-            moved: false,
+            settled: false,
+            elsewhere: None,
             fragmentation: start.fragmentation,
             covered: Covered::default(),
             channel: start.channel,
@@ -336,14 +353,64 @@ impl Session {
         }
     }
 
-    /// Follows an authentic, fresh message to where it came from, unless we know that no NAT hides the peer (then only our own
-    /// end may move). Responses go to where their request came from in any case.
+    /// Looks where an authentic, fresh message came from. Before the IKE SA is up the path follows it; later it is for the owner
+    /// to judge. Responses go to where their request came from in any case.
     fn follow(&mut self, packet: Packet<'_>) {
-        let may = self.nat.remote != Some(false) || packet.path.remote == self.path.remote;
-        if may && (packet.path, packet.transport) != (self.path, self.transport) {
-            (self.path, self.transport) = (packet.path, packet.transport);
-            self.moved = true;
+        if !self.settled {
+            // A peer that no NAT hides stays where it is; our own end may be another.
+            if self.nat.remote != Some(false) || packet.path.remote == self.path.remote {
+                (self.path, self.transport) = (packet.path, packet.transport);
+            }
+        } else if !self.is_path(packet.path) {
+            self.elsewhere = Some(packet.path);
+        } else if self.path.local.ip().is_unspecified() {
+            self.path.local = packet.path.local;
         }
+    }
+
+    /// Whether this is the way that we go; where the path leaves the local address open, any will do.
+    pub fn is_path(&self, way: Path) -> bool {
+        is_same_way(self.path, way)
+    }
+
+    /// Where the open request came from.
+    pub fn request_way(&self) -> Option<Path> {
+        self.unanswered.as_ref().map(|unanswered| unanswered.path)
+    }
+
+    /// Goes another way from now on, with what waits for an answer, too.
+    pub fn take_path(&mut self, shared: &mut Shared, path: Path) {
+        (self.path, self.transport) = (path, Transport::Natt);
+        self.elsewhere = None;
+        if let Some(outstanding) = &mut self.outstanding {
+            outstanding.detour = None;
+            shared.transmit_all(path, Transport::Natt, &outstanding.datagrams);
+        }
+    }
+
+    /// Sends the outstanding request by another way as well, now and whenever it is repeated.
+    pub fn detour(&mut self, shared: &mut Shared, way: Path) {
+        if let Some(outstanding) = &mut self.outstanding
+            && outstanding.detour != Some(way)
+        {
+            outstanding.detour = Some(way);
+            outstanding.sent = outstanding.sent.max(DETOUR_ALONE);
+            shared.transmit_all(way, Transport::Natt, &outstanding.datagrams);
+        }
+    }
+
+    /// Sends the outstanding request by these ways as well, once.
+    pub fn try_ways(&self, shared: &mut Shared, ways: &[Path]) {
+        if let Some(outstanding) = &self.outstanding {
+            for &way in ways {
+                shared.transmit_all(way, Transport::Natt, &outstanding.datagrams);
+            }
+        }
+    }
+
+    /// How often the outstanding request was sent; zero if there is none.
+    pub fn transmissions(&self) -> u32 {
+        self.outstanding.as_ref().map_or(0, |outstanding| outstanding.sent)
     }
 
     fn header(&self, exchange: ExchangeType, message_id: u32, response: bool) -> Header {
@@ -428,14 +495,41 @@ impl Session {
         payloads: &[Payload],
         patience: Duration,
     ) {
+        self.begin(shared, now, exchange, payloads, (patience, None));
+    }
+
+    /// Sends a request by another way than the path, which is the second choice.
+    pub fn request_by(&mut self, shared: &mut Shared, now: Instant, way: Path, payloads: &[Payload]) {
+        self.begin(shared, now, ExchangeType::Informational, payloads, (GIVE_UP, Some(way)));
+    }
+
+    fn begin(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        exchange: ExchangeType,
+        payloads: &[Payload],
+        (patience, detour): (Duration, Option<Path>),
+    ) {
         debug_assert!(self.outstanding.is_none(), "the window of requests is one");
         let message_id = self.next_request;
         self.next_request += 1;
         let header = self.header(exchange, message_id, false);
         let datagrams = self.seal(&header, payloads);
-        shared.transmit_all(self.path, self.transport, &datagrams);
         let clock = Retransmit::start(now, patience, &mut *shared.rng);
-        self.outstanding = Some(Outstanding { message_id, exchange, datagrams, clock });
+        self.outstanding = Some(Outstanding { message_id, exchange, datagrams, clock, detour, sent: 0 });
+        self.transmit(shared);
+    }
+
+    fn transmit(&mut self, shared: &mut Shared) {
+        let Some(outstanding) = &mut self.outstanding else { return };
+        outstanding.sent = outstanding.sent.saturating_add(1);
+        if let Some(way) = outstanding.detour {
+            shared.transmit_all(way, Transport::Natt, &outstanding.datagrams);
+        }
+        if outstanding.detour.is_none() || outstanding.sent > DETOUR_ALONE {
+            shared.transmit_all(self.path, self.transport, &outstanding.datagrams);
+        }
     }
 
     /// Retransmits what is due; true if the peer is given up.
@@ -444,7 +538,7 @@ impl Session {
         match outstanding.clock.poll(now, &mut *shared.rng) {
             Due::Wait => false,
             Due::Send => {
-                shared.transmit_all(self.path, self.transport, &outstanding.datagrams);
+                self.transmit(shared);
                 false
             }
             Due::GiveUp => true,

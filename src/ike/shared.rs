@@ -1,13 +1,14 @@
 //! What every IKE SA works with besides its own state: configuration, chance, the two output queues and the tables of SPIs.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::effect::Effect;
 use super::limits::{HARD_MARGIN, LIFETIME_JITTER, NEW_SA_BURST, NEW_SA_INTERVAL, NONCE_LEN, SOFT_OCTETS, SOFT_PACKETS};
-use super::{CloseReason, EndpointConfig, Event, PeerConfig, Transmit};
+use super::{CloseReason, EndpointConfig, Event, PeerConfig, ProvedBy, Transmit};
 use crate::model::{
     ChildSaParams, DropReason, Drops, IkeSpi, Instant, KeGroup, Lifetime, Path, PeerIndex, Rng, Spi, Ticket, Transport,
     WorkerIndex,
@@ -36,6 +37,10 @@ pub struct Shared {
     pub candidates: BTreeSet<IkeSpi>,
     /// When the SAs that a peer asked for are paid back.
     pub debts: BTreeMap<PeerIndex, Instant>,
+    /// Which of its places an initiation to a peer begins with: the next one after each failure.
+    pub places: BTreeMap<PeerIndex, usize>,
+    /// The addresses that this host can be reached at, as far as somebody told.
+    pub local_addresses: Vec<IpAddr>,
 }
 
 impl Shared {
@@ -54,6 +59,8 @@ impl Shared {
             next_ticket: 0,
             candidates: BTreeSet::new(),
             debts: BTreeMap::new(),
+            places: BTreeMap::new(),
+            local_addresses: Vec::new(),
             proven: BTreeMap::new(),
         }
     }
@@ -70,6 +77,7 @@ impl Shared {
     /// An initiation that was last asked for then has failed. If the peer proved itself since on an IKE SA of its own making,
     /// nothing did.
     pub fn initiate_failed(&mut self, peer: PeerIndex, wanted: Instant, reason: CloseReason) {
+        *self.places.entry(peer).or_default() += 1;
         if !self.proven_of(peer).any(|proved| proved >= wanted) {
             self.event(Event::InitiateFailed { peer, reason });
         }
@@ -83,6 +91,13 @@ impl Shared {
             *paid_at = (*paid_at).max(now) + NEW_SA_INTERVAL;
         }
         granted
+    }
+
+    /// The peer did not accept our AUTH. It does not know our new key yet, or forgot the old one: the next attempt has the other.
+    pub fn key_refused(&mut self, peer: PeerIndex, proof: &ProvedBy) {
+        if let Some(config) = self.peers.get_mut(&peer) {
+            Arc::make_mut(config).local_auth.refused(proof);
+        }
     }
 
     /// Counts a message that is thrown away.

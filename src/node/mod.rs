@@ -16,6 +16,7 @@
 //! Like the machines that it joins it is pure: after each `handle_*` drain the `poll_*`, then sleep until
 //! [`Node::poll_timeout`].
 
+mod host_keys;
 mod installs;
 mod liveness;
 mod own_sas;
@@ -30,6 +31,7 @@ mod trouble;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -132,12 +134,25 @@ impl Node {
         node
     }
 
-    /// Makes these the configured peers: new ones are connected, missing ones closed, changed ones closed and connected anew.
+    /// Makes these the configured peers: new ones are connected, missing ones closed, changed ones closed and connected anew. Where
+    /// only host keys changed, traffic goes on.
     pub fn reconfigure(&mut self, now: Instant, local_prefixes: Vec<IpNet>, wanted: Vec<ike::PeerConfig>) {
         self.config.local_prefixes = local_prefixes;
         // By name, as there may be ten thousand.
         let mut by_name = BTreeMap::<&str, &ike::PeerConfig>::new();
         by_name.extend(wanted.iter().map(|config| (&*config.name, config)));
+        let mut rekeyed = Vec::new();
+        for peer in self.peers.values() {
+            let config = by_name.get(&*peer.config().name).filter(|config| !peer.is_configured_as(config));
+            rekeyed.extend(
+                config
+                    .filter(|config| peer.config().differs_by_host_keys(config))
+                    .map(|&config| (peer.index(), config.clone())),
+            );
+        }
+        for (index, config) in rekeyed {
+            self.change_host_keys(now, index, config);
+        }
         let stays = |peer: &&Peer| by_name.get(&*peer.config().name).is_some_and(|config| peer.is_configured_as(config));
         let (staying, gone): (Vec<&Peer>, Vec<&Peer>) = self.peers.values().partition(stays);
         let staying: BTreeSet<String> = staying.into_iter().map(|peer| peer.config().name.clone()).collect();
@@ -216,6 +231,20 @@ impl Node {
             // Whoever has a kernel to ask answers with `handle_path_mtu`.
             Event::PathNarrow(_) => {}
         }
+        self.drain_ike(now);
+    }
+
+    /// The ways that IKE messages go: of each IKE SA.
+    #[must_use]
+    pub fn ways(&self) -> Vec<(PeerIndex, Path)> {
+        let of = |peer: &Peer| peer.ike.values().map(|summary| (peer.index(), summary.path)).collect::<Vec<_>>();
+        self.peers.values().flat_map(of).collect()
+    }
+
+    /// Learns where this host can be reached; and of peers, that the first address, which we speak to them from, is to be left
+    /// for the second.
+    pub fn handle_places(&mut self, now: Instant, addresses: Vec<IpAddr>, moves: Vec<(PeerIndex, IpAddr, IpAddr)>) {
+        self.endpoint.handle_command(now, ike::Command::Places { addresses, moves });
         self.drain_ike(now);
     }
 

@@ -48,6 +48,8 @@ pub struct Peer {
     pub(super) has_child: bool,
     /// Whether a CHILD_SA was asked for in vain since there was one.
     pub(super) child_refused: bool,
+    /// Something that the peer has by a key that is not pinned any more ends then.
+    pub(super) unpinned_until: Option<Instant>,
     /// The state that was last written into the history.
     pub(super) shown: Option<super::PeerState>,
     /// What the SAs that are forgotten dropped.
@@ -70,6 +72,7 @@ impl Peer {
             refusal: None,
             has_child: false,
             child_refused: false,
+            unpinned_until: None,
             shown: None,
             dropped: BTreeMap::new(),
             history: VecDeque::new(),
@@ -90,6 +93,11 @@ impl Peer {
         wanted.index = self.config.index;
         wanted.owner = self.config.owner;
         wanted == self.config
+    }
+
+    /// Takes another configuration for the same peer.
+    pub fn reconfigure(&mut self, config: PeerConfig) {
+        self.config = config;
     }
 
     /// Whether an IKE SA is up.

@@ -32,6 +32,7 @@ impl Node {
         let indexes: Vec<PeerIndex> = self.peers.keys().copied().collect();
         for index in indexes {
             self.watch(now, index);
+            self.end_unpinned(now, index);
             self.attempt_if_due(now, index);
             self.note_state(now, index);
         }
@@ -74,7 +75,7 @@ impl Node {
     }
 
     /// Starts an attempt as soon as possible, unless one is open.
-    fn attempt_now(&mut self, now: Instant, index: PeerIndex) {
+    pub(super) fn attempt_now(&mut self, now: Instant, index: PeerIndex) {
         let Some(peer) = self.peers.get_mut(&index) else { return };
         if peer.config().remote.is_some() && !matches!(peer.attempt, Attempt::Open | Attempt::Held) {
             peer.attempt = Attempt::At(now);
@@ -94,11 +95,10 @@ impl Node {
     pub(super) fn unknown_sender(&mut self, now: Instant, path: Path) {
         let known = self.peers.values().find(|peer| {
             !peer.is_linked()
-                && match peer.config().remote {
-                    Some(ike::RemoteEndpoint::Standard(address)) => address == path.remote.ip(),
-                    Some(ike::RemoteEndpoint::Natt(address)) => address == path.remote,
-                    None => false,
-                }
+                && peer.config().remotes().any(|remote| match remote {
+                    ike::RemoteEndpoint::Standard(address) => address == path.remote.ip(),
+                    ike::RemoteEndpoint::Natt(address) => address == path.remote,
+                })
         });
         // Unauthenticated: it may only bring forward what waits for the end of its backoff, and once per pause.
         if let Some(peer) = known
@@ -113,7 +113,7 @@ impl Node {
     pub(super) fn handle_ike_event(&mut self, now: Instant, event: ike::Event) {
         match event {
             ike::Event::IkeUp { peer, summary } => self.ike_up(now, peer, *summary),
-            ike::Event::IkeMoved { peer, spi, path } => self.ike_moved(now, peer, spi, path),
+            ike::Event::IkeMoved { peer, summary } => self.ike_moved(now, peer, *summary),
             ike::Event::IkeDown { peer, spi, reason } => self.ike_down(now, peer, spi, &reason),
             ike::Event::InitiateFailed { peer, reason } => self.initiate_failed(now, peer, &reason),
             ike::Event::ChildFailed { peer, reason } => {
@@ -165,12 +165,16 @@ impl Node {
         self.changed.insert(index);
     }
 
-    fn ike_moved(&mut self, now: Instant, index: PeerIndex, spi: crate::model::IkeSpi, path: Path) {
+    fn ike_moved(&mut self, now: Instant, index: PeerIndex, summary: ike::IkeSummary) {
         let Some(peer) = self.peers.get_mut(&index) else { return };
-        let Some(summary) = peer.ike.get_mut(&spi) else { return };
-        let from = std::mem::replace(&mut summary.path, path).remote;
-        if from != path.remote {
-            self.remember(now, index, format!("IKE SA {spi} moved from {from} to {}", path.remote), false);
+        let Some(known) = peer.ike.get_mut(&summary.local_spi) else { return };
+        let (spi, to) = (summary.local_spi, summary.path);
+        let from = std::mem::replace(known, summary).path;
+        self.changed.insert(index);
+        if from.remote != to.remote {
+            self.remember(now, index, format!("IKE SA {spi} moved from {} to {}", from.remote, to.remote), false);
+        } else if from.local.ip() != to.local.ip() {
+            self.remember(now, index, format!("IKE SA {spi} leaves from {}, not {}", to.local.ip(), from.local.ip()), false);
         }
     }
 

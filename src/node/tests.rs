@@ -2,6 +2,7 @@
 
 mod clocks;
 mod fifty;
+mod host_keys;
 mod model;
 mod own_sas;
 mod path_mtu;
@@ -46,6 +47,7 @@ fn config(number: u8, peer: u8, workers: u8) -> NodeConfig {
             local_auth: LocalAuth::Psk(psk()),
             remote_auth: PeerAuth::Psk(psk()),
             remote: Some(RemoteEndpoint::Standard(IpAddr::V4(Ipv4Addr::new(192, 0, 2, peer)))),
+            alternatives: Vec::new(),
             suites: AeadAlgorithm::ALL.to_vec(),
             post_quantum: PostQuantum::Preferred,
             local_selectors: vec![TrafficSelector::from_prefix(prefix(number))],

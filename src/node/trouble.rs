@@ -101,7 +101,8 @@ pub(super) fn in_full(config: &PeerConfig, reason: &CloseReason) -> String {
         "AUTHENTICATION_FAILED" => {
             let proof = match config.local_auth {
                 LocalAuth::Psk(_) => "the shared key",
-                LocalAuth::HostKey(_) => "our host key",
+                LocalAuth::HostKeys(ref keys) if keys.len() > 1 => "one of our host keys; the other one's turn is next",
+                LocalAuth::HostKeys(_) => "our host key",
             };
             format!("we are {} with {proof}, and wanted {}", config.local_id, config.remote_id)
         }

@@ -10,6 +10,7 @@ use super::Node;
 use super::installs::{Installed, Stage};
 use super::liveness::PROOF_AGE;
 use super::peer::{Attempt, Peer};
+use crate::ike::ProvedBy;
 use crate::model::{ChildSuite, DropReason, IkeSpi, IkeSuite, Instant, Spi, TrafficSelector};
 
 /// In which state a peer is.
@@ -109,12 +110,16 @@ pub struct PeerView {
 }
 
 /// An IKE SA at one moment.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct IkeView {
     /// Its suite.
     pub suite: IkeSuite,
     /// Whether its keys also come from a post-quantum key exchange.
     pub post_quantum: bool,
+    /// What we proved ourselves with.
+    pub local_proof: ProvedBy,
+    /// What the peer proved itself with.
+    pub remote_proof: ProvedBy,
     /// Our SPI.
     pub local_spi: IkeSpi,
     /// The peer's.
@@ -173,6 +178,8 @@ impl Node {
             ike: newest.map(|summary| IkeView {
                 suite: summary.suite,
                 post_quantum: summary.post_quantum,
+                local_proof: summary.local_proof.clone(),
+                remote_proof: summary.remote_proof.clone(),
                 local_spi: summary.local_spi,
                 remote_spi: summary.remote_spi,
                 initiator: summary.initiator,

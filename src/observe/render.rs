@@ -110,6 +110,11 @@ pub fn render_peer(peer: &Peer) -> String {
                 "".to_owned(),
                 format!("SPIs {} (ours), {} (theirs)", plain(&ike.local_spi), plain(&ike.remote_spi)),
             ]);
+            for (proof, whose) in [(&ike.remote_proof, "it is known"), (&ike.local_proof, "it knows us")] {
+                if let Some(proof) = proof {
+                    rows.push(["".to_owned(), format!("{whose} by {}", plain(proof))]);
+                }
+            }
             rows.push(["".to_owned(), format!("{role}, {} old, {rekey}", duration_in_words(ike.age_seconds))]);
         }
     }
@@ -329,6 +334,8 @@ mod tests {
         peer.ike = Some(Ike {
             suite: "aes256gcm16-prfsha256-x25519-ke1_mlkem768".into(),
             post_quantum: true,
+            local_proof: Some("shared key".into()),
+            remote_proof: Some("Ed25519 key DRIj=".into()),
             local_spi: "0123456789abcdef".into(),
             remote_spi: "fedcba9876543210".into(),
             age_seconds: 3_700,
@@ -437,6 +444,8 @@ beta: up
   IKE SA               aes256gcm16-prfsha256-x25519-ke1_mlkem768
                        post-quantum: yes
                        SPIs 0123456789abcdef (ours), fedcba9876543210 (theirs)
+                       it is known by Ed25519 key DRIj=
+                       it knows us by shared key
                        initiator, 1 h 1 min old, rekey in 2 h 46 min
   CHILD_SA             aes256gcm16-esn, in use, 1 min 40 s old, worker 1 alone
                        10.42.1.0/24 (ours) <-> 10.42.2.0/24, 10.43.0.0/16 (theirs)

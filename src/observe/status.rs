@@ -311,6 +311,12 @@ pub struct Ike {
     /// Whether its keys also come from a post-quantum key exchange: its own, or that of an IKE SA that it replaced.
     #[serde(default)]
     pub post_quantum: bool,
+    /// What we proved ourselves with: `shared key`, or `Ed25519 key` and the key in base64.
+    #[serde(default)]
+    pub local_proof: Option<String>,
+    /// What the peer proved itself with.
+    #[serde(default)]
+    pub remote_proof: Option<String>,
     /// Ours, 16 hexadecimal digits.
     pub local_spi: String,
     /// The peer's, 16 hexadecimal digits.
@@ -416,6 +422,8 @@ mod tests {
         peer.ike = Some(Ike {
             suite: "aes256gcm16-prfsha256-x25519-ke1_mlkem768".into(),
             post_quantum: true,
+            local_proof: None,
+            remote_proof: None,
             local_spi: "0123456789abcdef".into(),
             remote_spi: "fedcba9876543210".into(),
             age_seconds: 61,

@@ -55,6 +55,7 @@ impl Spoke {
             local_auth: LocalAuth::Psk(psk()),
             remote_auth: PeerAuth::Psk(psk()),
             remote: None,
+            alternatives: Vec::new(),
             suites: AeadAlgorithm::ALL.to_vec(),
             post_quantum: PostQuantum::Preferred,
             local_selectors: selector(&block(number)),

@@ -34,6 +34,7 @@ fn node(own: u8, other: u8, workers: u8) -> Node {
             local_auth: LocalAuth::Psk(psk()),
             remote_auth: PeerAuth::Psk(psk()),
             remote: Some(RemoteEndpoint::Standard(IpAddr::from([192, 0, 2, other]))),
+            alternatives: Vec::new(),
             suites: AeadAlgorithm::ALL.to_vec(),
             post_quantum: PostQuantum::Preferred,
             local_selectors: vec![TrafficSelector::from_prefix(prefix(own))],

@@ -35,6 +35,10 @@ const TUN_BATCH: usize = 64;
 /// Octets of inner packets per turn, but for the last: four super-packets. What came in meanwhile must not wait for more.
 const TUN_OCTETS: usize = 256 << 10;
 
+/// An inner packet that makes a train by itself leaves at once: the other host opens it while the next is read and sealed.
+/// Smaller ones wait for company.
+const TRAIN_OCTETS: usize = 16 << 10;
+
 /// Messages per `recvmmsg`; each may be an aggregate of 64 KiB.
 const RECEIVE_BATCH: usize = 16;
 
@@ -82,6 +86,8 @@ pub(super) struct Worker {
     events: Events,
     tun_ready: bool,
     udp_ready: bool,
+    /// The device is being removed. The kernel tells that once, and until it is done a read says that nothing is there.
+    tun_going: bool,
     udp: Arc<UdpSocket>,
     receive: ReceiveBatch,
     news: News,
@@ -99,6 +105,7 @@ impl Worker {
             // Unknown: a try tells.
             tun_ready: true,
             udp_ready: true,
+            tun_going: false,
             udp: Arc::clone(&udp),
             receive: ReceiveBatch::new(RECEIVE_BATCH),
             news,
@@ -139,7 +146,12 @@ impl Worker {
                 break;
             }
             match self.lane.read_inner(now) {
-                Ok(len) => octets += len,
+                Ok(len) => {
+                    octets += len;
+                    if len >= TRAIN_OCTETS {
+                        self.lane.flush(now);
+                    }
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.tun_ready = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::InvalidData => self.lane.drops.count(DropReason::InnerMalformed),
@@ -202,17 +214,21 @@ impl Worker {
         }
         for event in &self.events {
             match event.token() {
-                TUN => self.tun_ready = true,
+                TUN => {
+                    self.tun_ready = true;
+                    self.tun_going |= event.is_error();
+                }
                 UDP => self.udp_ready = true,
                 _ => {}
             }
         }
+        self.tun_ready |= self.tun_going;
         Ok(())
     }
 
     /// How long to sleep at most; none: until something happens.
     fn patience(&self, now: Instant) -> Option<Duration> {
-        let retry = (!self.lane.is_clear() || self.news.is_behind()).then_some(RETRY);
+        let retry = (!self.lane.is_clear() || self.news.is_behind() || self.tun_going).then_some(RETRY);
         let timer = self.lane.poll_timeout().map(|at| at.since(now));
         [retry, timer].into_iter().flatten().min()
     }

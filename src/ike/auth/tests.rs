@@ -54,12 +54,12 @@ fn key(seed: u64) -> SigningKey {
 fn both() -> [(LocalAuth, PeerAuth); 2] {
     [
         (LocalAuth::Psk(psk(PSK)), PeerAuth::Psk(psk(PSK))),
-        (LocalAuth::HostKey(key(1)), PeerAuth::HostKey(key(1).verifying_key())),
+        (LocalAuth::HostKeys(vec![key(1)]), PeerAuth::HostKeys(vec![key(1).verifying_key()])),
     ]
 }
 
 fn check(auth: &PeerAuth, signed: &Signed, received: &Auth) -> Result<Authenticated<PeerId>, String> {
-    verify(PRF, auth, signed.octets(), received, alpha())
+    verify(PRF, auth, signed.octets(), received, alpha()).map(|(proof, _)| proof)
 }
 
 /// The values are `openssl dgst`'s, with the formula written out by hand:
@@ -81,8 +81,8 @@ fn psk_auth_is_the_formula() {
         let auth = sign(prf, &LocalAuth::Psk(psk(PSK)), signed.octets());
         assert_eq!(auth.method, AuthMethod::SharedKey);
         assert_eq!(to_hex(&auth.data), expected);
-        let proof = verify(prf, &PeerAuth::Psk(psk(PSK)), signed.octets(), &auth, alpha()).unwrap();
-        assert_eq!(*proof.value(), alpha());
+        let (proof, by) = verify(prf, &PeerAuth::Psk(psk(PSK)), signed.octets(), &auth, alpha()).unwrap();
+        assert_eq!((proof.value(), by), (&alpha(), ProvedBy::SharedKey));
     }
 }
 
@@ -90,15 +90,38 @@ fn psk_auth_is_the_formula() {
 #[test]
 fn ed25519_auth_is_a_digital_signature_over_the_octets() {
     let signed = Signed::alpha(PRF);
-    let auth = sign(PRF, &LocalAuth::HostKey(key(1)), signed.octets());
+    let auth = sign(PRF, &LocalAuth::HostKeys(vec![key(1)]), signed.octets());
     assert_eq!(auth.method, AuthMethod::DigitalSignature);
     assert_eq!(auth.data[..8], [7, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70]);
     let maced_id = PRF.compute(signed.sk_p.expose(), &[&signed.id_body]);
     let octets = [&signed.message[..], &signed.nonce, maced_id.expose()].concat();
     assert!(key(1).verifying_key().verify(&octets, &auth.data[8..]));
-    assert!(check(&PeerAuth::HostKey(key(1).verifying_key()), &signed, &auth).is_ok());
-    let error = check(&PeerAuth::HostKey(key(2).verifying_key()), &signed, &auth).unwrap_err();
+    assert!(check(&PeerAuth::HostKeys(vec![key(1).verifying_key()]), &signed, &auth).is_ok());
+    let error = check(&PeerAuth::HostKeys(vec![key(2).verifying_key()]), &signed, &auth).unwrap_err();
     assert!(error.contains("public key"), "{error}");
+}
+
+/// While a host changes its key, its peers pin the old one and the new one, and are told which it was.
+#[test]
+fn any_of_the_pinned_keys_will_do() {
+    let signed = Signed::alpha(PRF);
+    let pins = PeerAuth::HostKeys(vec![key(1).verifying_key(), key(2).verifying_key()]);
+    for seed in 1..=3 {
+        // We sign with the first of ours.
+        let auth = sign(PRF, &LocalAuth::HostKeys(vec![key(seed), key(1)]), signed.octets());
+        match verify(PRF, &pins, signed.octets(), &auth, alpha()) {
+            Ok((_, by)) => assert_eq!(by, ProvedBy::HostKey(key(seed).verifying_key())),
+            Err(error) => {
+                let [one, two] = [1, 2].map(|seed| key(seed).verifying_key().to_base64());
+                assert_eq!(seed, 3);
+                assert!(error.ends_with(&format!("({one} or {two})")), "{error}");
+            }
+        }
+    }
+    assert!(
+        check(&PeerAuth::HostKeys(Vec::new()), &signed, &sign(PRF, &LocalAuth::HostKeys(vec![key(1)]), signed.octets()))
+            .is_err()
+    );
 }
 
 /// Both IKE_SA_INIT messages behind eight zero octets, the signer's own last, and IntAuth at the end; written out by hand.
@@ -116,9 +139,9 @@ fn a_full_transcript_and_intermediate_exchanges_are_under_the_signature() {
         (full, [&[0; 8], &theirs[..], own, &end].concat()),
         (SignedOctets { int_auth: &int_auth, ..full }, [&[0; 8], &theirs[..], own, &end, &int_auth].concat()),
     ] {
-        let auth = sign(PRF, &LocalAuth::HostKey(key(1)), octets);
+        let auth = sign(PRF, &LocalAuth::HostKeys(vec![key(1)]), octets);
         assert!(key(1).verifying_key().verify(&expected, &auth.data[8..]));
-        assert!(verify(PRF, &PeerAuth::HostKey(key(1).verifying_key()), octets, &auth, alpha()).is_ok());
+        assert!(verify(PRF, &PeerAuth::HostKeys(vec![key(1).verifying_key()]), octets, &auth, alpha()).is_ok());
     }
 }
 
@@ -297,8 +320,8 @@ fn case_79_a_correct_auth_under_another_identity_is_refused() {
 #[test]
 fn case_80_other_algorithm_identifiers_are_refused() {
     let signed = Signed::alpha(PRF);
-    let peer = PeerAuth::HostKey(key(1).verifying_key());
-    let good = sign(PRF, &LocalAuth::HostKey(key(1)), signed.octets());
+    let peer = PeerAuth::HostKeys(vec![key(1).verifying_key()]);
+    let good = sign(PRF, &LocalAuth::HostKeys(vec![key(1)]), signed.octets());
     let signature = &good.data[8..];
     let sha1_with_rsa = [&[15, 0x30, 0x0d, 0x06, 0x09][..], b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05", &[5, 0]].concat();
     // RSASSA-PSS with a salt length of 2^31.

@@ -13,7 +13,7 @@ use super::negotiate;
 use crate::crypto::{Prf, VerifyingKey};
 use crate::ike::auth::{self, Authenticated, SignedOctets, id_body, parse_id};
 use crate::ike::contents::Contents;
-use crate::ike::{LocalAuth, PeerAuth, PeerConfig};
+use crate::ike::{LocalAuth, PeerAuth, PeerConfig, ProvedBy};
 use crate::model::{PeerId, PeerIndex, Secret};
 use crate::wire::ike::{Auth, Certificate, Identification, Notify, NotifyType, Payload};
 
@@ -33,7 +33,7 @@ pub fn signature_hash_algorithms() -> Payload {
 
 /// Whether either side of this peer signs.
 pub const fn uses_host_keys(config: &PeerConfig) -> bool {
-    matches!(config.local_auth, LocalAuth::HostKey(_)) || matches!(config.remote_auth, PeerAuth::HostKey(_))
+    matches!(config.local_auth, LocalAuth::HostKeys(_)) || matches!(config.remote_auth, PeerAuth::HostKeys(_))
 }
 
 /// What went before IKE_AUTH: both sides' AUTH cover it.
@@ -133,8 +133,8 @@ fn identification(body: Vec<u8>) -> Identification {
 }
 
 fn certificate(auth: &LocalAuth) -> Option<Payload> {
-    let LocalAuth::HostKey(key) = auth else { return None };
-    let VerifyingKey(public) = key.verifying_key();
+    let LocalAuth::HostKeys(keys) = auth else { return None };
+    let VerifyingKey(public) = keys[0].verifying_key();
     let data = [&ED25519_SPKI_PREFIX[..], &public].concat();
     Some(Payload::Certificate(Certificate { encoding: RAW_PUBLIC_KEY, data: data.into() }))
 }
@@ -195,7 +195,12 @@ impl<'a> Claim<'a> {
     ///
     /// # Errors
     /// A sentence for our log.
-    pub fn verify(&self, prf: Prf, config: &PeerConfig, theirs: Transcript<'_>) -> Result<Authenticated<PeerId>, String> {
+    pub fn verify(
+        &self,
+        prf: Prf,
+        config: &PeerConfig,
+        theirs: Transcript<'_>,
+    ) -> Result<(Authenticated<PeerId>, ProvedBy), String> {
         if self.id == config.local_id {
             return Err(format!("the peer calls itself {}, which is our own: a reflection", self.id));
         }

@@ -38,6 +38,9 @@ impl Established {
     ) -> Option<IkeSa> {
         if let Some(reason) = ends_ike(request) {
             self.session.respond(shared, &[]);
+            if !self.birth.lineage.initiator && request.notify(NotifyType::AuthenticationFailed).is_some() {
+                shared.key_refused(self.peer(), &self.birth.proved_by.ours);
+            }
             return match self.rival_candidate(shared) {
                 // The peer's rekey won against ours, and its answer to ours is still under way.
                 Some(heir) => {
@@ -54,7 +57,8 @@ impl Established {
                 deleted.extend(self.deleted_by_peer(shared, spi));
             }
         }
-        let payloads = if deleted.is_empty() { Vec::new() } else { vec![Payload::Delete(Delete::Esp(deleted))] };
+        let mut payloads = self.answer_mobike(shared, now, request);
+        payloads.extend((!deleted.is_empty()).then(|| Payload::Delete(Delete::Esp(deleted))));
         self.session.respond(shared, &payloads);
         if !request.deletes.is_empty() {
             self.want_child(shared, now, false);

@@ -363,7 +363,7 @@ impl Established {
         let old_prf = Prf(self.birth.suite.prf);
         let secrets = (&secret, additional.as_ref());
         let keys = keymat::rekeyed(old_prf, &self.birth.sk_d, suite, secrets, &nonce_i, &nonce_r, spi_i, spi_r);
-        let session = Session::new(SessionStart {
+        let mut session = Session::new(SessionStart {
             local_spi,
             remote_spi,
             initiator,
@@ -374,6 +374,7 @@ impl Established {
             channel: Channel::new(suite.aead, &keys, initiator),
             first_id: 0,
         });
+        session.settled = true;
         let mut birth = Birth { suite, sk_d: keys.sk_d.clone(), ..self.birth.clone() };
         birth.lineage.post_quantum |= suite.additional.is_some();
         (session, birth)

@@ -38,7 +38,8 @@ pub struct Nat {
 }
 
 impl Nat {
-    pub(super) fn outward(&mut self, inside: u16) -> SocketAddr {
+    /// Where the inside port is seen from outside.
+    pub fn outward(&mut self, inside: u16) -> SocketAddr {
         let known = self.ports.iter().find(|&(_, &port)| port == inside).map(|(&public, _)| public);
         let port = known.unwrap_or_else(|| {
             self.next += 1;
@@ -96,13 +97,14 @@ pub fn peer_config(of: usize, peer: usize, proof: Proof) -> PeerConfig {
         remote_id: PeerId::Fqdn(format!("host{peer}")),
         local_auth: match proof {
             Proof::Psk => LocalAuth::Psk(psk()),
-            Proof::HostKeys => LocalAuth::HostKey(key(of)),
+            Proof::HostKeys => LocalAuth::HostKeys(vec![key(of)]),
         },
         remote_auth: match proof {
             Proof::Psk => PeerAuth::Psk(psk()),
-            Proof::HostKeys => PeerAuth::HostKey(key(peer).verifying_key()),
+            Proof::HostKeys => PeerAuth::HostKeys(vec![key(peer).verifying_key()]),
         },
         remote: Some(RemoteEndpoint::Standard(address(peer))),
+        alternatives: Vec::new(),
         suites: AeadAlgorithm::ALL.to_vec(),
         post_quantum: PostQuantum::Preferred,
         local_selectors: vec![block(of)],

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::established::{Birth, Established, Lineage};
+use super::established::{Birth, Established, Lineage, Pair};
 use super::{IkeSa, Leaving, stay};
 use crate::crypto::Prf;
 use crate::ike::auth::Authenticated;
@@ -16,11 +16,12 @@ use crate::ike::exchange::auth::{self, Claim, Record};
 use crate::ike::exchange::negotiate::{Answer, Offer, Setting, Source};
 use crate::ike::keymat::IkeKeys;
 use crate::ike::limits::{GIVE_UP_INITIATE, IKE_PORT};
+use crate::ike::mobike::{self, Mobility};
 use crate::ike::nat;
 use crate::ike::session::{Packet, Received, Session};
 use crate::ike::shared::Shared;
 use crate::ike::state::established::Job;
-use crate::ike::{CloseReason, Event, PeerConfig, RemoteEndpoint};
+use crate::ike::{CloseReason, Event, PeerConfig, ProvedBy, RemoteEndpoint};
 use crate::model::{DropReason, IkeSuite, Instant, PeerId, PeerIndex, Spi};
 use crate::wire::ike::{ExchangeType, NotifyType};
 
@@ -71,6 +72,7 @@ impl AuthSent {
         let offer = Offer::in_auth(shared, config, session.local_spi, start.record.nonce_i.clone());
         payloads.extend(offer.payloads(config));
         payloads.extend(nat::vendor_id(session.spis(), session.path));
+        payloads.extend(mobike::auth_payloads(shared, session.path));
         let patience = GIVE_UP_INITIATE.saturating_sub(now.since(start.started));
         start.session.request_for(shared, now, ExchangeType::IkeAuth, &payloads, patience);
         Self { start, offer }
@@ -103,6 +105,9 @@ impl AuthSent {
     fn judge(self: Box<Self>, shared: &mut Shared, now: Instant, response: &Contents, asked: Instant) -> Option<IkeSa> {
         // An error without AUTH refuses the IKE SA; beside AUTH it is about the CHILD_SA.
         if let (Some(error), None) = (response.error(), &response.auth) {
+            if error.kind == NotifyType::AuthenticationFailed {
+                shared.key_refused(self.start.config.index, &self.start.config.local_auth.proves_by());
+            }
             let notify = error.kind.name().into_owned();
             return self.fail(shared, CloseReason::PeerRefused { notify, authenticated: true });
         }
@@ -116,13 +121,12 @@ impl AuthSent {
     }
 
     /// The responder believes in an IKE SA that we do not want: tell it.
-    fn refuse(mut self: Box<Self>, shared: &mut Shared, now: Instant, sentence: String) -> Option<IkeSa> {
+    fn refuse(self: Box<Self>, shared: &mut Shared, now: Instant, sentence: String) -> Option<IkeSa> {
         shared.drop(DropReason::IkeUnexpected);
         shared.release_spi(self.offer.spi);
         let peer = self.start.config.index;
         shared.refused(Some(peer), self.start.session.path, sentence.clone());
         shared.initiate_failed(peer, self.start.wanted, CloseReason::WeRefused(sentence));
-        self.start.session.moved = false;
         stay(Box::new(Leaving::unauthenticated(shared, now, self.start.session, peer)), IkeSa::Leaving)
     }
 
@@ -137,7 +141,7 @@ impl AuthSent {
         shared: &mut Shared,
         now: Instant,
         response: &Contents,
-        proof: Authenticated<PeerId>,
+        proof: (Authenticated<PeerId>, ProvedBy),
         asked: Instant,
     ) -> Option<IkeSa> {
         let AuthSent { start, mut offer } = *self;
@@ -156,8 +160,10 @@ impl AuthSent {
             None => offer.accept(setting, source, &record.nonce_r, response).map_err(CloseReason::WeRefused),
         };
         let (peer, spi) = (config.index, session.local_spi);
+        let (proof, theirs) = proof;
         let birth = Birth {
             proof,
+            proved_by: Pair { ours: config.local_auth.proves_by(), theirs },
             config,
             suite,
             sk_d: keys.sk_d.clone(),
@@ -170,7 +176,9 @@ impl AuthSent {
                 post_quantum: suite.additional.is_some(),
             },
         };
+        let mobility = Mobility::agreed(shared, session.path, response);
         let mut state = Established::new(shared, now, session, birth);
+        state.mobility = mobility;
         state.announce(shared);
         shared.event(Event::Proof { peer, asked });
         match answer {
@@ -194,6 +202,7 @@ impl AuthSent {
                 state.child_failed(shared, now, offer.spi, reason);
             }
         }
+        state.look_at_nat(shared, now);
         state.pump(shared, now);
         shared.effects.push_back(Effect::Settle { spi, initial_contact: false });
         stay(Box::new(state), IkeSa::Established)

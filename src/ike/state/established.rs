@@ -19,10 +19,12 @@ use crate::ike::exchange::rekey_ike::{FollowUp, IkeOffer, Pending};
 use crate::ike::limits::{
     CLOSED_LINGER, MAX_JOBS, PROBE_PATIENCE, RETRY_CHILD_CAP, RETRY_CHILD_FIRST, RETRY_CHILD_PATIENCE, SURPLUS_OVERLAP,
 };
+use crate::ike::mobike::Mobility;
+use crate::ike::nat::Nat;
 use crate::ike::session::{Packet, Received, Session};
 use crate::ike::shared::Shared;
-use crate::ike::{CloseReason, Event, IkeSummary, PeerConfig};
-use crate::model::{IkeSpi, IkeSuite, Instant, Path, PeerId, PeerIndex, Secret, Spi, Ticket, WorkerIndex};
+use crate::ike::{CloseReason, Event, IkeSummary, PeerConfig, ProvedBy};
+use crate::model::{IkeSpi, IkeSuite, Instant, Path, PeerId, PeerIndex, Secret, Spi, Ticket, Transport, WorkerIndex};
 use crate::wire::ike::{ExchangeType, Payload};
 
 /// Where an IKE SA comes from; its successors by rekey inherit it.
@@ -40,10 +42,18 @@ pub struct Lineage {
     pub post_quantum: bool,
 }
 
+/// Something of ours and the same of the peer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pair<T> {
+    pub ours: T,
+    pub theirs: T,
+}
+
 /// What an IKE SA needs besides its session. Nobody can make one without the proof.
 #[derive(Clone, Debug)]
 pub struct Birth {
     pub proof: Authenticated<PeerId>,
+    pub proved_by: Pair<ProvedBy>,
     pub config: Arc<PeerConfig>,
     pub suite: IkeSuite,
     pub sk_d: Secret,
@@ -67,6 +77,12 @@ pub enum Job {
     RekeyIke,
     /// A sign of life.
     Probe,
+    /// Whether the peer is where it seems to be.
+    Check,
+    /// Where we are (UPDATE_SA_ADDRESSES).
+    Update,
+    /// Which addresses we have.
+    Tell,
 }
 
 /// The request that waits for its response.
@@ -80,8 +96,14 @@ pub enum Task {
     FollowUp(Box<FollowUp>),
     /// INFORMATIONAL with Delete.
     DeleteChild(Spi),
-    /// INFORMATIONAL without payloads.
+    /// INFORMATIONAL without payloads, or with NAT detection.
     Probe,
+    /// INFORMATIONAL that went by another way than the path, with this COOKIE2.
+    Check { way: Path, cookie: Option<Bytes> },
+    /// INFORMATIONAL with UPDATE_SA_ADDRESSES.
+    Update { generation: u32, cookie: Option<Bytes> },
+    /// INFORMATIONAL with our addresses.
+    Tell,
 }
 
 /// What a rekeyed IKE SA leaves to its successor.
@@ -97,6 +119,9 @@ pub struct Estate {
     pub replacement: Option<Replacement>,
     /// Whether a sign of life was asked for and did not come yet.
     pub probing: bool,
+    pub mobility: Mobility,
+    /// Where it is by now, and what is known of NATs there.
+    pub place: (Path, Transport, Nat),
 }
 
 /// A better IKE SA with the same peer, and when this one gives way.
@@ -125,6 +150,7 @@ pub struct Established {
     pub silent_until: Option<Instant>,
     /// The peer wants no more CHILD_SAs for single workers until then.
     pub worker_retry: Option<Instant>,
+    pub mobility: Mobility,
     probe_deadline: Option<Instant>,
     child_retry: Option<Instant>,
     child_failures: u32,
@@ -132,8 +158,9 @@ pub struct Established {
 }
 
 impl Established {
-    pub fn new(shared: &mut Shared, now: Instant, session: Session, birth: Birth) -> Self {
+    pub fn new(shared: &mut Shared, now: Instant, mut session: Session, birth: Birth) -> Self {
         let (rekey_at, expires) = shared.ike_lifetime(now);
+        session.settled = true;
         Self {
             session,
             birth,
@@ -148,6 +175,7 @@ impl Established {
             pending: None,
             silent_until: None,
             worker_retry: None,
+            mobility: Mobility::default(),
             probe_deadline: None,
             child_retry: None,
             child_failures: 0,
@@ -178,6 +206,8 @@ impl Established {
             kin: self.birth.kin,
             suite: self.birth.suite,
             post_quantum: self.birth.lineage.post_quantum,
+            local_proof: self.birth.proved_by.ours.clone(),
+            remote_proof: self.birth.proved_by.theirs.clone(),
             established: self.since,
             rekey_at: self.rekey_at,
             path: self.session.path,
@@ -192,7 +222,10 @@ impl Established {
     pub fn handle(mut self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Option<IkeSa> {
         let exchanges = [ExchangeType::CreateChildSa, ExchangeType::Informational, ExchangeType::IkeFollowupKe];
         let received = self.session.receive(shared, packet, &exchanges);
-        self.follow_path(shared);
+        let elsewhere = self.session.elsewhere.take();
+        if let Some(way) = elsewhere {
+            self.came_by(shared, now, way, &received);
+        }
         match received {
             Received::Nothing => stay(self, IkeSa::Established),
             Received::Broken(sentence) => {
@@ -218,29 +251,21 @@ impl Established {
                     Some(Task::RekeyIke(offer)) => self.conclude_rekey_ike(shared, now, *offer, &contents),
                     Some(Task::FollowUp(follow_up)) => self.conclude_follow_up(shared, now, *follow_up, &contents),
                     Some(Task::DeleteChild(spi)) => self.conclude_delete(shared, now, spi),
-                    Some(Task::Probe) | None => stay(self, IkeSa::Established),
+                    Some(Task::Check { way, cookie }) => {
+                        let came_by = elsewhere.unwrap_or(self.session.path);
+                        self.conclude_check(shared, now, (way, cookie), &contents, came_by)
+                    }
+                    Some(Task::Update { generation, cookie }) => {
+                        self.conclude_update(shared, now, (generation, cookie), &contents)
+                    }
+                    Some(Task::Probe) => {
+                        self.conclude_probe(shared, &contents);
+                        stay(self, IkeSa::Established)
+                    }
+                    Some(Task::Tell) | None => stay(self, IkeSa::Established),
                 };
                 pumped(state, shared, now)
             }
-        }
-    }
-
-    /// An authentic message came from elsewhere: the CHILD_SAs' packets go there too (RFC 7296 §2.23).
-    fn follow_path(&mut self, shared: &mut Shared) {
-        if std::mem::take(&mut self.session.moved) {
-            let (spi, path) = (self.session.local_spi, self.session.path);
-            shared.event(Event::IkeMoved { peer: self.peer(), spi, path });
-            let path = self.session.esp_path(shared.config.natt_port);
-            for child in self.children.values().filter(|child| child.suite.is_some()) {
-                shared.event(Event::PathChanged { spi: child.inbound_spi, path });
-            }
-        }
-    }
-
-    /// The data plane saw authentic, fresh ESP from elsewhere: that SA follows, IKE does not.
-    pub fn address_seen(&mut self, shared: &mut Shared, spi: Spi, path: Path) {
-        if self.children.contains_key(&spi) && self.session.nat.remote != Some(false) {
-            shared.event(Event::PathChanged { spi, path });
         }
     }
 
@@ -318,10 +343,10 @@ impl Established {
                 Job::RekeyIke => Some(self.start_rekey_ike(shared, now)),
                 // Answered already by what stood before it in the queue.
                 Job::Probe if self.probe_deadline.is_none() => None,
-                Job::Probe => {
-                    self.ask(shared, now, ExchangeType::Informational, &[]);
-                    Some(Task::Probe)
-                }
+                Job::Probe => self.start_probe(shared, now),
+                Job::Check => self.start_check(shared, now),
+                Job::Update => self.start_update(shared, now),
+                Job::Tell => self.start_tell(shared, now),
             };
         }
     }
@@ -424,9 +449,11 @@ impl Established {
     // --- clocks ---
 
     pub fn handle_timeout(mut self: Box<Self>, shared: &mut Shared, now: Instant) -> Option<IkeSa> {
+        let sent = self.session.transmissions();
         if self.session.handle_timeout(shared, now) {
             return self.give_up(shared, now);
         }
+        self.try_other_ways(shared, sent);
         if let Some(replacement) = self.replacement
             && now >= replacement.at
         {
@@ -444,6 +471,9 @@ impl Established {
             // Each attempt sets the next date.
             self.rekey_at = self.expires;
             self.enqueue(Job::RekeyIke);
+        }
+        if self.mobility.check_at.take_if(|at| now >= *at).is_some() {
+            self.enqueue(Job::Check);
         }
         if self.child_retry.take_if(|at| now >= *at).is_some() {
             self.enqueue(Job::CreateChild);
@@ -487,6 +517,7 @@ impl Established {
             self.silent_until,
             self.child_retry,
             self.surplus_at,
+            self.mobility.check_at,
         ];
         clocks.into_iter().flatten().chain(children).min()
     }
@@ -534,6 +565,13 @@ impl Established {
     pub fn estate(&mut self) -> Box<Estate> {
         let mut queue = std::mem::take(&mut self.queue);
         queue.retain(|job| !matches!(job, Job::RekeyIke | Job::Probe));
+        // Nobody will hear the answer.
+        queue.extend(match self.task {
+            Some(Task::Update { .. }) => Some(Job::Update),
+            Some(Task::Check { .. }) => Some(Job::Check),
+            Some(Task::Tell) => Some(Job::Tell),
+            _ => None,
+        });
         Box::new(Estate {
             from: self.session.local_spi,
             peer: self.peer(),
@@ -544,6 +582,8 @@ impl Established {
             worker_retry: self.worker_retry,
             replacement: self.replacement,
             probing: self.is_probing(),
+            mobility: std::mem::take(&mut self.mobility),
+            place: (self.session.path, self.session.transport, self.session.nat),
         })
     }
 
@@ -558,9 +598,12 @@ impl Established {
         self.child_failures = estate.child_failures;
         self.worker_retry = estate.worker_retry;
         self.replacement = estate.replacement;
+        self.mobility = estate.mobility.inherited();
+        (self.session.path, self.session.transport, self.session.nat) = estate.place;
         if estate.probing {
             self.probe(shared, now);
         }
+        self.look_at_nat(shared, now);
     }
 }
 

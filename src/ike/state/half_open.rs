@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::established::{Birth, Established, Lineage};
+use super::established::{Birth, Established, Lineage, Pair};
 use super::{Closed, IkeSa, stay};
 use crate::crypto::{self, KeyExchange, Prf};
 use crate::ike::auth::Authenticated;
@@ -23,11 +23,12 @@ use crate::ike::exchange::negotiate::{
 use crate::ike::intermediate::IntAuth;
 use crate::ike::keymat::{self, IkeKeys};
 use crate::ike::limits::HALF_OPEN_LIFETIME;
+use crate::ike::mobike::{self, Mobility};
 use crate::ike::nat::{self, Nat};
 use crate::ike::proposals::{Chosen, choose_ike};
 use crate::ike::session::{Packet, Received, Session, SessionStart};
 use crate::ike::shared::Shared;
-use crate::ike::{CloseReason, Event, PeerConfig, PostQuantum};
+use crate::ike::{CloseReason, Event, PeerConfig, PostQuantum, ProvedBy};
 use crate::model::{AeadAlgorithm, DropReason, IkeSpi, IkeSuite, Instant, KeGroup, Path, PeerId};
 use crate::wire::ike::{ExchangeType, Flags, Header, KeyExchangePayload, Message, Notify, NotifyType, Payload, Proposal};
 
@@ -229,6 +230,7 @@ fn acceptable_suites(shared: &Shared, path: Path) -> Vec<AeadAlgorithm> {
 struct Proven {
     config: Arc<PeerConfig>,
     proof: Authenticated<PeerId>,
+    proved_by: Pair<ProvedBy>,
     /// Our part of the answer: IDr, CERT, AUTH.
     payloads: Vec<Payload>,
 }
@@ -349,16 +351,17 @@ impl HalfOpen {
         };
         let keys = &keyed.keys;
         let prf = Prf(self.suite.prf);
-        let proof = claim.verify(prf, &config, self.record.of_initiator(&keys.sk_pi)).map_err(fail)?;
+        let (proof, theirs) = claim.verify(prf, &config, self.record.of_initiator(&keys.sk_pi)).map_err(fail)?;
         let payloads = auth::responder_payloads(prf, &config, self.record.of_responder(&keys.sk_pr));
-        Ok(Proven { config, proof, payloads })
+        let proved_by = Pair { ours: config.local_auth.proves_by(), theirs };
+        Ok(Proven { config, proof, proved_by, payloads })
     }
 
     /// Answers, with a CHILD_SA if the peer asks for one that we can make.
     fn establish(self: Box<Self>, shared: &mut Shared, now: Instant, request: &Contents, proven: Proven) -> Option<IkeSa> {
         let Secret::Keyed(keyed) = self.secret else { return None };
         let Keyed { keys, mut session, .. } = *keyed;
-        let Proven { config, proof, mut payloads } = proven;
+        let Proven { config, proof, proved_by, mut payloads } = proven;
         session.nat = self.nat;
         let spis = session.spis();
         let kin = session.nat.observe_vendor_id(request, spis, session.path);
@@ -373,6 +376,7 @@ impl HalfOpen {
         let low_nonce = self.record.low_nonce();
         let birth = Birth {
             proof,
+            proved_by,
             config: Arc::clone(&config),
             suite: self.suite,
             sk_d: keys.sk_d.clone(),
@@ -386,6 +390,10 @@ impl HalfOpen {
             },
         };
         payloads.extend(nat::vendor_id(spis, session.path));
+        let mobility = Mobility::agreed(shared, session.path, request);
+        if mobility.spoken {
+            payloads.extend(mobike::auth_payloads(shared, session.path));
+        }
         let peer = config.index;
         // Its AUTH covers our nonce, so our answer to IKE_SA_INIT arrived: both directions are proved.
         shared.event(Event::Proof { peer, asked: self.arrived });
@@ -408,6 +416,7 @@ impl HalfOpen {
             None => session.respond(shared, &payloads),
         }
         let mut state = Established::new(shared, now, session, birth);
+        state.mobility = mobility;
         state.announce(shared);
         if let Some(sentence) = failure {
             shared.event(Event::ChildFailed { peer, reason: CloseReason::WeRefused(sentence) });

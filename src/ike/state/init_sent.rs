@@ -7,6 +7,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -14,10 +15,11 @@ use super::{AuthSent, IkeSa, IntermediateSent, stay};
 use crate::crypto::{self, KeyExchange};
 use crate::ike::channel::Channel;
 use crate::ike::contents::Contents;
+use crate::ike::effect::Effect;
 use crate::ike::exchange::auth::{FULL_TRANSCRIPT, Record, signature_hash_algorithms, uses_host_keys};
 use crate::ike::exchange::negotiate::{FRAGMENTATION_SUPPORTED, INTERMEDIATE_SUPPORTED, key_exchange_payload, wanted_group};
 use crate::ike::keymat;
-use crate::ike::limits::{GIVE_UP_INITIATE, IKE_PORT, MAX_COOKIES, MAX_INVALID_KE, NATT_PORT, SILENCE};
+use crate::ike::limits::{GIVE_UP_INITIATE, IKE_PORT, MAX_COOKIES, MAX_INVALID_KE, NATT_PORT, NEXT_PLACE, SILENCE};
 use crate::ike::nat::{self, Nat};
 use crate::ike::proposals::{accept_ike, offer_ike};
 use crate::ike::retransmit::{Due, Retransmit};
@@ -36,6 +38,11 @@ pub struct InitSent {
     /// When somebody last asked for it: who asks while it is open waits for how it ends.
     pub wanted: Instant,
     config: Arc<PeerConfig>,
+    /// How many of the peer's places were tried before this one, and with which the first of them began.
+    tried: usize,
+    first: usize,
+    /// How long this one is.
+    patience: Duration,
     path: Path,
     transport: Transport,
     proposals: Vec<Proposal>,
@@ -78,8 +85,13 @@ enum Verdict {
 }
 
 impl InitSent {
-    /// Sends the first IKE_SA_INIT to a peer whose address we know.
-    pub fn start(shared: &mut Shared, now: Instant, config: Arc<PeerConfig>, remote: RemoteEndpoint) -> Self {
+    /// Sends the first IKE_SA_INIT to a peer, if we know a place where it may be. Begins with the place that was of use last;
+    /// `tried` of them were not, this time.
+    pub fn start(shared: &mut Shared, now: Instant, config: Arc<PeerConfig>, tried: usize, wanted: Instant) -> Option<Self> {
+        let remotes: Vec<RemoteEndpoint> = config.remotes().collect();
+        let first = shared.places.get(&config.index).copied().unwrap_or(0);
+        let remote = *remotes.get((first + tried).checked_rem(remotes.len())?)?;
+        let patience = if tried + 1 < remotes.len() { NEXT_PLACE } else { GIVE_UP_INITIATE };
         let (path, transport) = first_path(shared, remote);
         let local_spi = IkeSpi::random(&mut *shared.rng);
         let group = shared.first_group;
@@ -88,8 +100,11 @@ impl InitSent {
         let mut state = Self {
             local_spi,
             started: now,
-            wanted: now,
+            wanted,
             config,
+            tried,
+            first,
+            patience,
             path,
             transport,
             proposals,
@@ -99,11 +114,11 @@ impl InitSent {
             cookies_followed: 0,
             groups_followed: 0,
             message: Bytes::new(),
-            clock: Retransmit::start(now, GIVE_UP_INITIATE, &mut *shared.rng),
+            clock: Retransmit::start(now, patience, &mut *shared.rng),
             hint: None,
         };
         state.send(shared, now);
-        state
+        Some(state)
     }
 
     pub fn peer(&self) -> PeerIndex {
@@ -132,7 +147,7 @@ impl InitSent {
             message_id: 0,
         };
         self.message = Message::emit_clear(&header, &payloads).into();
-        let left = GIVE_UP_INITIATE.saturating_sub(now.since(self.started));
+        let left = self.patience.saturating_sub(now.since(self.started));
         self.clock = Retransmit::start(now, left, &mut *shared.rng);
         shared.transmit(self.path, self.transport, self.message.clone());
     }
@@ -253,6 +268,8 @@ impl InitSent {
                 return None;
             }
         };
+        // Somebody is there: the next initiation begins here, too.
+        shared.places.insert(self.config.index, self.first + self.tried);
         let spis = (self.local_spi.value(), remote_spi.value());
         let keys = keymat::initial(suite, &secret, &self.nonce, &nonce, spis.0, spis.1);
         let (path, transport) = floated(packet.path, self.transport, shared.config.natt_port);
@@ -302,6 +319,15 @@ impl InitSent {
                     self.note(shared, reason);
                 }
                 stay(self, IkeSa::InitSent)
+            }
+            Due::GiveUp if self.patience < GIVE_UP_INITIATE => {
+                if self.hint.is_none() {
+                    let reason = self.no_answer();
+                    self.note(shared, reason);
+                }
+                let (peer, tried) = (self.config.index, self.tried + 1);
+                shared.effects.push_back(Effect::TryNext { peer, tried, wanted: self.wanted });
+                None
             }
             Due::GiveUp => {
                 let reason = self.hint.take().unwrap_or_else(|| self.no_answer());

@@ -320,7 +320,7 @@ fn an_initiator_tells_a_responder_that_it_does_not_believe() {
     // Host 1 answers with another key than host 0 expects: host 0 must not come up, and host 1 must not keep what it has.
     let mut sim = Simulator::new(1, 2, Proof::HostKeys);
     let mut config = peer_config(0, 1, Proof::HostKeys);
-    config.remote_auth = PeerAuth::HostKey(crate::crypto::SigningKey::from_seed(&[77; 32]).verifying_key());
+    config.remote_auth = PeerAuth::HostKeys(vec![crate::crypto::SigningKey::from_seed(&[77; 32]).verifying_key()]);
     sim.hosts[0].endpoint.upsert_peer(config);
     sim.command(0, Command::Initiate(HOST[1]));
     sim.run_for(std::time::Duration::from_secs(2));

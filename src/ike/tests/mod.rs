@@ -11,6 +11,7 @@ mod duplicates;
 mod fragments;
 mod hand;
 mod handshake;
+mod mobike;
 mod moves;
 mod per_worker;
 mod post_quantum;

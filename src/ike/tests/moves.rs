@@ -118,19 +118,52 @@ fn a_nat_that_rebinds_is_followed_by_ike_and_esp() {
     assert!(sim.hosts[1].events[from..].iter().any(|event| matches!(event, Event::Proof { .. })));
 }
 
+/// Host 1 sees ESP of host 0, which is behind a NAT, from this port.
+fn esp_from(sim: &mut Simulator, port: u16) -> crate::model::Path {
+    let spi = sender(sim, 1);
+    let mut path = sim.hosts[1].endpoint.ike_sas(HOST[0])[0].path;
+    path.remote.set_port(port);
+    sim.command(1, Command::AddressSeen(spi, path));
+    path
+}
+
 #[test]
-fn an_esp_packet_from_elsewhere_moves_its_sa_and_not_ike() {
+fn esp_from_elsewhere_moves_everything_as_soon_as_the_peer_answers_there() {
     let mut sim = Simulator::new(1, 2, Proof::Psk);
     behind_nat(&mut sim, 0);
     sim.command(0, Command::Initiate(HOST[1]));
     sim.run_for(Duration::from_secs(1));
-    let ike = sim.hosts[1].endpoint.ike_sas(HOST[0])[0].path;
-    let spi = sender(&sim, 1);
-    let mut path = ike;
-    path.remote.set_port(31_000);
-    sim.command(1, Command::AddressSeen(spi, path));
+    rebind(&mut sim, 0);
+    let port = sim.hosts[0].nat.as_mut().expect("a NAT").outward(4500).port();
+    let path = esp_from(&mut sim, port);
+    assert_ne!(sim.hosts[1].plane.installed[0].path, path, "not yet");
+    sim.run_for(Duration::from_millis(100));
     assert_eq!(sim.hosts[1].plane.installed[0].path, path);
-    assert_eq!(sim.hosts[1].endpoint.ike_sas(HOST[0])[0].path, ike);
+    assert_eq!(sim.hosts[1].endpoint.ike_sas(HOST[0])[0].path, path, "IKE went there, too");
+}
+
+/// Who overtakes one ESP packet with a copy from an address of his own gets one small question, and no ESP.
+#[test]
+fn esp_from_where_the_peer_is_not_moves_nothing() {
+    let mut sim = Simulator::new(1, 2, Proof::Psk);
+    behind_nat(&mut sim, 0);
+    sim.command(0, Command::Initiate(HOST[1]));
+    sim.run_for(Duration::from_secs(1));
+    sim.by_hand = true;
+    let before = sim.hosts[1].endpoint.ike_sas(HOST[0])[0].path;
+    let from = sim.hosts[1].events.len();
+    for _ in 0..20 {
+        let path = esp_from(&mut sim, 31_000);
+        assert_eq!(sim.waiting.len(), 1, "one question");
+        assert_eq!(sim.waiting[0].path.remote, path.remote);
+    }
+    sim.by_hand = false;
+    sim.waiting.clear();
+    sim.run_for(Duration::from_secs(30));
+    assert_eq!(sim.hosts[1].plane.installed[0].path, before);
+    assert_eq!(sim.hosts[1].endpoint.ike_sas(HOST[0])[0].path, before);
+    assert!(sim.hosts[1].events[from..].iter().any(|event| matches!(event, Event::Proof { .. })), "asked where it is");
+    must_be_settled(&sim);
 }
 
 #[test]

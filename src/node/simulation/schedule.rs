@@ -293,7 +293,7 @@ impl<'a> Play<'a> {
         let key = |number: u8, twist: u8| SigningKey::from_seed(&[number + 16 * twist; 32]);
         let waits = self.schedule.some_wait && own < other;
         let (local_auth, remote_auth) = if self.schedule.host_keys {
-            (LocalAuth::HostKey(key(own, 0)), PeerAuth::HostKey(key(other, twist).verifying_key()))
+            (LocalAuth::HostKeys(vec![key(own, 0)]), PeerAuth::HostKeys(vec![key(other, twist).verifying_key()]))
         } else {
             (LocalAuth::Psk(psk()), PeerAuth::Psk(psk()))
         };
@@ -305,6 +305,7 @@ impl<'a> Play<'a> {
             local_auth,
             remote_auth,
             remote: (!waits).then(|| RemoteEndpoint::Standard(address(other))),
+            alternatives: Vec::new(),
             suites: AeadAlgorithm::ALL.to_vec(),
             post_quantum: PostQuantum::Preferred,
             local_selectors: vec![TrafficSelector::from_prefix(prefix(own))],
@@ -320,7 +321,7 @@ impl<'a> Play<'a> {
             let wrong = || Secret::copy_of(b"what an impostor made up for himself");
             let key = SigningKey::from_seed(&[0xee; 32]);
             if self.schedule.host_keys {
-                peer.local_auth = LocalAuth::HostKey(key);
+                peer.local_auth = LocalAuth::HostKeys(vec![key]);
             } else {
                 (peer.local_auth, peer.remote_auth) = (LocalAuth::Psk(wrong()), PeerAuth::Psk(wrong()));
             }

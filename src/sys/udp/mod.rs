@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-pub use path_mtu::path_mtu;
+pub use path_mtu::{path_mtu, source};
 pub use receive::{Message, ReceiveBatch};
 pub use send::{Datagram, SendBatch, SendReport};
 

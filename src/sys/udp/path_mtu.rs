@@ -41,6 +41,18 @@ pub fn path_mtu(local: Option<IpAddr>, remote: SocketAddr) -> io::Result<u32> {
     Ok(mtu.max(own.min(HEARSAY_FLOOR)))
 }
 
+/// The address that the kernel would send from to `remote`.
+///
+/// # Errors
+/// What the kernel said: there is no route.
+pub fn source(remote: SocketAddr) -> io::Result<IpAddr> {
+    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port()).with_scope_of(remote);
+    let socket = Socket::new(Domain::for_address(remote), Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
+    socket.connect(&remote.into())?;
+    let local = socket.local_addr()?.as_socket();
+    local.map(|local| local.ip()).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
 /// Link-local addresses mean something on one interface only.
 trait WithScope {
     /// The same address on the interface that `other` names.

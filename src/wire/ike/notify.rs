@@ -73,6 +73,8 @@ notify_types! {
     FailedCpRequired = 37, "FAILED_CP_REQUIRED";
     TsUnacceptable = 38, "TS_UNACCEPTABLE";
     InvalidSelectors = 39, "INVALID_SELECTORS";
+    UnacceptableAddresses = 40, "UNACCEPTABLE_ADDRESSES";
+    UnexpectedNatDetected = 41, "UNEXPECTED_NAT_DETECTED";
     TemporaryFailure = 43, "TEMPORARY_FAILURE";
     ChildSaNotFound = 44, "CHILD_SA_NOT_FOUND";
     StateNotFound = 47, "STATE_NOT_FOUND";
@@ -90,6 +92,12 @@ notify_types! {
     EspTfcPaddingNotSupported = 16394, "ESP_TFC_PADDING_NOT_SUPPORTED";
     NonFirstFragmentsAlso = 16395, "NON_FIRST_FRAGMENTS_ALSO";
     MobikeSupported = 16396, "MOBIKE_SUPPORTED";
+    AdditionalIp4Address = 16397, "ADDITIONAL_IP4_ADDRESS";
+    AdditionalIp6Address = 16398, "ADDITIONAL_IP6_ADDRESS";
+    NoAdditionalAddresses = 16399, "NO_ADDITIONAL_ADDRESSES";
+    UpdateSaAddresses = 16400, "UPDATE_SA_ADDRESSES";
+    Cookie2 = 16401, "COOKIE2";
+    NoNatsAllowed = 16402, "NO_NATS_ALLOWED";
     Redirect = 16407, "REDIRECT";
     RedirectSupported = 16406, "REDIRECT_SUPPORTED";
     ChildlessIkev2Supported = 16418, "CHILDLESS_IKEV2_SUPPORTED";

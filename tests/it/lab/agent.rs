@@ -30,6 +30,8 @@ pub enum Proof {
     WrongPsk,
     /// Its Ed25519 key, base64.
     PublicKey(String),
+    /// Any of these.
+    PublicKeys(Vec<String>),
 }
 
 /// One entry of `peers`.
@@ -144,6 +146,7 @@ overlay: {{address: {}, blocks: [{}]}}
                 Proof::Psk => yaml += &format!("    psk_file: {}\n", secret(folder, "psk", PSK)),
                 Proof::WrongPsk => yaml += &format!("    psk_file: {}\n", secret(folder, "wrong", &PSK.replace('0', "x"))),
                 Proof::PublicKey(key) => yaml += &format!("    public_key: \"{key}\"\n"),
+                Proof::PublicKeys(keys) => yaml += &format!("    public_key: [{}]\n", keys.join(", ")),
             }
             if let Some(suites) = &peer.suites {
                 yaml += &format!("    suites: [{suites}]\n");
@@ -311,6 +314,18 @@ impl Agent {
         let output = self.control(&["key", "generate"]);
         assert!(output.status.success(), "key generate: {}", said(&output));
         self.public_key()
+    }
+
+    /// One step of `key rotate`; the public key that it prints.
+    pub fn rotate_key(&self, step: &[&str]) -> String {
+        let output = self.control(&[&["key", "rotate"], step].concat());
+        assert!(output.status.success(), "key rotate {step:?}: {}", said(&output));
+        text(&output.stdout).trim().to_owned()
+    }
+
+    /// Its own key file.
+    pub fn key_file(&self) -> PathBuf {
+        self.folder.path().join("state/host.key")
     }
 
     /// `key show`.

@@ -6,6 +6,10 @@
 //! NAT      alpha 10.9.1.1 --- 10.9.1.254 nat 10.9.0.254 (masquerade) --- 10.9.0.2 beta
 //!
 //! routed   alpha 10.9.1.1 --- 10.9.1.254 router 10.9.0.254 ------------- 10.9.0.2 beta
+//!
+//! crowd    alpha 10.9.1.1 -+
+//!          gamma 10.9.3.1 -+- nat 10.9.0.254 (masquerade) -------------- 10.9.0.2 beta
+//!          delta 10.9.4.1 -+
 //! ```
 //!
 //! Each host owns an overlay block, 10.42.1.0/24 and 10.42.2.0/24, and the first address in it. The underlay's interface is
@@ -68,6 +72,12 @@ impl Host {
         self.filter(&format!("udp dport {{ 500, 4500 }} {random}; udp sport 4500 udp dport != {{ 500, 4500 }} {random}"));
     }
 
+    /// Gives it another address on the underlay, in place of this one.
+    pub fn readdress(&self, from: &str, to: &str) {
+        self.run(&["ip", "address", "del", &format!("{from}/24"), "dev", UNDERLAY]);
+        self.run(&["ip", "address", "add", &format!("{to}/24"), "dev", UNDERLAY]);
+    }
+
     /// Drops everything that arrives on the underlay.
     pub fn block(&self) {
         self.filter("drop");
@@ -100,6 +110,8 @@ fn masquerade(ports: &str) -> String {
 pub struct Lab {
     pub alpha: Host,
     pub beta: Host,
+    /// Further hosts behind the NAT.
+    pub others: Vec<Host>,
     namespaces: Vec<String>,
 }
 
@@ -122,6 +134,26 @@ impl Lab {
     pub fn with_nat() -> Self {
         let lab = Self::across();
         lab.middle(&["nft", &masquerade("")]);
+        lab
+    }
+
+    /// `alpha` and two more hosts behind one NAT.
+    pub fn crowd() -> Self {
+        let mut lab = Self::with_nat();
+        let nat = lab.namespaces.last().expect("a NAT").clone();
+        let more = [
+            ("gamma", "g", "10.9.3.1", "10.9.3.254", "10.42.3.0/24", "10.42.3.1"),
+            ("delta", "d", "10.9.4.1", "10.9.4.254", "10.42.4.0/24", "10.42.4.1"),
+        ];
+        for (name, letter, address, gateway, block, inner) in more {
+            let netns = lab.namespace(letter);
+            let inside = format!("in-{letter}");
+            let (near, far) = (format!("{address}/24"), format!("{gateway}/24"));
+            lab.link(&[(&netns, UNDERLAY, &near), (&nat, &inside, &far)]);
+            let host = Host { name, netns, address, block, inner };
+            host.run(&["ip", "route", "add", "default", "via", gateway]);
+            lab.others.push(host);
+        }
         lab
     }
 
@@ -162,6 +194,17 @@ impl Lab {
         self.middle(&["conntrack", "-F"]);
     }
 
+    /// The NAT maps every new flow to a port of chance.
+    pub fn scatter_nat(&self) {
+        self.middle(&["nft", &masquerade(" to :20000-40000 random")]);
+        self.forget_nat();
+    }
+
+    /// The NAT forgets its mappings.
+    pub fn forget_nat(&self) {
+        self.middle(&["conntrack", "-F"]);
+    }
+
     fn hosts(alpha_address: &'static str) -> Self {
         require_root_and_tools();
         sweep();
@@ -171,7 +214,7 @@ impl Lab {
         let alpha =
             Host { name: "alpha", netns: netns("a"), address: alpha_address, block: "10.42.1.0/24", inner: "10.42.1.1" };
         let beta = Host { name: "beta", netns: netns("b"), address: "10.9.0.2", block: "10.42.2.0/24", inner: "10.42.2.1" };
-        let mut lab = Self { alpha, beta, namespaces: Vec::new() };
+        let mut lab = Self { alpha, beta, others: Vec::new(), namespaces: Vec::new() };
         lab.add(lab.alpha.netns.clone());
         lab.add(lab.beta.netns.clone());
         lab

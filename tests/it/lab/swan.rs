@@ -41,6 +41,8 @@ pub struct SwanConfig {
     pub remote_ts: String,
     /// Liveness checks, in seconds; 0 for none.
     pub dpd_seconds: u32,
+    /// The age in seconds at which it rekeys the IKE SA and the CHILD_SA, each to the second; none: its defaults.
+    pub rekey_seconds: Option<(u32, u32)>,
     /// Our ports, 500 and 4500 by default.
     pub ports: (u16, u16),
     /// The peer's IKE port.
@@ -66,6 +68,7 @@ impl SwanConfig {
             local_ts: local.block.to_owned(),
             remote_ts: remote.block.to_owned(),
             dpd_seconds: 0,
+            rekey_seconds: None,
             ports: (500, 4500),
             remote_port: 500,
             fragment_size: 1280,
@@ -114,9 +117,14 @@ impl SwanConfig {
                 ("auth = pubkey\n      pubkeys = local.pem", "auth = pubkey\n      pubkeys = remote.pem")
             }
         };
+        let lifetime = |seconds: u32, what: &str| format!("rekey_time = {seconds}s\n    rand_time = 0s\n    {what} = 60s");
+        let (ike_lifetime, child_lifetime) = self
+            .rekey_seconds
+            .map_or_else(Default::default, |(ike, child)| (lifetime(ike, "over_time"), lifetime(child, "life_time")));
         format!(
             "  {name} {{
     version = 2
+    {ike_lifetime}
     local_addrs = {local_address}
     remote_addrs = {remote_address}
     remote_port = {remote_port}
@@ -136,6 +144,7 @@ impl SwanConfig {
         local_ts = {local_ts}
         remote_ts = {remote_ts}
         esp_proposals = {esp}
+        {child_lifetime}
         mode = tunnel
         start_action = {start_action}
       }}

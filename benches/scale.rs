@@ -354,7 +354,9 @@ fn talk(hub: &mut Node, others: &mut Node, now: Instant) -> Duration {
     // What came last goes first: one handshake after the other, or the hub would ask for cookies.
     let mut waiting = Vec::new();
     loop {
-        count(&mut || drop(obey(hub, now)));
+        count(&mut || {
+            obey(hub, now);
+        });
         obey(others, now);
         while let Some(answer) = hub.poll_transmit() {
             let path = Path { local: answer.path.remote, remote: (HUB, answer.path.local.port()).into() };

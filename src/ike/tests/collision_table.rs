@@ -156,9 +156,9 @@ fn whatever_two_hosts_ask_each_other_at_once() {
                     meet(&mut sim, asks, order, None);
                     // The two requests cross: nobody hears of the other's before his own is under way.
                     if matches!(order & 3, 1 | 2) {
-                        for host in 0..2 {
+                        for (host, said) in said.into_iter().enumerate() {
                             let refused = refusals(&sim, host);
-                            let right = match said[host] {
+                            let right = match said {
                                 NOTHING => refused.is_empty(),
                                 reason => refused.first().is_some_and(|first| first.contains(reason)),
                             };
@@ -209,11 +209,11 @@ fn nonces_decide_in_every_order_of_arrival() {
                     // Who wins has asked for what it sends with: its SPI was reserved before the other's was installed.
                     _ => {
                         let winner = usize::from(!a_wins);
-                        let asked = sim.hosts[winner].events.iter().filter_map(|event| match event {
+                        let mut asked = sim.hosts[winner].events.iter().filter_map(|event| match event {
                             Event::Reserve { spi, .. } => Some(*spi),
                             _ => None,
                         });
-                        assert_eq!(Some(sender(&sim, winner)), asked.last(), "{what}");
+                        assert_eq!(Some(sender(&sim, winner)), asked.next_back(), "{what}");
                         let after = [0, 1].map(|host| sim.hosts[host].plane.installs);
                         assert!(after.iter().zip(before).all(|(after, before)| after - before <= 2), "{what}");
                     }
@@ -275,11 +275,11 @@ fn both_make_the_first_child_in_every_order_of_nonces() {
             let a_wins = ni_a.min(nr_b) > ni_b.min(nr_a);
             let winner = usize::from(!a_wins);
             if matches!(order & 3, 1 | 2) {
-                let asked = sim.hosts[winner].events.iter().filter_map(|event| match event {
+                let mut asked = sim.hosts[winner].events.iter().filter_map(|event| match event {
                     Event::Reserve { spi, .. } => Some(*spi),
                     _ => None,
                 });
-                assert_eq!(Some(sender(&sim, winner)), asked.last(), "{what}");
+                assert_eq!(Some(sender(&sim, winner)), asked.next_back(), "{what}");
             }
         }
     }

@@ -278,8 +278,7 @@ impl World {
     /// Lets time pass, delivering what is due.
     pub fn run_for(&mut self, duration: Duration) {
         let end = self.now + duration;
-        loop {
-            let Some(next) = self.next_event().filter(|&at| at <= end) else { break };
+        while let Some(next) = self.next_event().filter(|&at| at <= end) {
             self.witness.note_step(self.now, next);
             self.now = self.now.max(next);
             self.wake_up();

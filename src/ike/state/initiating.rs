@@ -12,11 +12,12 @@
 
 use super::auth_sent::AuthStart;
 use super::{AuthSent, Established, IkeSa, InitSent, IntermediateSent, Leaving, stay};
+use crate::crypto;
 use crate::ike::limits::{ANSWERS_OPEN, MAX_ANSWERS};
 use crate::ike::session::Packet;
 use crate::ike::shared::Shared;
 use crate::ike::{CloseReason, Event};
-use crate::model::{DropReason, Instant, PeerIndex};
+use crate::model::{DropReason, Instant, PeerIndex, Secret};
 use crate::wire::ike::ExchangeType;
 
 /// What one answer has led to so far.
@@ -96,8 +97,9 @@ struct Refusal {
 pub struct Initiating {
     init: InitSent,
     courses: Vec<Course>,
-    /// Answers that were followed.
-    followed: usize,
+    /// SK_d of each answer that was followed. None is followed twice: an altered copy leads to the same keys, and the same nonces
+    /// would be used under them.
+    followed: Vec<Secret>,
     /// Until when more may come.
     open_until: Instant,
     /// The last that came to nothing.
@@ -106,7 +108,7 @@ pub struct Initiating {
 
 impl Initiating {
     pub const fn new(init: InitSent) -> Self {
-        Self { open_until: init.started, init, courses: Vec::new(), followed: 0, refusal: None }
+        Self { open_until: init.started, init, courses: Vec::new(), followed: Vec::new(), refusal: None }
     }
 
     pub fn peer(&self) -> PeerIndex {
@@ -137,13 +139,17 @@ impl Initiating {
     /// An answer to IKE_SA_INIT: as good as any other that came before it.
     fn handle_answer(mut self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Option<IkeSa> {
         let known = self.courses.iter().any(|course| course.start().record.response == packet.datagram);
-        if known || self.followed == MAX_ANSWERS {
+        if known || self.followed.len() == MAX_ANSWERS {
             shared.drop(DropReason::IkeUnexpected);
-        } else if let Some(start) = self.init.handle(shared, now, packet, self.followed == 0) {
-            if self.followed == 0 {
+        } else if let Some(start) = self.init.handle(shared, now, packet, self.followed.is_empty()) {
+            if self.followed.iter().any(|sk_d| crypto::equal(sk_d.expose(), start.keys.sk_d.expose())) {
+                shared.drop(DropReason::IkeUnexpected);
+                return stay(self, IkeSa::Initiating);
+            }
+            if self.followed.is_empty() {
                 self.open_until = now + ANSWERS_OPEN;
             }
-            self.followed += 1;
+            self.followed.push(start.keys.sk_d.clone());
             self.courses.push(Course::begin(shared, now, start));
         }
         stay(self, IkeSa::Initiating)
@@ -217,7 +223,7 @@ impl Initiating {
     }
 
     pub fn handle_timeout(mut self: Box<Self>, shared: &mut Shared, now: Instant) -> Option<IkeSa> {
-        if self.followed == 0 {
+        if self.followed.is_empty() {
             return if self.init.handle_timeout(shared, now) { stay(self, IkeSa::Initiating) } else { None };
         }
         let is_due = |course: &Course| course.poll_timeout().is_some_and(|at| at <= now);
@@ -234,7 +240,7 @@ impl Initiating {
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.followed == 0 {
+        if self.followed.is_empty() {
             return Some(self.init.poll_timeout());
         }
         let open = self.refusal.as_ref().filter(|_| self.courses.is_empty()).map(|_| self.open_until);

@@ -147,6 +147,23 @@ fn case_55_the_same_answer_twice_is_one() {
     assert!(sent(&mut sim).is_empty());
 }
 
+/// A copy of the answer that says something more leads to the same keys: it must not be followed beside it.
+#[test]
+fn case_55_an_altered_copy_is_not_followed_under_the_same_keys() {
+    let (mut sim, _) = answered();
+    let answer = sim.waiting.remove(0);
+    let Content::Ike(octets) = &answer.content else { panic!("IKE_SA_INIT") };
+    let mut message = Message::parse(octets).expect("the answer");
+    message.payloads.push(notify(NotifyType::Other(40000), vec![1]));
+    let altered = Message::emit_clear(&message.header, &message.payloads);
+    sim.deliver_again(&answer);
+    assert!(!sent(&mut sim).is_empty());
+    must_only_count(&mut sim, DropReason::IkeUnexpected, "a copy", |sim| {
+        sim.inject(0, (address(1), 500).into(), Transport::Plain, &altered);
+    });
+    assert!(sent(&mut sim).is_empty());
+}
+
 #[test]
 fn case_55_a_few_answers_are_followed_and_no_more() {
     let (mut sim, request) = answered();

@@ -14,10 +14,10 @@ mod check;
 mod keys;
 mod message;
 mod read;
-mod scalar;
-mod section;
+pub(crate) mod scalar;
+pub(crate) mod section;
 mod types;
-mod yaml;
+pub(crate) mod yaml;
 
 pub use check::holds_outer;
 pub use keys::{KeyFile, check_key_file, resolve_keys};
@@ -48,7 +48,8 @@ pub struct Surroundings {
 #[must_use]
 pub fn parse(file: &Path, octets: &[u8], surroundings: &Surroundings) -> (Option<Config>, Report) {
     let mut report = Report::new(file);
-    let config = yaml::parse(octets, &mut report).and_then(|root| read::config(&root, file, surroundings, &mut report));
+    let config = yaml::parse(octets, yaml::Duplicates::Refused, &mut report)
+        .and_then(|root| read::config(&root, file, surroundings, &mut report));
     report.sort();
     (config.filter(|_| !report.has_errors()), report)
 }

@@ -94,7 +94,7 @@ pub(super) struct PeerDraft {
 pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, report: &mut Report) -> Option<Config> {
     let root = Field { line: root.line, key: String::new(), node: root };
     let mut top = Section::of(&root, report)?;
-    let empty = Node { line: 1, value: super::yaml::Value::Null };
+    let empty = Node { line: 1, plain: false, value: super::yaml::Value::Null };
     let absent = |key: &str| Field { line: 1, key: key.to_owned(), node: &empty };
     let folder = file.parent().unwrap_or(Path::new(""));
     let (name, advertise, listen, certificate) =
@@ -438,10 +438,7 @@ fn peer(field: &Field<'_>, defaults: &PeerDefaults<'_>, report: &mut Report) -> 
         }
     };
     let remotes = match section.take("address") {
-        Some(field) if matches!(field.node.value, super::yaml::Value::List(_)) => {
-            field.read_list(report, MAX_PLACES, peer_remote)
-        }
-        Some(field) => field.read(report, peer_remote).into_iter().collect(),
+        Some(field) => places(&field, report),
         None => Vec::new(),
     };
     let local_id = section.take("local_id").and_then(|field| field.read(report, scalar::identity));
@@ -465,6 +462,18 @@ fn peer(field: &Field<'_>, defaults: &PeerDefaults<'_>, report: &mut Report) -> 
         local_blocks,
         remote_blocks,
     })
+}
+
+/// One address, or a list of them.
+fn places(field: &Field<'_>, report: &mut Report) -> Vec<Placed<PeerRemote>> {
+    match &field.node.value {
+        super::yaml::Value::List(items) if items.is_empty() => {
+            field.refuse(report, &Expected::new("at least one address (without the key the peer calls us)"));
+            Vec::new()
+        }
+        super::yaml::Value::List(_) => field.read_list(report, MAX_PLACES, peer_remote),
+        _ => field.read(report, peer_remote).into_iter().collect(),
+    }
 }
 
 fn peer_remote(text: &str) -> Result<PeerRemote, Expected> {

@@ -538,6 +538,17 @@ fn a_shared_key_is_never_shown() {
 }
 
 #[test]
+fn a_peer_may_have_several_addresses() {
+    let peer = |address: &str| good(&GOOD.replace("192.0.2.2", address)).peers.remove(0);
+    let one = peer("192.0.2.2");
+    assert_eq!(peer("[192.0.2.2]"), one, "a list of one is one");
+    let several = peer("[192.0.2.2, '192.0.2.3:4501', 198.51.100.2]");
+    let shown: Vec<String> = several.remotes().map(|remote| remote.to_string()).collect();
+    assert_eq!(shown, ["192.0.2.2", "192.0.2.3:4501", "198.51.100.2"]);
+    assert_eq!(several.remote, one.remote);
+}
+
+#[test]
 fn peers_are_checked() {
     for (from, to, message) in [
         (
@@ -565,6 +576,22 @@ fn peers_are_checked() {
             "192.0.2.2:500",
             "u.yaml:5: warning: peers[0].address: port 500 is the IKE port; what stands here is the peer's NAT-T port, 4500 as \
              a rule\n",
+        ),
+        (
+            "192.0.2.2",
+            "[]",
+            "u.yaml:5: peers[0].address: expected at least one address (without the key the peer calls us), got a list\n",
+        ),
+        (
+            "192.0.2.2",
+            "[192.0.2.2, '192.0.2.2:4501', 192.0.2.2]",
+            "u.yaml:5: peers[0].address[2]: 192.0.2.2 is the address of peers[0] already (line 5)\n",
+        ),
+        (
+            "192.0.2.2",
+            "[192.0.2.2, 10.42.2.9]",
+            "u.yaml:7: peers[0].remote_blocks[0]: 10.42.2.0/24 holds 10.42.2.9, beta's address (line 5): what is sent there \
+             would enter the tunnel again; name the prefixes around it instead\n",
         ),
         ("name: beta", "name: alpha", "u.yaml:4: peers[0].name: \"alpha\" is this host's own name\n"),
         (

@@ -218,7 +218,10 @@ impl Node {
                 self.spread(now, spi);
             }
             Event::SoftExpired(spi) => self.endpoint.handle_command(now, ike::Command::RekeyChild(spi)),
-            Event::HardExpired(spi) => self.endpoint.handle_command(now, ike::Command::ChildExpired(spi)),
+            Event::HardExpired(spi) => {
+                self.expire(now, spi);
+                self.endpoint.handle_command(now, ike::Command::ChildExpired(spi));
+            }
             Event::AddressSeen(spi, path) => self.endpoint.handle_command(now, ike::Command::AddressSeen(spi, path)),
             Event::WantSa(peer) => self.want(now, peer),
             Event::WantOwnSa(peer, worker) => self.want_own_sa(now, peer, worker),

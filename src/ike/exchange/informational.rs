@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use crate::ike::CloseReason;
-use crate::ike::child::Phase;
+use crate::ike::child::{Child, Phase};
 use crate::ike::contents::Contents;
 use crate::ike::limits::MAX_CHILDREN;
 use crate::ike::shared::Shared;
@@ -69,7 +69,7 @@ impl Established {
     /// The peer does not receive on this SPI any more. Returns our half's SPI for the answer.
     fn deleted_by_peer(&mut self, shared: &mut Shared, outbound: Spi) -> Option<Spi> {
         let Some((inbound, phase)) = self.child_by_outbound(outbound).map(|child| (child.inbound_spi, child.phase)) else {
-            if let Some(Task::Child(task)) = &mut self.task
+            if let Some(task) = self.child_task_mut()
                 && task.deleted.len() < MAX_CHILDREN
             {
                 task.deleted.push(outbound);
@@ -102,8 +102,15 @@ impl Established {
             return None;
         }
         self.hand_over(shared, spi);
+        let purpose = self.children.get(&spi).and_then(Child::purpose);
+        let heir = |child: &Child| child.phase == Phase::Active && child.inbound_spi != spi && child.purpose() == purpose;
+        let has_heir = self.children.values().any(heir);
         if let Some(child) = self.children.get_mut(&spi) {
             child.phase = Phase::Deleting;
+            if purpose.is_some() && !has_heir {
+                // The peer may hear of it long before we hear its answer: its worker falls back at once.
+                child.retire(shared, false);
+            }
         }
         self.ask(shared, now, ExchangeType::Informational, &[Payload::Delete(Delete::Esp(vec![spi]))]);
         Some(Task::DeleteChild(spi))

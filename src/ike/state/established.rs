@@ -4,27 +4,63 @@
 //! exchange does stands in `exchange`; here stand the queue, the clocks and the end.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::birth::Birth;
 use super::{Closed, IkeSa, Leaving, stay};
 use crate::crypto::Prf;
+use crate::ike::auth::Authenticated;
 use crate::ike::child::{Child, Phase, Then};
 use crate::ike::exchange::create_child::ChildTask;
+use crate::ike::exchange::follow_up::{FollowUp, Pending};
 use crate::ike::exchange::negotiate::Source;
-use crate::ike::exchange::rekey_ike::{FollowUp, IkeOffer, Pending};
+use crate::ike::exchange::rekey_ike::IkeOffer;
 use crate::ike::limits::{
     CLOSED_LINGER, MAX_JOBS, PROBE_PATIENCE, RETRY_CHILD_CAP, RETRY_CHILD_FIRST, RETRY_CHILD_PATIENCE, SURPLUS_OVERLAP,
 };
 use crate::ike::mobike::Mobility;
-use crate::ike::nat::Nat;
 use crate::ike::session::{Packet, Received, Session};
 use crate::ike::shared::Shared;
-use crate::ike::{CloseReason, Event, IkeSummary};
-use crate::model::{IkeSpi, Instant, Path, PeerIndex, Spi, Ticket, Transport, WorkerIndex};
+use crate::ike::{CloseReason, Event, IkeSummary, PeerConfig, ProvedBy};
+use crate::model::{IkeSpi, IkeSuite, Instant, Path, PeerId, PeerIndex, Secret, Spi, Ticket, WorkerIndex};
 use crate::wire::ike::{ExchangeType, Payload};
+
+/// Where an IKE SA comes from; its successors by rekey inherit it.
+#[derive(Clone, Debug)]
+pub struct Lineage {
+    /// Whether we sent the IKE_SA_INIT that it began with.
+    pub initiator: bool,
+    /// When that was sent or received.
+    pub began: Instant,
+    /// When the peer proved itself.
+    pub proved: Instant,
+    /// The lower of its two nonces.
+    pub low_nonce: Bytes,
+    /// Whether a post-quantum secret went into its SK_d, and so into that of its successors.
+    pub post_quantum: bool,
+}
+
+/// Something of ours and the same of the peer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pair<T> {
+    pub ours: T,
+    pub theirs: T,
+}
+
+/// What an IKE SA needs besides its session. Nobody can make one without the proof.
+#[derive(Clone, Debug)]
+pub struct Birth {
+    pub proof: Authenticated<PeerId>,
+    pub proved_by: Pair<ProvedBy>,
+    pub config: Arc<PeerConfig>,
+    pub suite: IkeSuite,
+    pub sk_d: Secret,
+    /// Whether the peer is one of our own hosts: it showed our Vendor ID in IKE_AUTH.
+    pub kin: bool,
+    pub lineage: Lineage,
+}
 
 /// What we want to ask the peer for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,7 +92,7 @@ pub enum Task {
     Child(Box<ChildTask>),
     /// CREATE_CHILD_SA for this IKE SA.
     RekeyIke(Box<IkeOffer>),
-    /// IKE_FOLLOWUP_KE for this IKE SA.
+    /// IKE_FOLLOWUP_KE for either.
     FollowUp(Box<FollowUp>),
     /// INFORMATIONAL with Delete.
     DeleteChild(Spi),
@@ -68,24 +104,6 @@ pub enum Task {
     Update { generation: u32, cookie: Option<Bytes> },
     /// INFORMATIONAL with our addresses.
     Tell,
-}
-
-/// What a rekeyed IKE SA leaves to its successor.
-#[derive(Debug)]
-pub struct Estate {
-    pub from: IkeSpi,
-    pub peer: PeerIndex,
-    pub children: BTreeMap<Spi, Child>,
-    pub queue: VecDeque<Job>,
-    pub child_retry: Option<Instant>,
-    pub child_failures: u32,
-    pub worker_retry: Option<Instant>,
-    pub replacement: Option<Replacement>,
-    /// Whether a sign of life was asked for and did not come yet.
-    pub probing: bool,
-    pub mobility: Mobility,
-    /// Where it is by now, and what is known of NATs there.
-    pub place: (Path, Transport, Nat),
 }
 
 /// A better IKE SA with the same peer, and when this one gives way.
@@ -108,7 +126,7 @@ pub struct Established {
     pub queue: VecDeque<Job>,
     pub children: BTreeMap<Spi, Child>,
     pub replacement: Option<Replacement>,
-    /// The peer's rekey of this IKE SA that IKE_FOLLOWUP_KE is to complete. Meanwhile we ask for nothing but signs of life.
+    /// The peer's CREATE_CHILD_SA that IKE_FOLLOWUP_KE is to complete. Meanwhile we ask for nothing but signs of life.
     pub pending: Option<Pending>,
     /// After a rekey by the peer: until then we make no request.
     pub silent_until: Option<Instant>,
@@ -116,8 +134,8 @@ pub struct Established {
     pub worker_retry: Option<Instant>,
     pub mobility: Mobility,
     probe_deadline: Option<Instant>,
-    child_retry: Option<Instant>,
-    child_failures: u32,
+    pub child_retry: Option<Instant>,
+    pub child_failures: u32,
     surplus_at: Option<Instant>,
 }
 
@@ -361,7 +379,7 @@ impl Established {
     /// If there is nothing that every worker can fall back to, asks for a CHILD_SA after a pause that grows with each failure. `ours`: whether we are the side
     /// that asked so far; the other one gives it time.
     pub fn want_child(&mut self, shared: &mut Shared, now: Instant, ours: bool) {
-        let creating = matches!(&self.task, Some(Task::Child(task)) if task.replaces.is_none() && task.purpose.is_none());
+        let creating = self.child_task().is_some_and(|task| task.replaces.is_none() && task.purpose.is_none());
         if creating || self.child_retry.is_some() || self.has_live(None) {
             return;
         }
@@ -430,7 +448,9 @@ impl Established {
             shared.event(Event::ProbeLost { peer: self.peer() });
         }
         self.silent_until.take_if(|until| now >= *until);
-        self.pending.take_if(|pending| now >= pending.until);
+        if self.pending.as_ref().is_some_and(|pending| now >= pending.until) {
+            self.drop_pending(shared);
+        }
         if now >= self.rekey_at && self.replacement.is_none() {
             // Each attempt sets the next date.
             self.rekey_at = self.expires;
@@ -516,58 +536,14 @@ impl Established {
         for child in std::mem::take(&mut self.children).into_values() {
             child.retire(shared, at_once);
         }
-        if let Some(Task::Child(task)) = &self.task {
+        if let Some(task) = self.child_task() {
             shared.release_spi(task.offer.spi);
         }
+        self.drop_pending(shared);
     }
 
     pub fn report_down(&self, shared: &mut Shared, reason: CloseReason) {
         shared.event(Event::IkeDown { peer: self.peer(), spi: self.session.local_spi, reason });
-    }
-
-    /// Hands everything over to a successor and takes what remains of the session away.
-    pub fn estate(&mut self) -> Box<Estate> {
-        let mut queue = std::mem::take(&mut self.queue);
-        queue.retain(|job| !matches!(job, Job::RekeyIke | Job::Probe));
-        // Nobody will hear the answer.
-        queue.extend(match self.task {
-            Some(Task::Update { .. }) => Some(Job::Update),
-            Some(Task::Check { .. }) => Some(Job::Check),
-            Some(Task::Tell) => Some(Job::Tell),
-            _ => None,
-        });
-        Box::new(Estate {
-            from: self.session.local_spi,
-            peer: self.peer(),
-            children: std::mem::take(&mut self.children),
-            queue,
-            child_retry: self.child_retry,
-            child_failures: self.child_failures,
-            worker_retry: self.worker_retry,
-            replacement: self.replacement,
-            probing: self.is_probing(),
-            mobility: std::mem::take(&mut self.mobility),
-            place: (self.session.path, self.session.transport, self.session.nat),
-        })
-    }
-
-    /// Takes over what a predecessor had.
-    pub fn inherit(&mut self, shared: &mut Shared, now: Instant, estate: Estate) {
-        for spi in estate.children.keys() {
-            shared.spi_owners.insert(*spi, self.session.local_spi);
-        }
-        self.children.extend(estate.children);
-        estate.queue.into_iter().for_each(|job| self.enqueue(job));
-        self.child_retry = estate.child_retry;
-        self.child_failures = estate.child_failures;
-        self.worker_retry = estate.worker_retry;
-        self.replacement = estate.replacement;
-        self.mobility = estate.mobility.inherited();
-        (self.session.path, self.session.transport, self.session.nat) = estate.place;
-        if estate.probing {
-            self.probe(shared, now);
-        }
-        self.look_at_nat(shared, now);
     }
 }
 

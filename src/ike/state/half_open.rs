@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::birth::{Birth, Lineage, Pair};
-use super::established::Established;
+use super::established::{Birth, Established, Lineage, Pair};
 use super::{Closed, IkeSa, stay};
 use crate::crypto::{self, KeyExchange, Prf};
 use crate::ike::auth::Authenticated;
@@ -373,7 +372,8 @@ impl HalfOpen {
         let child = request.proposals.is_some().then(|| {
             let esp_path = session.esp_path(shared.config.natt_port);
             let setting = Setting::new(shared, &config, esp_path);
-            negotiate::answer(shared, self.local_spi, setting, source, nonces, request)
+            negotiate::answer(shared, self.local_spi, &config, config.owner, nonces, request)
+                .map(|(child, payloads)| (child.keyed(setting, source, None), payloads))
         });
         let low_nonce = self.record.low_nonce();
         let birth = Birth {
@@ -396,9 +396,8 @@ impl HalfOpen {
         if mobility.spoken {
             payloads.extend(mobike::auth_payloads(shared, session.path));
         }
-        let peer = config.index;
         // Its AUTH covers our nonce, so our answer to IKE_SA_INIT arrived: both directions are proved.
-        shared.event(Event::Proof { peer, asked: self.arrived });
+        shared.event(Event::Proof { peer: config.index, asked: self.arrived });
         let (mut failure, mut answered) = (None, None);
         match child {
             Some(Ok((params, child_payloads))) => {
@@ -420,7 +419,7 @@ impl HalfOpen {
         state.mobility = mobility;
         state.announce(shared);
         if let Some(sentence) = failure {
-            shared.event(Event::ChildFailed { peer, reason: CloseReason::WeRefused(sentence) });
+            shared.event(Event::ChildFailed { peer: config.index, reason: CloseReason::WeRefused(sentence) });
         }
         match answered {
             Some(child) => state.adopt_child(child),

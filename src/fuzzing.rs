@@ -15,8 +15,12 @@ use crate::wire::ip::{self, Packet, Trailing};
 use crate::wire::natt::{self, Natt};
 use crate::wire::{checksum, esp};
 
+#[cfg(feature = "x509")]
+mod certificates;
 mod esp_open;
 
+#[cfg(feature = "x509")]
+pub use certificates::certificates;
 pub use esp_open::esp_open;
 
 /// Octets of a schedule; more steps only make the fuzzer slow.

@@ -60,6 +60,12 @@ fn corpus_ike_message() {
 }
 
 #[test]
+#[cfg(feature = "x509")]
+fn corpus_certificates() {
+    replay("certificates", certificates);
+}
+
+#[test]
 fn corpus_ike_protected() {
     replay("ike_protected", ike_protected);
 }
@@ -96,9 +102,32 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     seeds.extend(ip_seeds().into_iter().map(|(name, data)| ("ip", name, data)));
     seeds.extend(esp_open_seeds().into_iter().map(|(name, data)| ("esp_open", name, data)));
     seeds.extend(ike_protected_seeds().into_iter().map(|(name, data)| ("ike_protected", name, data)));
+    #[cfg(feature = "x509")]
+    seeds.extend(certificates_seeds().into_iter().map(|(name, data)| ("certificates", name, data)));
     seeds.extend(ike_schedule_seeds().into_iter().map(|(name, data)| ("ike_schedule", name, data)));
     seeds.extend(ike_seeds().into_iter().map(|(name, data)| ("ike_message", name, data)));
     seeds
+}
+
+#[cfg(feature = "x509")]
+fn certificates_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    use super::certificates::{AUTH, BETA, BETWEEN};
+    let counted = |octets: &[u8]| [&(octets.len() as u16).to_be_bytes()[..], octets].concat();
+    let shown = |kind: u8, chain: &[&[u8]]| {
+        let chain: Vec<u8> = chain.iter().flat_map(|certificate| counted(certificate)).collect();
+        [&[kind][..], &counted(AUTH), &chain].concat()
+    };
+    let name = crate::crypto::x509::name_der("C=CH, O=Example, CN=beta").expect("a name");
+    vec![
+        ("name", shown(0, &[BETA, BETWEEN])),
+        ("address", shown(1, &[BETA, BETWEEN])),
+        ("distinguished", [shown(2, &[BETA, BETWEEN]), name].concat()),
+        ("alone", shown(0, &[BETA])),
+        ("somebody-else", shown(3, &[BETA, BETWEEN])),
+        ("rfc-4754", shown(4 | 9 << 3, &[BETA, BETWEEN])),
+        ("many", shown(0, &[BETA, BETWEEN, BETWEEN, BETA, BETA, BETWEEN])),
+        ("none", shown(0, &[])),
+    ]
 }
 
 /// Who plays, then three octets for each step: see [`Schedule`].

@@ -145,9 +145,7 @@ impl Node {
         for peer in self.peers.values() {
             let config = by_name.get(&*peer.config().name).filter(|config| !peer.is_configured_as(config));
             rekeyed.extend(
-                config
-                    .filter(|config| peer.config().differs_by_host_keys(config))
-                    .map(|&config| (peer.index(), config.clone())),
+                config.filter(|config| peer.config().differs_by_keys(config)).map(|&config| (peer.index(), config.clone())),
             );
         }
         for (index, config) in rekeyed {

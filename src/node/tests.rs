@@ -4,6 +4,7 @@ mod clocks;
 mod fifty;
 mod host_keys;
 mod model;
+mod moves;
 mod own_sas;
 mod path_mtu;
 

@@ -103,6 +103,8 @@ pub(super) fn in_full(config: &PeerConfig, reason: &CloseReason) -> String {
                 LocalAuth::Psk(_) => "the shared key",
                 LocalAuth::HostKeys(ref keys) if keys.len() > 1 => "one of our host keys; the other one's turn is next",
                 LocalAuth::HostKeys(_) => "our host key",
+                #[cfg(feature = "x509")]
+                LocalAuth::Certificate(_) => "our certificate",
             };
             format!("we are {} with {proof}, and wanted {}", config.local_id, config.remote_id)
         }

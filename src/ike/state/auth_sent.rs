@@ -141,7 +141,7 @@ impl AuthSent {
         shared: &mut Shared,
         now: Instant,
         response: &Contents,
-        proof: (Authenticated<PeerId>, ProvedBy),
+        (proof, theirs): (Authenticated<PeerId>, ProvedBy),
         asked: Instant,
     ) -> Option<IkeSa> {
         let AuthSent { start, mut offer } = *self;
@@ -160,7 +160,6 @@ impl AuthSent {
             None => offer.accept(setting, source, &record.nonce_r, response).map_err(CloseReason::WeRefused),
         };
         let (peer, spi) = (config.index, session.local_spi);
-        let (proof, theirs) = proof;
         let birth = Birth {
             proof,
             proved_by: Pair { ours: config.local_auth.proves_by(), theirs },

@@ -10,6 +10,7 @@
 mod auth_sent;
 mod candidate;
 mod established;
+mod estate;
 mod half_open;
 mod init_sent;
 mod intermediate_sent;
@@ -17,7 +18,8 @@ mod leaving;
 
 pub use auth_sent::AuthSent;
 pub use candidate::Candidate;
-pub use established::{Birth, Established, Estate, Job, Lineage, Replacement, Task};
+pub use established::{Birth, Established, Job, Lineage, Replacement, Task};
+pub use estate::Estate;
 pub use half_open::{HalfOpen, init_answer_header, respond_to_init};
 pub use init_sent::InitSent;
 pub use intermediate_sent::IntermediateSent;

@@ -187,6 +187,20 @@ impl World {
         self.hosts.remove(&address);
     }
 
+    /// Gives a host another address, of which it knows at once. What is under way to the old one is lost.
+    ///
+    /// # Panics
+    /// If there is none with this address.
+    pub fn relocate(&mut self, from: IpAddr, to: IpAddr) {
+        let mut host = self.hosts.remove(&from).expect("the host runs");
+        host.address = to;
+        let moves = host.node.ways().into_iter().map(|(peer, path)| (peer, path.local.ip(), to)).collect();
+        let now = host.now(self.now);
+        host.node.handle_places(now, vec![to], moves);
+        self.hosts.insert(to, host);
+        self.pump(to);
+    }
+
     /// Whether there is a host with this address, and awake.
     #[must_use]
     pub fn is_awake(&self, address: IpAddr) -> bool {

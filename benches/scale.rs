@@ -112,7 +112,7 @@ fn child(peer: u32, side: u32) -> ChildSaParams {
         peer: PeerIndex(peer),
         inbound_spi: inbound(side),
         outbound_spi: inbound(1 - side),
-        suite: ChildSuite { aead: AeadAlgorithm::Aes128Gcm16, esn: true, group: None },
+        suite: ChildSuite { aead: AeadAlgorithm::Aes128Gcm16, esn: true, group: None, additional: None },
         inbound_key: key(side),
         outbound_key: key(1 - side),
         local_selectors: any(),

@@ -24,9 +24,12 @@
 //! | [`ike`] | yes | the control plane: IKEv2 |
 //! | [`node`] | yes | joins the two for one host, and keeps every peer connected |
 //! | [`config`] | yes | the configuration as data, with places for messages |
+//! | [`network`] | yes | network drivers of compose files as data |
+//! | [`ipam`] | no | addresses of containers, in a journal on disk |
 //! | [`sys`] | no | system calls that no crate gives; the only `unsafe` |
 //! | [`engine`] | no | threads, TUN and UDP batches |
 //! | [`control`], [`observe`] | no | the control socket; what is shown |
+//! | [`cni`] | no | plugins that container runtimes call, by the name of the program |
 //! | [`agent`], [`cli`] | no | desired state to running state; commands |
 //!
 //! # Invariants
@@ -35,6 +38,7 @@
 //!   arguments, so every failure replays from a seed.
 //! - Nothing is installed, moved or deleted before the ICV or AUTH that asks for it was verified; a passed check is a value
 //!   ([`ike::auth::Authenticated`]), and the replay window advances only behind the ICV.
+//! - No end of an SA moves because a packet came from elsewhere: only when the peer has answered there.
 //! - No AEAD nonce is used twice: the IV is the sequence number, sequence numbers never repeat, and keys never outlive the
 //!   process.
 //! - The inbound half of an SA is installed before the message leaves that lets the peer use it.
@@ -43,6 +47,7 @@
 
 pub mod agent;
 pub mod cli;
+pub mod cni;
 pub mod config;
 pub mod control;
 pub mod crypto;
@@ -51,7 +56,9 @@ pub mod esp;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod ike;
+pub mod ipam;
 pub mod model;
+pub mod network;
 pub mod node;
 pub mod observe;
 pub mod sys;

@@ -163,15 +163,15 @@ impl Established {
         port != 0 && !ip.is_unspecified() && !ip.is_multicast() && !inner.into_iter().any(|ts| ts.contains_address(ip))
     }
 
-    /// Every other way to the peer that we know of.
-    fn other_ways(&self) -> Vec<Path> {
+    /// Every other way to the peer that we know of. What it tells of private networks may be ours as well.
+    fn other_ways(&self, shared: &Shared) -> Vec<Path> {
         let path = self.session.path;
         let configured = self.birth.config.remotes().map(|remote| remote.natt(NATT_PORT));
         let told = self.mobility.additional.iter().map(|&address| SocketAddr::new(address, path.remote.port()));
         let mut ways: Vec<Path> = Vec::new();
         for remote in configured.chain(told) {
             let known = remote == path.remote || ways.iter().any(|way| way.remote == remote);
-            if !known && self.is_outside(remote) {
+            if !known && self.is_outside(remote) && !shared.local_addresses.contains(&remote.ip()) {
                 let any: IpAddr = if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
                 ways.push(Path { local: SocketAddr::new(any, path.local.port()), remote });
             }
@@ -201,7 +201,7 @@ impl Established {
             return self.move_to(shared, now, way);
         }
         // An answer that came by a way on which we asked.
-        let told = answer && self.leads() && self.other_ways().iter().any(|&known| is_same_way(known, way));
+        let told = answer && self.leads() && self.other_ways(shared).iter().any(|&known| is_same_way(known, way));
         self.suspect(shared, now, way, told, None);
     }
 
@@ -413,7 +413,8 @@ impl Established {
     pub fn try_other_ways(&self, shared: &mut Shared, before: u32) {
         let sent = self.session.transmissions();
         if sent > before && sent >= SILENT_AFTER && self.leads() {
-            self.session.try_ways(shared, &self.other_ways());
+            let ways = self.other_ways(shared);
+            self.session.try_ways(shared, &ways);
         }
     }
 

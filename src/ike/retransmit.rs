@@ -1,4 +1,4 @@
-//! When a request that stays unanswered is sent again (RFC 7296 §2.1): 0.5 s, doubled each time, at most 8 s, each wait shortened
+//! When a request that stays unanswered is sent again (RFC 7296 §2.1): 0.5 s, doubled each time, at most 4 s, each wait shortened
 //! by up to a quarter so that many peers do not send in step.
 
 use std::time::Duration;

@@ -78,9 +78,9 @@ fn deaths(rounds: u32) {
         sleep(rng.jitter(Duration::from_secs(2)));
         let dies_first = rng.u32().is_multiple_of(2);
         let (agent, name) = if dies_first { (&mut alpha, "alpha") } else { (&mut beta, "beta") };
+        let start = Instant::now();
         agent.kill();
         agent.start();
-        let start = Instant::now();
         let (from, to) = if dies_first { (&lab.beta, &lab.alpha) } else { (&lab.alpha, &lab.beta) };
         // From the side that lives: it has to find out.
         wait_until_answered(from, to, BACK);
@@ -115,7 +115,7 @@ fn rekeys_without_end(seconds: u32) {
     let alpha = Agent::running(&lab.alpha, &AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)]).queues(2));
     alpha.wait_for_state("beta", "up", FIRST_CONTACT);
     wait_until_answered(&lab.alpha, &lab.beta, FIRST_CONTACT);
-    let transfer = Iperf::start(&lab.alpha, &lab.beta, &["-t", &seconds.to_string(), "--bidir", "-b", "50M"]);
+    let transfer = Iperf::start(&lab.alpha, &lab.beta, &["-t", &seconds.to_string(), "--bidir", "-b", "20M"]);
     let until = Instant::now() + Duration::from_secs(seconds.into());
     let (mut seen, mut most) = (std::collections::BTreeSet::new(), 0);
     while Instant::now() < until {

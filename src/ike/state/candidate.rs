@@ -3,7 +3,8 @@
 //! It has keys, so it answers: a Delete ends it (its maker lost the collision), a sign of life is returned. What concerns CHILD_SAs
 //! stays unanswered until it has them; the peer repeats it.
 
-use super::established::{Birth, Established, Estate};
+use super::established::{Birth, Established};
+use super::estate::Estate;
 use super::{Closed, IkeSa, stay};
 use crate::ike::exchange::informational::ends_ike;
 use crate::ike::limits::{REKEYED_LINGER, SUCCESSOR_SILENCE};

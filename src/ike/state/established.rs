@@ -21,11 +21,10 @@ use crate::ike::limits::{
     CLOSED_LINGER, MAX_JOBS, PROBE_PATIENCE, RETRY_CHILD_CAP, RETRY_CHILD_FIRST, RETRY_CHILD_PATIENCE, SURPLUS_OVERLAP,
 };
 use crate::ike::mobike::Mobility;
-use crate::ike::nat::Nat;
 use crate::ike::session::{Packet, Received, Session};
 use crate::ike::shared::Shared;
 use crate::ike::{CloseReason, Event, IkeSummary, PeerConfig, ProvedBy};
-use crate::model::{IkeSpi, IkeSuite, Instant, Path, PeerId, PeerIndex, Secret, Spi, Ticket, Transport, WorkerIndex};
+use crate::model::{IkeSpi, IkeSuite, Instant, Path, PeerId, PeerIndex, Secret, Spi, Ticket, WorkerIndex};
 use crate::wire::ike::{ExchangeType, Payload};
 
 /// Where an IKE SA comes from; its successors by rekey inherit it.
@@ -107,24 +106,6 @@ pub enum Task {
     Tell,
 }
 
-/// What a rekeyed IKE SA leaves to its successor.
-#[derive(Debug)]
-pub struct Estate {
-    pub from: IkeSpi,
-    pub peer: PeerIndex,
-    pub children: BTreeMap<Spi, Child>,
-    pub queue: VecDeque<Job>,
-    pub child_retry: Option<Instant>,
-    pub child_failures: u32,
-    pub worker_retry: Option<Instant>,
-    pub replacement: Option<Replacement>,
-    /// Whether a sign of life was asked for and did not come yet.
-    pub probing: bool,
-    pub mobility: Mobility,
-    /// Where it is by now, and what is known of NATs there.
-    pub place: (Path, Transport, Nat),
-}
-
 /// A better IKE SA with the same peer, and when this one gives way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Replacement {
@@ -153,8 +134,8 @@ pub struct Established {
     pub worker_retry: Option<Instant>,
     pub mobility: Mobility,
     probe_deadline: Option<Instant>,
-    child_retry: Option<Instant>,
-    child_failures: u32,
+    pub child_retry: Option<Instant>,
+    pub child_failures: u32,
     surplus_at: Option<Instant>,
 }
 
@@ -563,51 +544,6 @@ impl Established {
 
     pub fn report_down(&self, shared: &mut Shared, reason: CloseReason) {
         shared.event(Event::IkeDown { peer: self.peer(), spi: self.session.local_spi, reason });
-    }
-
-    /// Hands everything over to a successor and takes what remains of the session away.
-    pub fn estate(&mut self) -> Box<Estate> {
-        let mut queue = std::mem::take(&mut self.queue);
-        queue.retain(|job| !matches!(job, Job::RekeyIke | Job::Probe));
-        // Nobody will hear the answer.
-        queue.extend(match self.task {
-            Some(Task::Update { .. }) => Some(Job::Update),
-            Some(Task::Check { .. }) => Some(Job::Check),
-            Some(Task::Tell) => Some(Job::Tell),
-            _ => None,
-        });
-        Box::new(Estate {
-            from: self.session.local_spi,
-            peer: self.peer(),
-            children: std::mem::take(&mut self.children),
-            queue,
-            child_retry: self.child_retry,
-            child_failures: self.child_failures,
-            worker_retry: self.worker_retry,
-            replacement: self.replacement,
-            probing: self.is_probing(),
-            mobility: std::mem::take(&mut self.mobility),
-            place: (self.session.path, self.session.transport, self.session.nat),
-        })
-    }
-
-    /// Takes over what a predecessor had.
-    pub fn inherit(&mut self, shared: &mut Shared, now: Instant, estate: Estate) {
-        for spi in estate.children.keys() {
-            shared.spi_owners.insert(*spi, self.session.local_spi);
-        }
-        self.children.extend(estate.children);
-        estate.queue.into_iter().for_each(|job| self.enqueue(job));
-        self.child_retry = estate.child_retry;
-        self.child_failures = estate.child_failures;
-        self.worker_retry = estate.worker_retry;
-        self.replacement = estate.replacement;
-        self.mobility = estate.mobility.inherited();
-        (self.session.path, self.session.transport, self.session.nat) = estate.place;
-        if estate.probing {
-            self.probe(shared, now);
-        }
-        self.look_at_nat(shared, now);
     }
 }
 

@@ -10,6 +10,7 @@
 mod auth_sent;
 mod candidate;
 mod established;
+mod estate;
 mod half_open;
 mod init_sent;
 mod initiating;
@@ -18,7 +19,8 @@ mod leaving;
 
 pub use auth_sent::AuthSent;
 pub use candidate::Candidate;
-pub use established::{Birth, Established, Estate, Job, Lineage, Replacement, Task};
+pub use established::{Birth, Established, Job, Lineage, Replacement, Task};
+pub use estate::Estate;
 pub use half_open::{HalfOpen, init_answer_header, respond_to_init};
 pub use init_sent::InitSent;
 pub use initiating::Initiating;

@@ -10,7 +10,7 @@ use crate::ike::simulator::{Content, Proof, Simulator, address, peer_config};
 use crate::ike::state::{IkeSa, Job};
 use crate::ike::{Command, Event, RemoteEndpoint};
 use crate::model::{DropReason, IkeSpi, Transport};
-use crate::wire::ike::{ExchangeType, Notify, NotifyType, Payload};
+use crate::wire::ike::{ExchangeType, Message, Notify, NotifyType, Payload};
 
 fn other(host: u8) -> IpAddr {
     IpAddr::from([198, 51, 100, host])
@@ -211,6 +211,36 @@ fn an_answer_from_the_old_address_moves_nothing() {
     hand.source = source;
     hand.respond(&mut sim, header, &[Payload::Notify(cookie)]);
     assert_eq!(paths(&sim), before);
+    // It said that it moves, so it is looked for once more.
+    sent(&mut sim);
+    sim.run_for(Duration::from_millis(1100));
+    let asked: Vec<SocketAddr> = sim.waiting.iter().map(|datagram| datagram.path.remote).collect();
+    assert!(!asked.is_empty() && asked.iter().all(|remote| remote.to_string() == ELSEWHERE), "{asked:?}");
+    assert_eq!(paths(&sim), before);
+}
+
+/// What it says of NATs is true of a path that is not in use any more.
+#[test]
+fn an_answer_to_an_older_update_says_nothing() {
+    let mut sim = pair_by_hand(1);
+    relocate(&mut sim, 0, other(1));
+    sim.deliver(0);
+    // Besides it host 1 asks whether we are there.
+    let answers = sim.waiting.drain(..).filter_map(|datagram| match datagram.content {
+        Content::Ike(octets) => Message::parse(&octets).expect("it parses").header.flags.response.then_some(octets),
+        Content::Esp(_) => None,
+    });
+    let answer = answers.last().expect("an answer");
+    relocate(&mut sim, 0, other(2));
+    sim.inject(0, (address(1), 4500).into(), Transport::Natt, &answer);
+    let sa = &sim.hosts[0].endpoint.ike_sas(HOST[1])[0];
+    assert_eq!((sa.local_behind_nat, sa.remote_behind_nat), (Some(false), Some(false)));
+    assert_eq!(sa.path.local.ip(), other(2));
+    sim.by_hand = false;
+    sim.run_for(Duration::from_secs(10));
+    must_meet(&sim);
+    let sa = &sim.hosts[1].endpoint.ike_sas(HOST[0])[0];
+    assert_eq!((sa.local_behind_nat, sa.remote_behind_nat), (Some(false), Some(false)), "nor did a NAT come up at host 1");
 }
 
 #[test]

@@ -6,6 +6,8 @@ mod bad_auth;
 mod bad_child;
 mod bad_init;
 mod bad_protected;
+#[cfg(feature = "x509")]
+mod certificates;
 mod collision_table;
 mod collisions;
 mod duplicates;
@@ -18,7 +20,6 @@ mod moves;
 mod per_worker;
 mod post_quantum;
 mod rekey;
-mod seeds;
 mod unasked;
 
 use std::sync::Arc;

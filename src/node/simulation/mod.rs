@@ -5,6 +5,7 @@
 //! gives the same run. Somebody watches: [`World::witness`] notes what must never happen. [`schedule`] plays random schedules.
 
 mod judge;
+mod play;
 pub mod schedule;
 mod wire;
 mod witness;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use super::{Node, NodeConfig, Notice, Recipient};
 use crate::crypto::Provider;
 use crate::esp::{Config, DataPlane, Event, Inbox, Incoming, Outbox, Outcome, Update};
-use crate::model::{Drops, Instant, Path, Rng, SeededRng, Transport, WorkerIndex};
+use crate::model::{DropReason, Drops, Instant, Path, Rng, SeededRng, Transport, WorkerIndex};
 
 pub use witness::Witness;
 
@@ -186,6 +187,20 @@ impl World {
         self.hosts.remove(&address);
     }
 
+    /// Gives a host another address, of which it knows at once. What is under way to the old one is lost.
+    ///
+    /// # Panics
+    /// If there is none with this address.
+    pub fn relocate(&mut self, from: IpAddr, to: IpAddr) {
+        let mut host = self.hosts.remove(&from).expect("the host runs");
+        host.address = to;
+        let moves = host.node.ways().into_iter().map(|(peer, path)| (peer, path.local.ip(), to)).collect();
+        let now = host.now(self.now);
+        host.node.handle_places(now, vec![to], moves);
+        self.hosts.insert(to, host);
+        self.pump(to);
+    }
+
     /// Whether there is a host with this address, and awake.
     #[must_use]
     pub fn is_awake(&self, address: IpAddr) -> bool {
@@ -264,8 +279,7 @@ impl World {
     /// Lets time pass, delivering what is due.
     pub fn run_for(&mut self, duration: Duration) {
         let end = self.now + duration;
-        loop {
-            let Some(next) = self.next_event().filter(|&at| at <= end) else { break };
+        while let Some(next) = self.next_event().filter(|&at| at <= end) {
             self.witness.note_step(self.now, next);
             self.now = self.now.max(next);
             self.wake_up();
@@ -336,6 +350,12 @@ impl World {
         }
     }
 
+    /// Carries out what hosts were told directly.
+    pub fn pump_all(&mut self) {
+        let addresses: Vec<IpAddr> = self.hosts.keys().copied().collect();
+        addresses.into_iter().for_each(|address| self.pump(address));
+    }
+
     /// Moves updates, events and datagrams of a host until it is quiet.
     fn pump(&mut self, address: IpAddr) {
         let (now, lag) = (self.now, self.lag);
@@ -353,7 +373,7 @@ impl World {
             if datagram.path.local.ip().is_unspecified() {
                 datagram.path.local.set_ip(address);
             }
-            self.witness.note_sent(life, &datagram);
+            self.witness.note_sent(now, life, &datagram);
             self.put_on_wire(datagram);
         }
     }
@@ -364,6 +384,11 @@ impl Host {
     #[must_use]
     pub fn drops(&self, worker: WorkerIndex) -> &Drops {
         &self.workers[usize::from(worker.0)].drops
+    }
+
+    /// What its workers dropped.
+    fn dropped(&self) -> Vec<(DropReason, u64)> {
+        self.workers.iter().flat_map(|worker| worker.drops.nonzero()).collect()
     }
 
     /// How many inner packets one worker had to hand to another.
@@ -431,13 +456,13 @@ impl Host {
         said: &mut Vec<Event>,
         witness: &mut Witness,
     ) {
-        let now = self.now(now);
+        let (world_now, now) = (now, self.now(now));
         let mut rounds = 0;
         loop {
             let mut quiet = true;
             while let Some((recipient, update)) = self.node.poll_update() {
                 quiet = false;
-                witness.note_update(self.address, self.life, &update);
+                witness.note_update(world_now, self.address, self.life, &update);
                 let released = self.apply(now, recipient, update);
                 for (path, ecn, octets) in released {
                     self.outer(now, path, ecn, octets);

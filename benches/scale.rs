@@ -343,12 +343,18 @@ fn obey(node: &mut Node, now: Instant) -> bool {
 }
 
 /// Carries messages until there are none. All peers are one node here, and stand for hosts of their own: the initiator's SPI is
-/// where a message comes from.
-fn talk(hub: &mut Node, others: &mut Node, now: Instant) {
+/// where a message comes from. Says how long the hub worked.
+fn talk(hub: &mut Node, others: &mut Node, now: Instant) -> Duration {
+    let mut worked = Duration::ZERO;
+    let mut count = |work: &mut dyn FnMut()| {
+        let start = time::Instant::now();
+        work();
+        worked += start.elapsed();
+    };
     // What came last goes first: one handshake after the other, or the hub would ask for cookies.
     let mut waiting = Vec::new();
     loop {
-        obey(hub, now);
+        count(&mut || drop(obey(hub, now)));
         obey(others, now);
         while let Some(answer) = hub.poll_transmit() {
             let path = Path { local: answer.path.remote, remote: (HUB, answer.path.local.port()).into() };
@@ -356,11 +362,11 @@ fn talk(hub: &mut Node, others: &mut Node, now: Instant) {
             obey(others, now);
         }
         waiting.extend(std::iter::from_fn(|| others.poll_transmit()));
-        let Some(transmit) = waiting.pop() else { return };
+        let Some(transmit) = waiting.pop() else { return worked };
         let spi = u32::from_be_bytes(*transmit.message.first_chunk().expect("a header"));
         let remote = SocketAddr::from((Ipv4Addr::from_bits(0x6400_0000 + (spi >> 8)), transmit.path.local.port()));
         let path = Path { local: (HUB, transmit.path.remote.port()).into(), remote };
-        hub.handle_ike(now, path, transmit.transport, &transmit.message);
+        count(&mut || hub.handle_ike(now, path, transmit.transport, &transmit.message));
     }
 }
 
@@ -374,14 +380,19 @@ fn node(peers: u32) {
     let mut now = NOW;
     let began = time::Instant::now();
     let before = held();
+    let mut at_hub = Duration::ZERO;
     for _ in 0..40 {
         others.handle_timeout(now);
         hub.handle_timeout(now);
-        talk(&mut hub, &mut others, now);
+        at_hub += talk(&mut hub, &mut others, now);
         now = now + Duration::from_millis(100);
     }
     let up = hub.peers(now).iter().filter(|peer| peer.state.name() == "up").count();
     tell(&format!("{up} of {peers} peers came up, both ends on one core, in"), format!("{:.1?}", began.elapsed()));
+    let both = f64::from(peers) / began.elapsed().as_secs_f64();
+    tell(&format!("{peers} peers: full handshakes per second on one core, both ends"), format!("{both:.0}"));
+    let one = f64::from(peers) / at_hub.as_secs_f64();
+    tell(&format!("{peers} peers: the same, the responder's end alone"), format!("{one:.0}"));
     let own = (held() - before) / i64::from(2 * peers);
     tell(&format!("{peers} peers: memory of each that is up, besides, half of both ends"), octets(own));
 

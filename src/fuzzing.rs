@@ -8,15 +8,23 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::ike::narrow::{is_subset, narrow};
 use crate::ike::proposals::{accept_esp, accept_ike, choose_esp, choose_ike};
 use crate::model::{AeadAlgorithm, DropReason, TrafficSelector};
+use crate::node::simulation::schedule::Schedule;
 use crate::wire::icmp;
 use crate::wire::ike::{HEADER_LEN, Message, Payload, Proposal, ProtectedView, parse_chain};
 use crate::wire::ip::{self, Packet, Trailing};
 use crate::wire::natt::{self, Natt};
 use crate::wire::{checksum, esp};
 
+#[cfg(feature = "x509")]
+mod certificates;
 mod esp_open;
 
+#[cfg(feature = "x509")]
+pub use certificates::certificates;
 pub use esp_open::esp_open;
+
+/// Octets of a schedule; more steps only make the fuzzer slow.
+const MAX_SCHEDULE: usize = 6 + 3 * 64;
 
 /// A datagram on the NAT-T port: it is one thing only, and what is taken for ESP has room for a trailer.
 pub fn natt(data: &[u8]) {
@@ -42,6 +50,18 @@ pub fn natt(data: &[u8]) {
 /// IKE machine holds no more than one peer may cost, and lets an honest peer in afterwards.
 pub fn ike_protected(data: &[u8]) {
     crate::ike::simulator::speak_nonsense(data);
+}
+
+/// Two hosts, and what happens between them as the input says: the invariants of [`schedule`](crate::node::simulation::schedule)
+/// hold.
+///
+/// # Panics
+/// If one does not.
+pub fn ike_schedule(data: &[u8]) {
+    let schedule = Schedule::of_octets(1, &data[..data.len().min(MAX_SCHEDULE)], 2);
+    if let Err(why) = schedule.play() {
+        panic!("{why}\n{schedule:#?}");
+    }
 }
 
 /// The text of an ESP packet, taken as if it had been opened.

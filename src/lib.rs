@@ -24,9 +24,12 @@
 //! | [`ike`] | yes | the control plane: IKEv2 |
 //! | [`node`] | yes | joins the two for one host, and keeps every peer connected |
 //! | [`config`] | yes | the configuration as data, with places for messages |
+//! | [`network`] | yes | network drivers of compose files as data |
+//! | [`ipam`] | no | addresses of containers, in a journal on disk |
 //! | [`sys`] | no | system calls that no crate gives; the only `unsafe` |
 //! | [`engine`] | no | threads, TUN and UDP batches |
 //! | [`control`], [`observe`] | no | the control socket; what is shown |
+//! | [`cni`] | no | plugins that container runtimes call, by the name of the program |
 //! | [`agent`], [`cli`] | no | desired state to running state; commands |
 //!
 //! # Invariants
@@ -44,6 +47,7 @@
 
 pub mod agent;
 pub mod cli;
+pub mod cni;
 pub mod config;
 pub mod control;
 pub mod crypto;
@@ -52,7 +56,9 @@ pub mod esp;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod ike;
+pub mod ipam;
 pub mod model;
+pub mod network;
 pub mod node;
 pub mod observe;
 pub mod sys;

@@ -23,13 +23,16 @@ use source::{Mention, Paths, Source, attributes_of, files, is_test, read, source
 /// `ike` and `esp` do not reach each other: `node` is the only place that knows both.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("main", &["cli", "cni"]),
-    ("cli", &["agent", "control", "config", "observe", "sys"]),
-    ("agent", &["docker", "discovery", "ports", "engine", "store", "observe", "control", "config", "network", "sys"]),
+    ("cli", &["agent", "control", "config", "observe", "network", "ipam", "sys"]),
+    (
+        "agent",
+        &["docker", "discovery", "ports", "engine", "store", "observe", "control", "config", "network", "ipam", "sys"],
+    ),
     ("cni", &["attach", "config"]),
     ("docker", &["attach"]),
     ("attach", &["ipam", "network", "sys"]),
     ("engine", &["node", "sys"]),
-    ("fuzzing", &["ike", "esp"]),
+    ("fuzzing", &["node"]),
     ("node", &["ike", "esp"]),
     ("ike", &["wire", "crypto"]),
     ("esp", &["wire", "crypto"]),
@@ -39,7 +42,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("discovery", &["store"]),
     ("ports", &["store", "sys"]),
     ("store", &["model"]),
-    ("network", &["model"]),
+    ("network", &["config"]),
     ("config", &["crypto"]),
     ("control", &["observe", "model"]),
     ("observe", &["model"]),

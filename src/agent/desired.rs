@@ -78,8 +78,13 @@ fn one_peer(peer: &Peer, host_keys: &[SigningKey]) -> Option<ike::PeerConfig> {
         PeerAuth::Psk(secret) => (LocalAuth::Psk(secret.clone()), ike::PeerAuth::Psk(secret.clone())),
         PeerAuth::PublicKeys(_) if host_keys.is_empty() => return None,
         PeerAuth::PublicKeys(pins) => (LocalAuth::HostKeys(host_keys.to_vec()), ike::PeerAuth::HostKeys(pins.clone())),
+        #[cfg(feature = "x509")]
+        PeerAuth::Certificate(credential, anchors) => (
+            LocalAuth::Certificate(credential.clone()),
+            ike::PeerAuth::Certificate(ike::Authorities { anchors: anchors.clone(), wall_clock }),
+        ),
         // Key files were read with the configuration.
-        PeerAuth::PskFile(_) => return None,
+        PeerAuth::PskFile(_) | PeerAuth::CaFile(_) => return None,
     };
     let selectors = |blocks: &[ipnet::IpNet]| blocks.iter().copied().map(TrafficSelector::from_prefix).collect();
     Some(ike::PeerConfig {
@@ -98,6 +103,12 @@ fn one_peer(peer: &Peer, host_keys: &[SigningKey]) -> Option<ike::PeerConfig> {
         local_selectors: selectors(&peer.local_blocks),
         remote_selectors: selectors(&peer.remote_blocks),
     })
+}
+
+/// Seconds since 1970.
+#[cfg(feature = "x509")]
+fn wall_clock() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }
 
 fn endpoint(remote: PeerRemote) -> RemoteEndpoint {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::config::{self, Config, KeyFile, Report, Surroundings};
 use crate::crypto::{KeyFormatError, SigningKey};
 use crate::model::Secret;
+use crate::network::{self, Driver};
 
 /// The host's private key in the state directory.
 pub const HOST_KEY: &str = "host.key";
@@ -23,12 +24,30 @@ const MAX_KEY_FILE: usize = 16 * 1024;
 /// # Errors
 /// When the file itself cannot be read; what is wrong inside is in the report, and then there is no configuration.
 pub fn load_config(file: &Path) -> io::Result<(Option<Config>, Report)> {
-    // One octet more than allowed: the parser says that the file is too large.
-    let octets = read_bounded(&open(file)?, config::MAX_FILE + 1)?;
+    Ok(parse_config(file, &read_config(file)?))
+}
+
+/// Reads a configuration or compose file, up to the size that the parsers take and one octet: they say that it is too large.
+///
+/// # Errors
+/// When it is not there, not readable or no ordinary file.
+pub fn read_config(file: &Path) -> io::Result<Secret> {
+    read_bounded(&open(file)?, config::MAX_FILE + 1)
+}
+
+/// The configuration in what [`read_config`] has read, with the key files that it names.
+#[must_use]
+pub fn parse_config(file: &Path, octets: &Secret) -> (Option<Config>, Report) {
     let (config, mut report) = config::parse(file, octets.expose(), &surroundings());
-    let Some(mut config) = config else { return Ok((None, report)) };
+    let Some(mut config) = config else { return (None, report) };
     config::resolve_keys(&mut config, &mut report, &read_key_file);
-    Ok((Some(config).filter(|_| !report.has_errors()), report))
+    (Some(config).filter(|_| !report.has_errors()), report)
+}
+
+/// The network drivers in a compose file that [`read_config`] has read, with the environment's variables.
+#[must_use]
+pub fn parse_compose(file: &Path, octets: &Secret, strict: bool) -> (Vec<Driver>, Report) {
+    network::parse(file, octets.expose(), &|name| std::env::var(name).ok(), strict)
 }
 
 /// The hostname and what the environment says.

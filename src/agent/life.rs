@@ -14,7 +14,7 @@ use super::answers::{Answers, Facts};
 use super::plumbing::{self, Plumbing};
 use super::rotation::{self, HOST_KEY_OLD};
 use super::watch::{self, Watch};
-use super::{AgentError, Options, OsRng, desired, files, paths, preflight};
+use super::{AgentError, Options, OsRng, addresses, desired, files, paths, preflight};
 use crate::config::{Config, Report, Severity};
 use crate::control::{Counters, Server};
 use crate::crypto::SigningKey;
@@ -44,6 +44,7 @@ pub fn run(options: &Options) -> Result<(), AgentError> {
     let _lock = preflight::lock(&options.run_dir)?;
     let (host_keys, mut warnings) = check(&config, report, &options.state_dir)?;
     let mut agent = Agent::start(&config, &host_keys, options, &mut warnings)?;
+    agent.tell_blocks(&config, &options.state_dir);
     tracing::info!(
         "{} runs with {} on {} as {}",
         config.host.name,
@@ -241,9 +242,17 @@ impl Agent {
         let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
         facts.describe(&new);
         facts.warnings = warnings;
+        drop(facts);
+        self.tell_blocks(&new, &options.state_dir);
         tracing::info!("read the configuration again: {}", counted(new.peers.len(), "peer"));
         *config = new;
         Ok(())
+    }
+
+    /// Lets CNI plugins know what is ours.
+    fn tell_blocks(&self, config: &Config, state_dir: &Path) {
+        let warning = addresses::tell(config, state_dir);
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).warnings.extend(warning);
     }
 
     /// Tells the peers, ends the threads, and takes everything back.

@@ -114,6 +114,23 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_others_can_read_are_refused_at_every_step() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path();
+        files::generate_host_key(state, false).unwrap();
+        let loosen = |name: &str, mode| fs::set_permissions(state.join(name), fs::Permissions::from_mode(mode)).unwrap();
+        stage(state).unwrap();
+        loosen(HOST_KEY_NEXT, 0o604);
+        assert!(matches!(stage(state), Err(HostKeyError::Unsafe(_))));
+        assert!(matches!(switch(state), Err(HostKeyError::Unsafe(_))));
+        loosen(HOST_KEY_NEXT, 0o600);
+        switch(state).unwrap();
+        loosen(HOST_KEY_OLD, 0o660);
+        assert!(matches!(load(state, HOST_KEY_OLD), Err(HostKeyError::Unsafe(_))));
+    }
+
+    #[test]
     fn a_switch_that_was_broken_off_is_taken_up_again() {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path();

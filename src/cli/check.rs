@@ -1,46 +1,97 @@
-//! `underpass config check`.
+//! `underpass config check`, for the agent's configuration and for compose files.
 
 use std::io::ErrorKind;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::output::{complain, print, print_json};
 use super::{Exit, Places};
 use crate::agent::files;
 use crate::config::{Config, Report, Severity};
+use crate::network::{self, Driver};
 
-/// Reads the configuration as the agent would.
-pub(super) fn run(places: &Places, file: &Path) -> Exit {
-    let (config, report) = match files::load_config(file) {
-        Ok(loaded) => loaded,
+/// Reads the file as the agent would.
+pub(super) fn run(places: &Places, file: &Path, strict: bool) -> Exit {
+    let octets = match files::read_config(file) {
+        Ok(octets) => octets,
         Err(error) => {
             let exit = if error.kind() == ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::BadConfig };
             return complain(format_args!("{}: {error}", file.display()), exit);
         }
     };
-    let exit = if config.is_some() { Exit::Fine } else { Exit::BadConfig };
-    if places.json {
-        return print_json(&as_json(&report), exit);
+    if network::is_compose(file, octets.expose()) {
+        let (drivers, report) = files::parse_compose(file, &octets, strict);
+        let what: Vec<String> = drivers.iter().map(describe).collect();
+        return tell(places, &report, false, &what.join("; "), Some(drivers.iter().map(driver_json).collect()));
     }
-    print(&format!("{report}{}\n", verdict(file, config.as_ref(), &report)), exit)
+    let (config, report) = files::parse_config(file, &octets);
+    tell(places, &report, strict, &config.as_ref().map(describe_config).unwrap_or_default(), None)
+}
+
+/// Prints what was found. With `strict` a warning is enough to refuse the file.
+fn tell(places: &Places, report: &Report, strict: bool, what: &str, drivers: Option<Value>) -> Exit {
+    let usable = !report.has_errors() && (!strict || report.messages.is_empty());
+    let exit = if usable { Exit::Fine } else { Exit::BadConfig };
+    if places.json {
+        let mut value = as_json(report, usable);
+        if let (Some(object), Some(drivers)) = (value.as_object_mut(), drivers) {
+            object.insert("drivers".to_owned(), drivers);
+        }
+        return print_json(&value, exit);
+    }
+    print(&format!("{report}{}\n", verdict(report, usable, what)), exit)
 }
 
 /// The last line.
-fn verdict(file: &Path, config: Option<&Config>, report: &Report) -> String {
-    let counted = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+fn verdict(report: &Report, usable: bool, what: &str) -> String {
     let (errors, warnings) = (report.count(Severity::Error), report.count(Severity::Warning));
-    let warnings = if warnings == 0 { String::new() } else { format!(", {}", counted(warnings, "warning")) };
-    let file = file.display();
-    match config {
-        Some(config) => {
-            format!("{file}: fine: host {}, {}{warnings}", config.host.name, counted(config.peers.len(), "peer"))
-        }
-        None => format!("{file}: cannot be used: {}{warnings}", counted(errors, "error")),
+    let warned = if warnings == 0 { String::new() } else { format!(", {}", counted(warnings, "warning")) };
+    let file = report.file.display();
+    if usable {
+        format!("{file}: fine: {what}{warned}")
+    } else {
+        format!("{file}: cannot be used: {}{warned}", counted(errors, "error"))
     }
 }
 
-fn as_json(report: &Report) -> serde_json::Value {
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+fn describe_config(config: &Config) -> String {
+    format!("host {}, {}", config.host.name, counted(config.peers.len(), "peer"))
+}
+
+fn describe(driver: &Driver) -> String {
+    let network = driver.default_network.as_ref().map_or_else(String::new, |network| {
+        let subnets: Vec<String> = network.subnets.iter().map(|subnet| subnet.network.to_string()).collect();
+        format!(", network {} {}", network.name, subnets.join(" ")).trim_end().to_owned()
+    });
+    format!("driver {:?}{network}, {}", driver.name, counted(driver.cni_config.len(), "CNI file"))
+}
+
+fn driver_json(driver: &Driver) -> Value {
+    let network = driver.default_network.as_ref().map(|network| {
+        json!({
+            "name": network.name,
+            "host_ports": network.host_ports,
+            "subnets": network.subnets,
+            "dns": network.dns,
+            "dns_search": network.dns_search,
+        })
+    });
+    json!({
+        "service": driver.service,
+        "name": driver.name,
+        "line": driver.line,
+        "default_network": network,
+        "cni_config": driver.cni_config,
+        "metadata": driver.metadata(),
+    })
+}
+
+fn as_json(report: &Report, usable: bool) -> Value {
     let messages: Vec<_> = report
         .messages
         .iter()
@@ -56,7 +107,7 @@ fn as_json(report: &Report) -> serde_json::Value {
     json!({
         "schema": "underpass.config-check/1",
         "file": report.file.display().to_string(),
-        "usable": !report.has_errors(),
+        "usable": usable,
         "messages": messages,
     })
 }

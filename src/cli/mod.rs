@@ -8,6 +8,7 @@ mod bench;
 mod check;
 mod demo;
 mod exit;
+mod ipam;
 mod key;
 mod lab;
 mod output;
@@ -101,6 +102,9 @@ enum Command {
     /// Work with the host's Ed25519 key, by which its peers know it.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Show and check the addresses that this host gave to containers.
+    #[command(subcommand)]
+    Ipam(IpamCommand),
 }
 
 #[derive(Debug, Args)]
@@ -146,11 +150,18 @@ enum ConfigCommand {
     /// Each message begins with file:line. Key files are read too, except the host's own. Exits with 0 if the agent would take it,
     /// with 5 if not. Nothing is asked of this machine: whether ports are free and whose addresses a peer has, the agent finds
     /// out.
-    #[command(after_help = "Example:\n  underpass config check ./underpass.yaml")]
+    ///
+    /// A docker-compose or rancher-compose file is read for its `network_driver` blocks, with the environment's variables.
+    #[command(after_help = "Examples:\n  underpass config check ./underpass.yaml\n  \
+                            underpass config check --strict ./rancher-compose.yml\n  \
+                            underpass config check --json ./rancher-compose.yml | jq '.drivers[].cni_config'")]
     Check {
-        /// The configuration.
+        /// The configuration, or a compose file with a `network_driver` block.
         #[arg(value_name = "FILE", default_value = CONFIG_FILE)]
         file: PathBuf,
+        /// Take warnings for errors.
+        #[arg(long)]
+        strict: bool,
     },
 }
 
@@ -186,6 +197,31 @@ enum KeyCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum IpamCommand {
+    /// List networks, blocks and leases.
+    ///
+    /// It reads the journal in the state directory; no agent need run.
+    #[command(
+        after_help = "Examples:\n  underpass ipam ls\n  underpass ipam ls --json | jq '.networks[].leases[].addresses'"
+    )]
+    Ls {
+        /// Only this network.
+        #[arg(value_name = "NETWORK")]
+        network: Option<String>,
+    },
+    /// Hold the leases against this host's blocks and network namespaces.
+    ///
+    /// It finds leases whose namespace is gone, leases outside of this host's blocks, and what killed processes and failing disks
+    /// left in the journal. Exits with 0 if there is nothing to mend or all was mended, with 3 if not.
+    #[command(after_help = "Examples:\n  underpass ipam check\n  underpass ipam check --repair")]
+    Check {
+        /// Release leases whose namespace is gone, and remove from the journal what cannot be read.
+        #[arg(long)]
+        repair: bool,
+    },
+}
+
 /// Runs the command that these arguments name (the first is the program's own name).
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
@@ -204,10 +240,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Demo(arguments) => demo::run(&places, &arguments),
         Command::Bench(arguments) => bench::run(&places, &arguments),
         Command::BenchCeiling(arguments) => bench::ceiling::run(&arguments),
-        Command::Config(ConfigCommand::Check { file }) => check::run(&places, &file),
+        Command::Config(ConfigCommand::Check { file, strict }) => check::run(&places, &file, strict),
         Command::Key(KeyCommand::Generate { force }) => key::generate(&places, force),
         Command::Key(KeyCommand::Show) => key::show(&places),
         Command::Key(KeyCommand::Rotate { switch, finish }) => key::rotate(&places, switch, finish),
+        Command::Ipam(IpamCommand::Ls { network }) => ipam::ls(&places, network.as_deref()),
+        Command::Ipam(IpamCommand::Check { repair }) => ipam::check(&places, repair),
     }
     .into()
 }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::message::Report;
 use super::read::{Draft, PeerDraft};
 use super::section::Placed;
-use super::{Advertise, Backend, Config, Host, Listen, Mtu, Overlay, Peer, PeerRemote, Queues, Tun};
+use super::{Advertise, Backend, Config, Host, Listen, Mtu, Overlay, Peer, PeerAuth, PeerRemote, Queues, Tun};
 use crate::model::PeerId;
 
 /// Smallest MTU of a link that carries IPv6 (RFC 8200 §5).
@@ -26,6 +26,7 @@ pub(super) fn finish(draft: Draft, report: &mut Report) -> Option<Config> {
     }
     overlaps(&draft, report);
     outer_addresses(&draft, report);
+    certificates(&draft, report);
     for peer in &draft.peers {
         peer_blocks(&draft, peer, report);
     }
@@ -81,6 +82,35 @@ fn identities(draft: &Draft, report: &mut Report) {
             }
         } else {
             seen.insert(remote_id, remote.clone());
+        }
+    }
+}
+
+/// What only peers with certificates may have, and what they need.
+fn certificates(draft: &Draft, report: &mut Report) {
+    for peer in &draft.peers {
+        match &peer.auth {
+            Some(Placed { value: PeerAuth::CaFile(_), .. }) => {
+                if let (Some(auth), None) = (&peer.auth, &draft.certificate) {
+                    auth.error(
+                        report,
+                        "host.certificate_file is missing: the peer proves itself by a certificate, and so must we",
+                    );
+                }
+            }
+            Some(auth) => {
+                let names = [&peer.local_id, &peer.remote_id].into_iter().flatten();
+                for name in names.filter(|name| name.value.contains('=')) {
+                    let kind = auth.key.rsplit('.').next().unwrap_or_default();
+                    name.error(
+                        report,
+                        format!(
+                            "a distinguished name goes with ca_file, not with {kind}: expected a host name or an address"
+                        ),
+                    );
+                }
+            }
+            None => {}
         }
     }
 }
@@ -325,6 +355,7 @@ fn build(draft: Draft) -> Option<Config> {
             name: name.value,
             advertise: draft.advertise.into_iter().map(|advertise| advertise.value).collect(),
             listen: draft.listen.value,
+            certificate: draft.certificate,
         },
         tun: Tun {
             name: draft.tun_name,

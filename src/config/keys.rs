@@ -44,7 +44,7 @@ pub fn check_key_file(path: &Path, file: &KeyFile) -> Result<(), String> {
     Ok(())
 }
 
-/// Turns every [`PeerAuth::PskFile`] into [`PeerAuth::Psk`]. What is wrong with a file goes into the report; its peer stays
+/// Turns every [`PeerAuth::PskFile`] into [`PeerAuth::Psk`], and reads certificates. What is wrong with a file goes into the report; its peer stays
 /// as it was.
 pub fn resolve_keys(config: &mut Config, report: &mut Report, read: &dyn Fn(&Path) -> io::Result<KeyFile>) {
     for peer in &mut config.peers {
@@ -53,6 +53,8 @@ pub fn resolve_keys(config: &mut Config, report: &mut Report, read: &dyn Fn(&Pat
             peer.auth = PeerAuth::Psk(secret);
         }
     }
+    #[cfg(feature = "x509")]
+    super::certificates::resolve(config, report, read);
     report.sort();
 }
 

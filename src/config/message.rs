@@ -85,8 +85,13 @@ impl Report {
         self.messages.iter().filter(|message| message.severity == severity).count()
     }
 
+    /// Turns every warning into an error, for those who want none of either.
+    pub(crate) fn harden(&mut self) {
+        self.messages.iter_mut().for_each(|message| message.severity = Severity::Error);
+    }
+
     /// In the order of the file; equal lines in the order of discovery.
-    pub(super) fn sort(&mut self) {
+    pub(crate) fn sort(&mut self) {
         self.messages.sort_by_key(|message| message.line);
     }
 }

@@ -8,20 +8,24 @@
 //!
 //! Key files are named here and read by whoever may do IO; [`check_key_file`] says whether what it found can be used.
 
+#[cfg(feature = "x509")]
+mod certificates;
 mod check;
 mod keys;
 mod message;
 mod read;
-mod scalar;
-mod section;
+pub(crate) mod scalar;
+pub(crate) mod section;
 mod types;
-mod yaml;
+pub(crate) mod yaml;
 
 pub use check::holds_outer;
 pub use keys::{KeyFile, check_key_file, resolve_keys};
 pub use message::{Message, Report, Severity};
 pub use section::Placed;
-pub use types::{Advertise, Backend, Config, Host, Ipsec, Listen, Mtu, Overlay, Peer, PeerAuth, PeerRemote, Queues, Tun};
+pub use types::{
+    Advertise, Backend, CertificateFiles, Config, Host, Ipsec, Listen, Mtu, Overlay, Peer, PeerAuth, PeerRemote, Queues, Tun,
+};
 
 use std::path::Path;
 
@@ -44,7 +48,8 @@ pub struct Surroundings {
 #[must_use]
 pub fn parse(file: &Path, octets: &[u8], surroundings: &Surroundings) -> (Option<Config>, Report) {
     let mut report = Report::new(file);
-    let config = yaml::parse(octets, &mut report).and_then(|root| read::config(&root, file, surroundings, &mut report));
+    let config = yaml::parse(octets, yaml::Duplicates::Refused, &mut report)
+        .and_then(|root| read::config(&root, file, surroundings, &mut report));
     report.sort();
     (config.filter(|_| !report.has_errors()), report)
 }

@@ -10,7 +10,10 @@ use super::message::Report;
 use super::scalar::{self, Expected};
 use super::section::{Field, Placed, Section};
 use super::yaml::Node;
-use super::{Advertise, Backend, Config, Ipsec, Listen, Mtu, PeerAuth, PeerRemote, Queues, Surroundings, check, keys};
+use super::{
+    Advertise, Backend, CertificateFiles, Config, Ipsec, Listen, Mtu, PeerAuth, PeerRemote, Queues, Surroundings, check,
+    keys,
+};
 use crate::crypto::VerifyingKey;
 use crate::model::AeadAlgorithm;
 
@@ -58,6 +61,7 @@ pub(super) struct Draft {
     pub name: Option<Placed<String>>,
     pub advertise: Vec<Placed<Advertise>>,
     pub listen: Placed<Listen>,
+    pub certificate: Option<CertificateFiles>,
     pub tun_name: String,
     pub mtu: Placed<Mtu>,
     pub queues: Placed<Queues>,
@@ -90,10 +94,11 @@ pub(super) struct PeerDraft {
 pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, report: &mut Report) -> Option<Config> {
     let root = Field { line: root.line, key: String::new(), node: root };
     let mut top = Section::of(&root, report)?;
-    let empty = Node { line: 1, value: super::yaml::Value::Null };
+    let empty = Node { line: 1, plain: false, value: super::yaml::Value::Null };
     let absent = |key: &str| Field { line: 1, key: key.to_owned(), node: &empty };
-    let (name, advertise, listen) =
-        host(&top.take("host").unwrap_or_else(|| absent("host")), surroundings, report).unwrap_or_default();
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let (name, advertise, listen, certificate) =
+        host(&top.take("host").unwrap_or_else(|| absent("host")), folder, surroundings, report).unwrap_or_default();
     let (tun_name, mtu, queues, pin, backend, offload) = tun(&top.take("tun").unwrap_or_else(|| absent("tun")), report)?;
     let (addresses, blocks) = match top.take("overlay") {
         Some(field) => overlay(&field, report),
@@ -107,14 +112,28 @@ pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, repo
         }
     };
     let (ipsec, flags) = ipsec(&top.take("ipsec").unwrap_or_else(|| absent("ipsec")), report)?;
-    let defaults = PeerDefaults { folder: file.parent().unwrap_or(Path::new("")), suites: &ipsec.suites, flags };
+    let defaults = PeerDefaults { folder, suites: &ipsec.suites, flags };
     let items = top.take("peers").and_then(|field| field.list(report, MAX_PEERS)).unwrap_or_default();
     let peers = items.iter().filter_map(|item| peer(item, &defaults, report)).collect();
     later_steps(&mut top, report);
     top.finish(report);
     let listen = listen.unwrap_or_else(|| absent("host.listen").placed(Listen::default()));
-    let draft =
-        Draft { name, advertise, listen, tun_name, mtu, queues, pin, backend, offload, addresses, blocks, ipsec, peers };
+    let draft = Draft {
+        name,
+        advertise,
+        listen,
+        certificate,
+        tun_name,
+        mtu,
+        queues,
+        pin,
+        backend,
+        offload,
+        addresses,
+        blocks,
+        ipsec,
+        peers,
+    };
     check::finish(draft, report)
 }
 
@@ -133,9 +152,9 @@ impl Default for Listen {
     }
 }
 
-type HostDraft = (Option<Placed<String>>, Vec<Placed<Advertise>>, Option<Placed<Listen>>);
+type HostDraft = (Option<Placed<String>>, Vec<Placed<Advertise>>, Option<Placed<Listen>>, Option<CertificateFiles>);
 
-fn host(field: &Field<'_>, surroundings: &Surroundings, report: &mut Report) -> Option<HostDraft> {
+fn host(field: &Field<'_>, folder: &Path, surroundings: &Surroundings, report: &mut Report) -> Option<HostDraft> {
     let mut section = Section::of(field, report)?;
     let name = match section.take("name") {
         Some(field) => field.read(report, scalar::name),
@@ -154,8 +173,44 @@ fn host(field: &Field<'_>, surroundings: &Surroundings, report: &mut Report) -> 
         }
     }
     let listen = section.take("listen").and_then(|field| listen(&field, report));
+    let certificate = certificate(&mut section, folder, report);
     section.finish(report);
-    Some((name, advertised, listen))
+    Some((name, advertised, listen, certificate))
+}
+
+/// What a build without certificates says to a configuration that wants some.
+const NO_CERTIFICATES: &str =
+    "this build does not have X.509 certificates: build it with `cargo build --release --features x509`, or remove the key";
+
+/// Both files, or none.
+fn certificate(section: &mut Section<'_>, folder: &Path, report: &mut Report) -> Option<CertificateFiles> {
+    let keys = ["certificate_file", "certificate_key_file"];
+    if !cfg!(feature = "x509") {
+        for key in keys {
+            section.refuse(key, NO_CERTIFICATES, report);
+        }
+        return None;
+    }
+    let [chain, key] = keys.map(|key| section.take(key));
+    match (chain, key) {
+        (Some(chain), Some(key)) => {
+            Some(CertificateFiles { chain: path(&chain, folder, report)?, key: path(&key, folder, report)? })
+        }
+        (Some(alone), None) | (None, Some(alone)) => {
+            let message = "expected certificate_file and certificate_key_file together; the other one is missing";
+            report.error(alone.line, &*alone.key, message);
+            None
+        }
+        (None, None) => None,
+    }
+}
+
+/// The path of a file, from the configuration's folder.
+fn path(field: &Field<'_>, folder: &Path, report: &mut Report) -> Option<Placed<PathBuf>> {
+    field.read(report, |text| match text {
+        "" => Err(Expected::new("the path of a file")),
+        _ => Ok(folder.join(PathBuf::from(text))),
+    })
 }
 
 fn hostname(surroundings: &Surroundings, report: &mut Report) -> Option<Placed<String>> {
@@ -426,6 +481,10 @@ fn peer_remote(text: &str) -> Result<PeerRemote, Expected> {
     Ok(port.map_or(PeerRemote::Standard(address), |port| PeerRemote::Natt(SocketAddr::new(address, port))))
 }
 
+/// How a peer may be known.
+const PROOFS: &str =
+    if cfg!(feature = "x509") { "psk, psk_file, public_key or ca_file" } else { "psk, psk_file or public_key" };
+
 /// One public key, or a list of some: while the peer changes its key, it is known by the old one and the new one.
 fn public_keys(field: &Field<'_>, report: &mut Report) -> Option<Vec<VerifyingKey>> {
     let key = |text: &str| {
@@ -452,7 +511,7 @@ fn public_keys(field: &Field<'_>, report: &mut Report) -> Option<Vec<VerifyingKe
     Some(keys).filter(|keys| !keys.is_empty())
 }
 
-/// Exactly one of `psk`, `psk_file` and `public_key`.
+/// Exactly one of `psk`, `psk_file`, `public_key` and `ca_file`.
 fn auth(
     section: &mut Section<'_>,
     place: &Placed<()>,
@@ -460,17 +519,21 @@ fn auth(
     allow_short_psk: bool,
     report: &mut Report,
 ) -> Option<Placed<PeerAuth>> {
-    let fields = ["psk", "psk_file", "public_key"].map(|key| section.take(key));
+    if !cfg!(feature = "x509") && section.has("ca_file") {
+        section.refuse("ca_file", NO_CERTIFICATES, report);
+        return None;
+    }
+    let fields = ["psk", "psk_file", "public_key", "ca_file"].map(|key| section.take(key));
     let given: Vec<&Field<'_>> = fields.iter().flatten().collect();
     match given.as_slice() {
         [] => {
-            place.error(report, "expected one of psk, psk_file or public_key: without a key the peer cannot prove itself");
+            place.error(report, format!("expected one of {PROOFS}: without a key the peer cannot prove itself"));
             return None;
         }
         [_] => {}
         [first, second, ..] => {
             let first = first.key.rsplit('.').next().unwrap_or_default();
-            let message = format!("expected one of psk, psk_file or public_key, got this one besides {first}");
+            let message = format!("expected one of {PROOFS}, got this one besides {first}");
             report.error(second.line, &*second.key, message);
             return None;
         }
@@ -482,14 +545,15 @@ fn auth(
             text.warning(report, "a key that stands here is seen by everybody who sees the file: psk_file keeps it apart");
             Some(text.with(PeerAuth::Psk(secret)))
         }
-        [_, Some(file), _] => {
-            let path = file.read(report, |text| match text {
-                "" => Err(Expected::new("the path of a file")),
-                _ => Ok(folder.join(PathBuf::from(text))),
-            })?;
+        [_, Some(file), ..] => {
+            let path = path(&file, folder, report)?;
             Some(path.with(PeerAuth::PskFile(path.clone())))
         }
-        [_, _, Some(key)] => Some(key.placed(PeerAuth::PublicKeys(public_keys(&key, report)?))),
-        [None, None, None] => None,
+        [.., Some(file)] => {
+            let path = path(&file, folder, report)?;
+            Some(path.with(PeerAuth::CaFile(path.clone())))
+        }
+        [_, _, Some(key), _] => Some(key.placed(PeerAuth::PublicKeys(public_keys(&key, report)?))),
+        [None, None, None, None] => None,
     }
 }

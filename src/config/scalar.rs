@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 /// What was expected, and perhaps what was meant.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Expected {
+pub(crate) struct Expected {
     /// Behind "expected".
     pub what: String,
     /// Behind "did you mean", with its quotes or brackets.
@@ -15,17 +15,17 @@ pub(super) struct Expected {
 }
 
 impl Expected {
-    pub(super) fn new(what: impl Into<String>) -> Self {
+    pub(crate) fn new(what: impl Into<String>) -> Self {
         Self { what: what.into(), suggestion: None }
     }
 
-    pub(super) fn or(what: impl Into<String>, suggestion: Option<String>) -> Self {
+    pub(crate) fn or(what: impl Into<String>, suggestion: Option<String>) -> Self {
         Self { what: what.into(), suggestion: suggestion.map(|text| format!("{text:?}")) }
     }
 }
 
 /// A decimal number within bounds, without sign, leading zeros or separators: YAML dialects read those differently.
-pub(super) fn number(text: &str, min: u64, max: u64) -> Result<u64, Expected> {
+pub(crate) fn number(text: &str, min: u64, max: u64) -> Result<u64, Expected> {
     let expected = || Expected::new(format!("a whole number from {min} to {max}"));
     let plain =
         !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
@@ -34,7 +34,7 @@ pub(super) fn number(text: &str, min: u64, max: u64) -> Result<u64, Expected> {
 }
 
 /// `true` or `false`.
-pub(super) fn boolean(text: &str) -> Result<bool, Expected> {
+pub(crate) fn boolean(text: &str) -> Result<bool, Expected> {
     match text {
         "true" => Ok(true),
         "false" => Ok(false),
@@ -50,7 +50,7 @@ pub(super) fn boolean(text: &str) -> Result<bool, Expected> {
 }
 
 /// One of these words.
-pub(super) fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, Expected> {
+pub(crate) fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, Expected> {
     if let Some(&(_, value)) = words.iter().find(|(word, _)| *word == text) {
         return Ok(value);
     }
@@ -96,7 +96,7 @@ fn in_units(duration: Duration) -> String {
 }
 
 /// A prefix whose host bits are zero.
-pub(super) fn prefix(text: &str) -> Result<IpNet, Expected> {
+pub(crate) fn prefix(text: &str) -> Result<IpNet, Expected> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Err(Expected::or("a prefix such as 10.42.1.0/24", Some(IpNet::from(address).to_string())));
     }
@@ -143,7 +143,7 @@ fn bracketed(text: &str) -> Option<String> {
 }
 
 /// A name that is safe in files, logs and IKE identities: a DNS name's characters and `_`.
-pub(super) fn name(text: &str) -> Result<String, Expected> {
+pub(crate) fn name(text: &str) -> Result<String, Expected> {
     /// As long as a DNS label.
     const MAX: usize = 63;
     let fine = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'.');
@@ -162,6 +162,11 @@ pub(super) fn identity(text: &str) -> Result<String, Expected> {
     /// As long as a DNS name.
     const MAX: usize = 253;
     let fine = text.bytes().all(|octet| octet.is_ascii_graphic());
+    #[cfg(feature = "x509")]
+    if text.contains('=') {
+        let name = crate::crypto::x509::canonical_name(text).filter(|name| name.len() <= MAX);
+        return name.ok_or_else(|| Expected::new("a distinguished name such as C=CH, O=Example, CN=gw.example.org"));
+    }
     if text.contains('@') || text.contains('=') {
         return Err(Expected::new("a host name or an address (other kinds of IKE identities are not supported)"));
     }
@@ -172,7 +177,7 @@ pub(super) fn identity(text: &str) -> Result<String, Expected> {
 }
 
 /// What the kernel takes as the name of an interface.
-pub(super) fn interface(text: &str) -> Result<String, Expected> {
+pub(crate) fn interface(text: &str) -> Result<String, Expected> {
     /// IFNAMSIZ without the NUL.
     const MAX: usize = 15;
     // The kernel refuses '/', ':' and spaces, and formats '%d'; the rest of the graphic characters only invites trouble.
@@ -184,7 +189,7 @@ pub(super) fn interface(text: &str) -> Result<String, Expected> {
 }
 
 /// The word that was probably meant: few letters away, measured by the length of what was written.
-pub(super) fn closest<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
+pub(crate) fn closest<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
     /// No word of ours is half as long, and the comparison takes time by the square.
     const LONGEST: usize = 64;
     if text.len() > LONGEST {
@@ -197,7 +202,7 @@ pub(super) fn closest<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
 }
 
 /// `a, b or c`.
-pub(super) fn listed(words: &[&str], last: &str) -> String {
+pub(crate) fn listed(words: &[&str], last: &str) -> String {
     match words {
         [] => String::new(),
         [only] => (*only).to_owned(),

@@ -17,23 +17,23 @@ pub struct Placed<T> {
 
 impl<T> Placed<T> {
     /// The same place with another value.
-    pub(super) fn with<U>(&self, value: U) -> Placed<U> {
+    pub(crate) fn with<U>(&self, value: U) -> Placed<U> {
         Placed { line: self.line, key: self.key.clone(), value }
     }
 
     /// Adds an error about it.
-    pub(super) fn error(&self, report: &mut Report, text: impl Into<String>) {
+    pub(crate) fn error(&self, report: &mut Report, text: impl Into<String>) {
         report.error(self.line, &*self.key, text);
     }
 
     /// Adds a warning about it.
-    pub(super) fn warning(&self, report: &mut Report, text: impl Into<String>) {
+    pub(crate) fn warning(&self, report: &mut Report, text: impl Into<String>) {
         report.warning(self.line, &*self.key, text);
     }
 }
 
 /// A map being read.
-pub(super) struct Section<'n> {
+pub(crate) struct Section<'n> {
     pub line: usize,
     /// Its key, empty for the whole file.
     pub key: String,
@@ -45,7 +45,7 @@ pub(super) struct Section<'n> {
 
 impl<'n> Section<'n> {
     /// The node as a section. Nothing at all (`tun:`) is an empty section; anything else is an error.
-    pub(super) fn of(field: &Field<'n>, report: &mut Report) -> Option<Self> {
+    pub(crate) fn of(field: &Field<'n>, report: &mut Report) -> Option<Self> {
         let entries = match &field.node.value {
             Value::Map(entries) => entries.as_slice(),
             Value::Null => &[],
@@ -58,15 +58,20 @@ impl<'n> Section<'n> {
     }
 
     /// The value of a key that may be there.
-    pub(super) fn take(&mut self, key: &'static str) -> Option<Field<'n>> {
+    pub(crate) fn take(&mut self, key: &'static str) -> Option<Field<'n>> {
         self.known.push(key);
         let (found, node) = self.entries.iter().find(|(entry, _)| entry.text == key)?;
         let path = if self.key.is_empty() { key.to_owned() } else { format!("{}.{key}", self.key) };
         Some(Field { line: found.line, key: path, node })
     }
 
+    /// Whether a key is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.entries.iter().any(|(entry, _)| entry.text == key)
+    }
+
     /// Refuses a key with a message of its own, if it is there.
-    pub(super) fn refuse(&mut self, key: &'static str, message: &str, report: &mut Report) {
+    pub(crate) fn refuse(&mut self, key: &'static str, message: &str, report: &mut Report) {
         if let Some((found, _)) = self.entries.iter().find(|(entry, _)| entry.text == key) {
             report.error(found.line, key, message);
             self.refused.push(key);
@@ -74,7 +79,16 @@ impl<'n> Section<'n> {
     }
 
     /// Refuses every key that was not asked for, but for those that begin with `x-`.
-    pub(super) fn finish(self, report: &mut Report) {
+    pub(crate) fn finish(self, report: &mut Report) {
+        self.strangers(|line, path, message| report.error(line, path, message));
+    }
+
+    /// The same as warnings.
+    pub(crate) fn finish_leniently(self, report: &mut Report) {
+        self.strangers(|line, path, message| report.warning(line, path, format!("{message} (it is ignored)")));
+    }
+
+    fn strangers(self, mut tell: impl FnMut(usize, String, String)) {
         let strangers = self.entries.iter().map(|(key, _)| key).filter(|key| {
             let text = key.text.as_str();
             !text.starts_with("x-") && !self.known.contains(&text) && !self.refused.contains(&text)
@@ -86,13 +100,13 @@ impl<'n> Section<'n> {
                 Some(meant) => format!("unknown key; did you mean {meant:?}?"),
                 None => format!("unknown key; expected {}", scalar::listed(&self.known, "or")),
             };
-            report.error(key.line, path, message);
+            tell(key.line, path, message);
         }
     }
 }
 
 /// A value being read: the line of its key, its full key, and the node.
-pub(super) struct Field<'n> {
+pub(crate) struct Field<'n> {
     pub line: usize,
     pub key: String,
     pub node: &'n Node,
@@ -100,12 +114,12 @@ pub(super) struct Field<'n> {
 
 impl<'n> Field<'n> {
     /// The value where it stands.
-    pub(super) fn placed<T>(&self, value: T) -> Placed<T> {
+    pub(crate) fn placed<T>(&self, value: T) -> Placed<T> {
         Placed { line: Some(self.node.line), key: self.key.clone(), value }
     }
 
     /// A text as a value of some kind.
-    pub(super) fn read<T>(&self, report: &mut Report, parse: impl FnOnce(&str) -> Result<T, Expected>) -> Option<Placed<T>> {
+    pub(crate) fn read<T>(&self, report: &mut Report, parse: impl FnOnce(&str) -> Result<T, Expected>) -> Option<Placed<T>> {
         let text = match &self.node.value {
             Value::Text(text) => text.as_str(),
             // The parser of the kind knows best what it expects instead.
@@ -125,7 +139,7 @@ impl<'n> Field<'n> {
     }
 
     /// A text that must not be shown in messages.
-    pub(super) fn secret(&self, report: &mut Report) -> Option<Placed<&'n str>> {
+    pub(crate) fn secret(&self, report: &mut Report) -> Option<Placed<&'n str>> {
         match &self.node.value {
             Value::Text(text) => Some(self.placed(text.as_str())),
             other => {
@@ -136,7 +150,7 @@ impl<'n> Field<'n> {
     }
 
     /// The items of a list. Nothing at all is an empty list.
-    pub(super) fn list(&self, report: &mut Report, max: usize) -> Option<Vec<Field<'n>>> {
+    pub(crate) fn list(&self, report: &mut Report, max: usize) -> Option<Vec<Field<'n>>> {
         let nodes = match &self.node.value {
             Value::List(nodes) => nodes.as_slice(),
             Value::Null => &[],
@@ -159,7 +173,7 @@ impl<'n> Field<'n> {
     }
 
     /// The items of a list, each as a value of some kind; those that are none are left out.
-    pub(super) fn read_list<T>(
+    pub(crate) fn read_list<T>(
         &self,
         report: &mut Report,
         max: usize,
@@ -170,7 +184,7 @@ impl<'n> Field<'n> {
     }
 
     /// Adds the error that something else was expected here.
-    pub(super) fn refuse(&self, report: &mut Report, expected: &Expected) {
+    pub(crate) fn refuse(&self, report: &mut Report, expected: &Expected) {
         let mut text = format!("expected {}, got {}", expected.what, got(&self.node.value));
         if let Some(suggestion) = &expected.suggestion {
             text.push_str(&format!("; did you mean {suggestion}?"));
@@ -188,7 +202,7 @@ fn got(value: &Value) -> String {
 }
 
 /// A text that fits into a message and cannot steer a terminal.
-pub(super) fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     /// Characters: enough to recognise what it is.
     const MAX: usize = 60;
     let mut short: String = text.chars().take(MAX).collect::<String>().escape_debug().to_string();

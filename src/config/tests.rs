@@ -754,6 +754,126 @@ fn key_files_are_read_once_and_judged() {
     }
 }
 
+#[test]
+#[cfg(not(feature = "x509"))]
+fn certificates_need_a_build_that_has_them() {
+    let how = "this build does not have X.509 certificates: build it with `cargo build --release --features x509`, or remove the key";
+    assert_eq!(spoiled("psk_file: beta.psk", "ca_file: ca.pem"), format!("u.yaml:6: peers[0].ca_file: {how}\n"));
+    let messages = spoiled("{name: alpha}", "{name: alpha, certificate_file: a, certificate_key_file: b}");
+    assert_eq!(messages, format!("u.yaml:1: host.certificate_file: {how}\nu.yaml:1: host.certificate_key_file: {how}\n"));
+}
+
+#[cfg(feature = "x509")]
+mod certificates {
+    use super::*;
+    use crate::crypto::x509::authority::{Authority, params};
+
+    const FILES: &str = "{name: alpha, certificate_file: alpha.pem, certificate_key_file: alpha.key}";
+
+    fn certified() -> String {
+        GOOD.replacen("{name: alpha}", FILES, 1).replacen("psk_file: beta.psk", "ca_file: ca.pem", 1)
+    }
+
+    #[test]
+    fn what_certificates_need_is_asked_for() {
+        let peer = "u.yaml:6: peers[0].";
+        assert_eq!(
+            spoiled("psk_file: beta.psk", "ca_file: ca.pem"),
+            format!(
+                "{peer}ca_file: host.certificate_file is missing: the peer proves itself by a certificate, and so must we\n"
+            )
+        );
+        assert_eq!(
+            spoiled("{name: alpha}", "{name: alpha, certificate_file: a}"),
+            "u.yaml:1: host.certificate_file: expected certificate_file and certificate_key_file together; the other one is missing\n"
+        );
+        assert_eq!(
+            spoiled("psk_file: beta.psk", "psk_file: beta.psk\n    remote_id: CN=beta"),
+            "u.yaml:7: peers[0].remote_id: a distinguished name goes with ca_file, not with psk_file: expected a host name or an \
+             address\n"
+        );
+        assert_eq!(
+            spoiled("psk_file: beta.psk", "psk_file: beta.psk\n    ca_file: ca.pem"),
+            "u.yaml:7: peers[0].ca_file: expected one of psk, psk_file, public_key or ca_file, got this one besides psk_file\n"
+        );
+        let named = certified().replacen("ca_file: ca.pem", "ca_file: ca.pem\n    remote_id: 'o=Example,cn=beta'", 1);
+        assert_eq!(good(&named).peers[0].remote_id, PeerId::Distinguished("O=Example, CN=beta".to_owned()));
+        assert!(read(&named.replacen("cn=beta", "beta", 1)).1.contains("expected a distinguished name such as C=CH"));
+    }
+
+    #[test]
+    fn certificate_files_are_judged() {
+        let root = Authority::new("root", "p256");
+        let (chain, key) = root.issue(&params("alpha", false), "p384");
+        let (other, other_key) = root.issue(&params("other", false), "p256");
+        type Files<'a> = [(u32, &'a str); 3];
+        let resolve = |[chain, key, authority]: Files<'_>| {
+            let (config, mut report) = parse(Path::new("/etc/u.yaml"), certified().as_bytes(), &surroundings());
+            let mut config = config.unwrap();
+            resolve_keys(&mut config, &mut report, &|path| {
+                let (mode, text) = match path.to_str() {
+                    Some("/etc/alpha.pem") => chain,
+                    Some("/etc/alpha.key") => key,
+                    _ => authority,
+                };
+                Ok(key_file(mode, text.as_bytes()))
+            });
+            (config.peers.remove(0).auth, report.to_string())
+        };
+        let fine: Files<'_> = [(0o644, &chain), (0o600, &key), (0o644, root.pem())];
+        let (auth, messages) = resolve(fine);
+        assert_eq!((matches!(auth, PeerAuth::Certificate(..)), messages.as_str()), (true, ""));
+        let cases: [(Files<'_>, &str); 7] = [
+            (
+                [fine[0], (0o640, &key), fine[2]],
+                "host.certificate_key_file: expected a key file that only its owner can read, got mode 0640",
+            ),
+            (
+                [(0o664, &chain), fine[1], fine[2]],
+                "host.certificate_file: expected a file that only its owner can write, got mode 0664",
+            ),
+            (
+                [fine[0], fine[1], (0o666, root.pem())],
+                "peers[0].ca_file: expected a file that only its owner can write, got mode 0666",
+            ),
+            (
+                [fine[0], (0o600, &other_key), fine[2]],
+                "host.certificate_file: /etc/alpha.pem: the private key is not that of",
+            ),
+            (
+                [(0o644, &other), (0o600, &other_key), fine[2]],
+                "host.certificate_file: this host calls itself alpha towards beta, but",
+            ),
+            (
+                [fine[0], fine[1], (0o644, &chain)],
+                "peers[0].ca_file: /etc/ca.pem: O=Example, CN=alpha may not issue certificates",
+            ),
+            ([fine[0], fine[1], (0o644, "")], "peers[0].ca_file: /etc/ca.pem: expected 1 to 8 PEM blocks"),
+        ];
+        for (files, why) in cases {
+            let (auth, messages) = resolve(files);
+            assert!(matches!(auth, PeerAuth::CaFile(_)) && messages.contains(why), "{why}: {messages}");
+        }
+    }
+}
+
+#[test]
+fn a_list_of_public_keys_is_a_list_of_pins() {
+    let keys: Vec<String> =
+        (1..=5).map(|seed| crate::crypto::SigningKey::from_seed(&[seed; 32]).verifying_key().to_base64()).collect();
+    let with_keys = |keys: &[String]| GOOD.replacen("psk_file: beta.psk", &format!("public_key: [{}]", keys.join(", ")), 1);
+    let PeerAuth::PublicKeys(pins) = good(&with_keys(&keys[..2])).peers.remove(0).auth else { panic!("public keys") };
+    assert_eq!(pins.iter().map(crate::crypto::VerifyingKey::to_base64).collect::<Vec<_>>(), keys[..2]);
+    for (keys, why) in [
+        (&[][..], "expected at least one public key"),
+        (&[keys[0].clone(), keys[0].clone()], "this key stands twice in the list"),
+        (&keys, "at most 4"),
+    ] {
+        let messages = read(&with_keys(keys)).1;
+        assert!(messages.starts_with("u.yaml:6: peers[0].public_key") && messages.contains(why), "{messages}");
+    }
+}
+
 /// Mutations of good files and plain noise: always messages or a configuration, never a panic, never long.
 #[test]
 fn garbage_ends_in_messages() {

@@ -35,6 +35,17 @@ pub struct Host {
     pub advertise: Vec<Advertise>,
     /// `listen`.
     pub listen: Listen,
+    /// `certificate_file` and `certificate_key_file`: what foreign peers know this host by.
+    pub certificate: Option<CertificateFiles>,
+}
+
+/// Where this host's certificate and its private key lie.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CertificateFiles {
+    /// PEM, this host's own first, then those above it.
+    pub chain: Placed<PathBuf>,
+    /// PKCS#8 in PEM.
+    pub key: Placed<PathBuf>,
 }
 
 /// One item of `host.advertise`.
@@ -163,7 +174,7 @@ pub struct Peer {
     pub local_id: PeerId,
     /// `remote_id`.
     pub remote_id: PeerId,
-    /// `psk`, `psk_file` or `public_key`.
+    /// `psk`, `psk_file`, `public_key` or `ca_file`.
     pub auth: PeerAuth,
     /// Whether a shared key may have fewer octets than are asked for otherwise (32).
     pub allow_short_psk: bool,
@@ -222,4 +233,10 @@ pub enum PeerAuth {
     PskFile(Placed<PathBuf>),
     /// Ed25519 keys: ours from the state directory, the peer's is one of these. Never empty.
     PublicKeys(Vec<VerifyingKey>),
+    /// Certificates: ours from `host.certificate_file`, the peer's by an authority in this file. [`resolve_keys`](super::resolve_keys)
+    /// turns it into `Certificate`.
+    CaFile(Placed<PathBuf>),
+    /// Certificates: ours, and the authorities of the peer's.
+    #[cfg(feature = "x509")]
+    Certificate(crate::crypto::x509::Credential, std::sync::Arc<crate::crypto::x509::TrustAnchors>),
 }

@@ -17,14 +17,16 @@ const MAX_DEPTH: usize = 16;
 
 /// A node and its line, from 1.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Node {
+pub(crate) struct Node {
     pub line: usize,
+    /// A text without quotes: elsewhere such texts may be numbers or truth values.
+    pub plain: bool,
     pub value: Value,
 }
 
 /// What a node is.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Value {
+pub(crate) enum Value {
     /// Nothing, `~` or `null`.
     Null,
     /// A text, as it stands in the file but for quotes and escapes.
@@ -37,7 +39,7 @@ pub(super) enum Value {
 
 impl Value {
     /// What it is, for "got …".
-    pub(super) const fn kind(&self) -> &'static str {
+    pub(crate) const fn kind(&self) -> &'static str {
         match self {
             Self::Null => "nothing",
             Self::Text(_) => "a text",
@@ -49,13 +51,22 @@ impl Value {
 
 /// A key of a map and its line, from 1.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Key {
+pub(crate) struct Key {
     pub line: usize,
     pub text: String,
 }
 
+/// What becomes of a key that stands twice in a section.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Duplicates {
+    /// An error.
+    Refused,
+    /// A warning; the later one stays, as everywhere that compose files were read.
+    LastWins,
+}
+
 /// The tree in a file, or none and an error in the report. An empty file is an empty map.
-pub(super) fn parse(octets: &[u8], report: &mut Report) -> Option<Node> {
+pub(crate) fn parse(octets: &[u8], duplicates: Duplicates, report: &mut Report) -> Option<Node> {
     if octets.len() > MAX_FILE {
         report.error(None, "", format!("expected a file of at most {MAX_FILE} octets, and this one is larger"));
         return None;
@@ -68,9 +79,8 @@ pub(super) fn parse(octets: &[u8], report: &mut Report) -> Option<Node> {
             return None;
         }
     };
-    let errors_before = report.messages.len();
-    match Builder::new(report).build(text) {
-        Ok(root) if report.messages.len() == errors_before => Some(root),
+    match Builder::new(duplicates, report).build(text) {
+        Ok(root) if !report.has_errors() => Some(root),
         Ok(_) => None,
         Err(Refusal { line, text }) => {
             report.error(line, "", text);
@@ -118,14 +128,15 @@ struct OpenMap {
 }
 
 struct Builder<'r> {
+    duplicates: Duplicates,
     report: &'r mut Report,
     open: Vec<Open>,
     root: Option<Node>,
 }
 
 impl<'r> Builder<'r> {
-    fn new(report: &'r mut Report) -> Self {
-        Self { report, open: Vec::new(), root: None }
+    fn new(duplicates: Duplicates, report: &'r mut Report) -> Self {
+        Self { duplicates, report, open: Vec::new(), root: None }
     }
 
     fn build(mut self, text: &str) -> Result<Node, Refusal> {
@@ -140,7 +151,7 @@ impl<'r> Builder<'r> {
             }
             self.handle(event, span)?;
         }
-        let empty = Node { line: 1, value: Value::Map(Vec::new()) };
+        let empty = Node { line: 1, plain: false, value: Value::Map(Vec::new()) };
         Ok(self.root.filter(|root| root.value != Value::Null).unwrap_or(empty))
     }
 
@@ -161,19 +172,27 @@ impl<'r> Builder<'r> {
     }
 
     fn scalar(&mut self, line: usize, text: String, style: ScalarStyle) -> Result<(), Refusal> {
-        if let Some(Open { container: Container::Map(OpenMap { key: key @ None, first, .. }), .. }) = self.open.last_mut() {
+        if let Some(Open { container: Container::Map(OpenMap { key: key @ None, first, entries }), .. }) =
+            self.open.last_mut()
+        {
             if let Some(first) = first.get(&text) {
                 let message = format!("this key stands twice; it was first on line {first}");
-                self.report.error(line, shortened(&text), message);
+                if self.duplicates == Duplicates::LastWins {
+                    self.report.warning(line, shortened(&text), format!("{message}, and this one counts"));
+                    entries.retain(|(earlier, _)| earlier.text != text);
+                } else {
+                    self.report.error(line, shortened(&text), message);
+                }
             } else {
                 first.insert(text.clone(), line);
             }
             *key = Some(Key { line, text });
             return Ok(());
         }
-        let null = style == ScalarStyle::Plain && matches!(text.as_str(), "" | "~" | "null");
+        let plain = style == ScalarStyle::Plain;
+        let null = plain && matches!(text.as_str(), "" | "~" | "null");
         let value = if null { Value::Null } else { Value::Text(text) };
-        self.place(Node { line, value })
+        self.place(Node { line, plain, value })
     }
 
     fn enter(&mut self, line: usize, container: Container) -> Result<(), Refusal> {
@@ -195,7 +214,7 @@ impl<'r> Builder<'r> {
             Container::List(nodes) => Value::List(nodes),
             Container::Map(map) => Value::Map(map.entries),
         };
-        self.place(Node { line, value })
+        self.place(Node { line, plain: false, value })
     }
 
     /// Puts a finished node where it belongs.

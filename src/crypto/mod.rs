@@ -148,6 +148,8 @@ mod prf;
 mod sign;
 #[cfg(test)]
 pub(crate) mod testdata;
+#[cfg(feature = "x509")]
+pub mod x509;
 
 pub use aead::aead;
 pub use ke::{answer_key_exchange, key_exchange};

@@ -60,8 +60,19 @@ fn corpus_ike_message() {
 }
 
 #[test]
+#[cfg(feature = "x509")]
+fn corpus_certificates() {
+    replay("certificates", certificates);
+}
+
+#[test]
 fn corpus_ike_protected() {
     replay("ike_protected", ike_protected);
+}
+
+#[test]
+fn corpus_ike_schedule() {
+    replay("ike_schedule", ike_schedule);
 }
 
 /// Every seed stands in its corpus as it is made here.
@@ -91,8 +102,56 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     seeds.extend(ip_seeds().into_iter().map(|(name, data)| ("ip", name, data)));
     seeds.extend(esp_open_seeds().into_iter().map(|(name, data)| ("esp_open", name, data)));
     seeds.extend(ike_protected_seeds().into_iter().map(|(name, data)| ("ike_protected", name, data)));
+    #[cfg(feature = "x509")]
+    seeds.extend(certificates_seeds().into_iter().map(|(name, data)| ("certificates", name, data)));
+    seeds.extend(ike_schedule_seeds().into_iter().map(|(name, data)| ("ike_schedule", name, data)));
     seeds.extend(ike_seeds().into_iter().map(|(name, data)| ("ike_message", name, data)));
     seeds
+}
+
+#[cfg(feature = "x509")]
+fn certificates_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    use super::certificates::{AUTH, BETA, BETWEEN};
+    let counted = |octets: &[u8]| [&(octets.len() as u16).to_be_bytes()[..], octets].concat();
+    let shown = |kind: u8, chain: &[&[u8]]| {
+        let chain: Vec<u8> = chain.iter().flat_map(|certificate| counted(certificate)).collect();
+        [&[kind][..], &counted(AUTH), &chain].concat()
+    };
+    let name = crate::crypto::x509::name_der("C=CH, O=Example, CN=beta").expect("a name");
+    vec![
+        ("name", shown(0, &[BETA, BETWEEN])),
+        ("address", shown(1, &[BETA, BETWEEN])),
+        ("distinguished", [shown(2, &[BETA, BETWEEN]), name].concat()),
+        ("alone", shown(0, &[BETA])),
+        ("somebody-else", shown(3, &[BETA, BETWEEN])),
+        ("rfc-4754", shown(4 | 9 << 3, &[BETA, BETWEEN])),
+        ("many", shown(0, &[BETA, BETWEEN, BETWEEN, BETA, BETA, BETWEEN])),
+        ("none", shown(0, &[])),
+    ]
+}
+
+/// Who plays, then three octets for each step: see [`Schedule`].
+fn ike_schedule_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let (wait, settle) = ([0, 40, 0], [0, 250, 0]);
+    let cast = |lifetimes: u8, workers: u8, keys: u8, lag: u8| [0, lifetimes, workers, keys, lag, 0];
+    let of = |cast: [u8; 6], steps: &[[u8; 3]]| [&cast[..], steps.as_flattened()].concat();
+    let (child, ike) = (0, 0x80);
+    let by_hand = |what: u8| [settle, [53, 0, 0], [38, 0, what], [55, 0, 0], [60, 0, 0], [58, 200, 0], [55, 0, 0], wait];
+    vec![
+        ("start", of(cast(2, 0, 0, 0), &[[53, 0, 0], wait, [55, 0, 0], [55, 200, 0], [58, 0, 0], wait, [63, 0, 0]])),
+        ("child-rekeys-meet", of(cast(2, 0, 0, 2), &by_hand(child))),
+        ("ike-rekeys-meet", of(cast(2, 0, 1, 2), &by_hand(ike))),
+        ("workers", of(cast(2, 1, 0, 3), &[settle, [46, 0, 0], [46, 1, 1], wait, [42, 0, 0], [38, 1, child], settle])),
+        ("bad-network", of(cast(0, 0, 0, 0), &[[17, 30, 20], settle, [38, 0, ike], settle, [33, 1, child], settle])),
+        ("garbled", of(cast(2, 0, 1, 0), &[[17, 9, 9], settle, [23, 0, 0], wait])),
+        ("crash", of(cast(2, 1, 0, 0), &[settle, [38, 0, child], [25, 1, 0], wait, [28, 0, 0], settle, [29, 0, 0], wait])),
+        ("one-way", of(cast(2, 0, 4, 0), &[settle, [21, 0, 0], settle, [33, 1, ike], settle, [23, 0, 0]])),
+        (
+            "clocks",
+            of(cast(1, 0, 0, 0), &[settle, [31, 0, 12], wait, [32, 1, 5], [38, 0, child], settle, [31, 1, 13], wait]),
+        ),
+        ("reload", of(cast(2, 0, 0, 0), &[settle, [45, 0, 0], [38, 0, child], wait, [50, 20, 0], [51, 30, 1], [52, 0, 90]])),
+    ]
 }
 
 fn natt_seeds() -> Vec<(&'static str, Vec<u8>)> {

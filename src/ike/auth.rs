@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::config::{LocalAuth, PeerAuth, ProvedBy};
 use crate::crypto::{self, Prf, VerifyingKey};
 use crate::model::{PeerId, Secret};
-use crate::wire::ike::{Auth, AuthMethod};
+use crate::wire::ike::{Auth, AuthMethod, Certificate};
 
 /// Makes a PRF key of a shared secret (RFC 7296 §2.15): 17 ASCII octets without the closing NUL.
 const KEY_PAD: &[u8] = b"Key Pad for IKEv2";
@@ -86,11 +86,15 @@ pub fn sign(prf: Prf, auth: &LocalAuth, octets: SignedOctets<'_>) -> Auth {
             let signature = keys[0].sign(&parts.concat());
             Auth { method: AuthMethod::DigitalSignature, data: [&ED25519_PREFIX[..], &signature].concat().into() }
         }
+        #[cfg(feature = "x509")]
+        LocalAuth::Certificate(credential) => {
+            Auth { method: AuthMethod::DigitalSignature, data: credential.sign(&parts.concat()).into() }
+        }
     }
 }
 
 /// Checks the peer's AUTH against what its configuration demands. `id` is who the peer must be: the ID payload in `octets` has
-/// to name it, so that the result is true whoever calls. Besides the proof, it tells what it was made with.
+/// to name it, so that the result is true whoever calls. `certificates` are the CERT payloads beside AUTH. Besides the proof, it tells what it was made with.
 ///
 /// # Errors
 /// A sentence for our log; on the wire every failure is AUTHENTICATION_FAILED.
@@ -99,17 +103,25 @@ pub fn verify(
     auth: &PeerAuth,
     octets: SignedOctets<'_>,
     received: &Auth,
+    certificates: &[Certificate],
     id: PeerId,
 ) -> Result<(Authenticated<PeerId>, ProvedBy), String> {
     let named = parse_id(octets.id_body)?;
     if named != id {
         return Err(format!("the peer calls itself by the {}, but the {} is expected", with_kind(&named), with_kind(&id)));
     }
+    // Without the feature, the pinned key decides.
+    #[cfg(not(feature = "x509"))]
+    let _ = certificates;
     let maced_id = octets.maced_id(prf);
     let parts = octets.parts(&maced_id);
     let proved_by = match (auth, received.method) {
         (PeerAuth::Psk(psk), AuthMethod::SharedKey) => verify_psk(prf, psk, &parts, &received.data)?,
         (PeerAuth::HostKeys(pins), AuthMethod::DigitalSignature) => verify_signature(pins, &parts, &received.data)?,
+        #[cfg(feature = "x509")]
+        (PeerAuth::Certificate(authorities), method) => {
+            certificates::verify(authorities, &parts, (method, &received.data), certificates, &id, octets.id_body)?
+        }
         (PeerAuth::Psk(_), method) => return Err(wrong_method(method, "a shared key (2)")),
         (PeerAuth::HostKeys(_), method) => return Err(wrong_method(method, "a digital signature (14)")),
     };
@@ -120,6 +132,8 @@ pub fn verify(
 fn with_kind(id: &PeerId) -> String {
     match id {
         PeerId::Fqdn(_) => format!("name {id}"),
+        #[cfg(feature = "x509")]
+        PeerId::Distinguished(_) => format!("distinguished name {id}"),
         PeerId::Ipv4(_) | PeerId::Ipv6(_) => format!("address {id}"),
     }
 }
@@ -168,6 +182,8 @@ pub fn id_body(id: &PeerId) -> Vec<u8> {
     match id {
         PeerId::Ipv4(address) => with_id_type(ID_IPV4_ADDR, &address.octets()),
         PeerId::Fqdn(name) => with_id_type(ID_FQDN, name.as_bytes()),
+        #[cfg(feature = "x509")]
+        PeerId::Distinguished(name) => certificates::id_body(name),
         PeerId::Ipv6(address) => with_id_type(ID_IPV6_ADDR, &address.octets()),
     }
 }
@@ -194,6 +210,8 @@ pub fn parse_id(body: &[u8]) -> Result<PeerId, String> {
             let name = str::from_utf8(data).map_err(|_| "the name in the ID payload is not UTF-8")?;
             Ok(PeerId::Fqdn(name.to_owned()))
         }
+        #[cfg(feature = "x509")]
+        certificates::ID_DER_ASN1_DN => certificates::parse_id(data),
         other => Err(format!("ID type {other} is not spoken here (IPv4 address, FQDN and IPv6 address are)")),
     }
 }
@@ -202,5 +220,7 @@ fn wrong_length(family: &str, data: &[u8]) -> String {
     format!("the ID payload says {family} address, but holds {} octets", data.len())
 }
 
+#[cfg(feature = "x509")]
+pub mod certificates;
 #[cfg(test)]
 mod tests;

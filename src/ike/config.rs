@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+#[cfg(feature = "x509")]
+use crate::crypto::x509::{Credential, TrustAnchors};
 use crate::crypto::{SigningKey, VerifyingKey};
 use crate::model::{AeadAlgorithm, PeerId, PeerIndex, Secret, TrafficSelector, WorkerIndex};
 
@@ -61,11 +63,14 @@ impl PeerConfig {
         self.remote.into_iter().chain(self.alternatives.iter().copied())
     }
 
-    /// Whether the other configuration is the same but for host keys. `index` and `owner` do not count.
+    /// Whether the other configuration is the same but for host keys, or for our certificate. `index` and `owner` do not count.
     #[must_use]
-    pub fn differs_by_host_keys(&self, other: &Self) -> bool {
-        let is_keyed = |config: &Self| {
-            matches!((&config.local_auth, &config.remote_auth), (LocalAuth::HostKeys(_), PeerAuth::HostKeys(_)))
+    pub fn differs_by_keys(&self, other: &Self) -> bool {
+        let is_keyed = match (&self.remote_auth, &other.remote_auth) {
+            (PeerAuth::HostKeys(_), PeerAuth::HostKeys(_)) => true,
+            #[cfg(feature = "x509")]
+            (PeerAuth::Certificate(ours), PeerAuth::Certificate(others)) => ours == others,
+            _ => false,
         };
         let rest = Self {
             index: self.index,
@@ -74,7 +79,7 @@ impl PeerConfig {
             remote_auth: self.remote_auth.clone(),
             ..other.clone()
         };
-        is_keyed(self) && is_keyed(other) && rest == *self
+        is_keyed && rest == *self
     }
 
     /// Whether the peer is configured at this address.
@@ -123,6 +128,9 @@ pub enum LocalAuth {
     /// Our Ed25519 host keys, never none: we sign with the first. While the key is being changed, the one before it follows, and
     /// a peer that refuses the first has the next one tried.
     HostKeys(Vec<SigningKey>),
+    /// Our certificate.
+    #[cfg(feature = "x509")]
+    Certificate(Credential),
 }
 
 /// How one peer must prove itself.
@@ -132,6 +140,26 @@ pub enum PeerAuth {
     Psk(Secret),
     /// Its pinned Ed25519 keys: any of them will do.
     HostKeys(Vec<VerifyingKey>),
+    /// A certificate for its identity.
+    #[cfg(feature = "x509")]
+    Certificate(Authorities),
+}
+
+/// Whose certificates are believed from a peer, and the clock that their validity times are held against.
+#[cfg(feature = "x509")]
+#[derive(Clone, Debug)]
+pub struct Authorities {
+    /// The pinned ones.
+    pub anchors: std::sync::Arc<TrustAnchors>,
+    /// Seconds since 1970. Asked when a certificate is checked, since the time of day may be set while we run.
+    pub wall_clock: fn() -> u64,
+}
+
+#[cfg(feature = "x509")]
+impl PartialEq for Authorities {
+    fn eq(&self, other: &Self) -> bool {
+        self.anchors == other.anchors
+    }
 }
 
 /// What one end of an IKE SA proved itself with.
@@ -141,6 +169,9 @@ pub enum ProvedBy {
     SharedKey,
     /// This Ed25519 key.
     HostKey(VerifyingKey),
+    /// This certificate: its subject and fingerprint.
+    #[cfg(feature = "x509")]
+    Certificate(String),
 }
 
 impl fmt::Display for ProvedBy {
@@ -148,6 +179,8 @@ impl fmt::Display for ProvedBy {
         match self {
             Self::SharedKey => f.write_str("shared key"),
             Self::HostKey(key) => write!(f, "Ed25519 key {}", key.to_base64()),
+            #[cfg(feature = "x509")]
+            Self::Certificate(description) => f.write_str(description),
         }
     }
 }
@@ -159,6 +192,8 @@ impl LocalAuth {
         match self {
             Self::Psk(_) => ProvedBy::SharedKey,
             Self::HostKeys(keys) => ProvedBy::HostKey(keys[0].verifying_key()),
+            #[cfg(feature = "x509")]
+            Self::Certificate(credential) => ProvedBy::Certificate(credential.describe().to_owned()),
         }
     }
 
@@ -179,6 +214,8 @@ impl PeerAuth {
         match (self, proof) {
             (Self::Psk(_), ProvedBy::SharedKey) => true,
             (Self::HostKeys(pins), ProvedBy::HostKey(key)) => pins.contains(key),
+            #[cfg(feature = "x509")]
+            (Self::Certificate(_), ProvedBy::Certificate(_)) => true,
             _ => false,
         }
     }

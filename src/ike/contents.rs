@@ -3,7 +3,9 @@
 use bytes::Bytes;
 
 use crate::model::TrafficSelector;
-use crate::wire::ike::{Auth, Delete, Identification, KeyExchangePayload, Notify, NotifyType, Payload, Proposal, Protocol};
+use crate::wire::ike::{
+    Auth, Certificate, Delete, Identification, KeyExchangePayload, Notify, NotifyType, Payload, Proposal, Protocol,
+};
 
 /// What a message holds. The codec refuses a second payload of the kinds that come once.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +16,7 @@ pub struct Contents {
     pub id_i: Option<Identification>,
     pub id_r: Option<Identification>,
     pub auth: Option<Auth>,
+    pub certificates: Vec<Certificate>,
     pub ts_i: Option<Vec<TrafficSelector>>,
     pub ts_r: Option<Vec<TrafficSelector>>,
     pub notifies: Vec<Notify>,
@@ -24,7 +27,7 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Sorts a chain. CERT and CERTREQ are left out: the pinned key decides.
+    /// Sorts a chain. CERTREQ is left out: we have one certificate at most, and show it.
     pub fn of(payloads: Vec<Payload>) -> Self {
         let mut contents = Self::default();
         for payload in payloads {
@@ -40,7 +43,8 @@ impl Contents {
                 Payload::Notify(notify) => contents.notifies.push(notify),
                 Payload::Delete(delete) => contents.deletes.push(delete),
                 Payload::VendorId(vendor_id) => contents.vendor_ids.push(vendor_id),
-                Payload::Certificate(_) | Payload::CertificateRequest(_) => {}
+                Payload::Certificate(certificate) => contents.certificates.push(certificate),
+                Payload::CertificateRequest(_) => {}
                 Payload::Unknown { kind, critical } => {
                     if critical {
                         contents.critical.get_or_insert(kind);

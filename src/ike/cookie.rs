@@ -1,8 +1,8 @@
 //! COOKIE as responder (RFC 7296 §2.6): when too many half-open IKE SAs wait, an initiator must first show that it hears us at
 //! the address that it claims. Until then nothing of it is kept.
 //!
-//! `Cookie = epoch | prf(secret, epoch | SPIi | IPi | Ni)`. The epoch takes the place of RFC 7296's VersionIDofSecret: cookies of
-//! the current and of the last one count, so each is good for one to two [`COOKIE_EPOCH`]s.
+//! `Cookie = epoch | prf(secret, SPIi | IPi | Ni)`. The epoch is RFC 7296's VersionIDofSecret: each has a secret of its own, drawn when
+//! it is needed first. Those of the current and of the last one count, so a cookie is good for one to two [`COOKIE_EPOCH`]s.
 
 use std::net::IpAddr;
 
@@ -24,47 +24,48 @@ pub struct Claimant<'a> {
 }
 
 /// Makes cookies and knows them again, without remembering any.
-#[derive(Debug)]
-pub struct CookieJar(Secret);
+#[derive(Debug, Default)]
+pub struct CookieJar {
+    /// The newest secret, and the one before it, with their epochs.
+    secrets: [Option<(u64, Secret)>; 2],
+}
 
 impl CookieJar {
-    /// With a secret of its own.
-    pub fn new(rng: &mut dyn Rng) -> Self {
-        let mut secret = vec![0; SECRET_LEN];
-        rng.fill(&mut secret);
-        Self(Secret::new(secret))
-    }
-
     /// The cookie of this initiator.
-    pub fn bake(&self, now: Instant, claimant: Claimant<'_>) -> Bytes {
-        self.of_epoch(epoch(now), claimant)
+    pub fn bake(&mut self, now: Instant, claimant: Claimant<'_>, rng: &mut dyn Rng) -> Bytes {
+        let current = epoch(now);
+        if self.secrets[0].as_ref().is_none_or(|(epoch, _)| *epoch != current) {
+            let mut secret = vec![0; SECRET_LEN];
+            rng.fill(&mut secret);
+            self.secrets[1] = self.secrets[0].replace((current, Secret::new(secret)));
+        }
+        self.secrets[0].as_ref().map_or_else(Bytes::new, |(epoch, secret)| cookie(*epoch, secret, claimant))
     }
 
     /// Whether this is its cookie, and not a stale one.
-    pub fn is_good(&self, now: Instant, claimant: Claimant<'_>, cookie: &[u8]) -> bool {
+    pub fn is_good(&self, now: Instant, claimant: Claimant<'_>, received: &[u8]) -> bool {
         let current = epoch(now);
-        let epochs = [Some(current), current.checked_sub(1)];
-        epochs.into_iter().flatten().any(|epoch| crypto::equal(&self.of_epoch(epoch, claimant), cookie))
+        let young = self.secrets.iter().flatten().filter(|(epoch, _)| current - epoch <= 1);
+        young.into_iter().any(|(epoch, secret)| crypto::equal(&cookie(*epoch, secret, claimant), received))
     }
+}
 
-    fn of_epoch(&self, epoch: u64, Claimant { spi, source, nonce }: Claimant<'_>) -> Bytes {
-        let (spi, epoch) = (spi.to_be_bytes(), epoch.to_be_bytes());
-        let (v4, v6);
-        let source: &[u8] = match source.to_canonical() {
-            IpAddr::V4(address) => {
-                v4 = address.octets();
-                &v4
-            }
-            IpAddr::V6(address) => {
-                v6 = address.octets();
-                &v6
-            }
-        };
-        // Of variable length are the address, which the nonce cannot pass for as its own length is covered too, and the nonce.
-        let lengths = [source.len() as u8];
-        let mac = Prf(PrfAlgorithm::HmacSha2_256).compute(self.0.expose(), &[&epoch, &spi, &lengths, source, nonce]);
-        [&epoch[..], mac.expose()].concat().into()
-    }
+fn cookie(epoch: u64, secret: &Secret, Claimant { spi, source, nonce }: Claimant<'_>) -> Bytes {
+    let (v4, v6);
+    let source: &[u8] = match source.to_canonical() {
+        IpAddr::V4(address) => {
+            v4 = address.octets();
+            &v4
+        }
+        IpAddr::V6(address) => {
+            v6 = address.octets();
+            &v6
+        }
+    };
+    // Of variable length are the address, which the nonce cannot pass for as its own length is covered too, and the nonce.
+    let lengths = [source.len() as u8];
+    let mac = Prf(PrfAlgorithm::HmacSha2_256).compute(secret.expose(), &[&spi.to_be_bytes(), &lengths, source, nonce]);
+    [&epoch.to_be_bytes()[..], mac.expose()].concat().into()
 }
 
 fn epoch(now: Instant) -> u64 {
@@ -78,13 +79,13 @@ mod tests {
 
     #[test]
     fn a_cookie_is_good_for_its_own_claimant_and_for_two_epochs_at_most() {
-        let jar = CookieJar::new(&mut SeededRng::new(1));
+        let (mut jar, rng) = (CookieJar::default(), &mut SeededRng::new(1));
         let claimant = Claimant { spi: 1, source: [192, 0, 2, 1].into(), nonce: &[7; 32] };
-        let cookie = jar.bake(Instant::ORIGIN, claimant);
-        assert!((1..=64).contains(&cookie.len()));
         let later = |epochs: u32| Instant::from_origin(COOKIE_EPOCH * epochs);
-        assert!(jar.is_good(later(0), claimant, &cookie) && jar.is_good(later(1), claimant, &cookie));
-        assert!(!jar.is_good(later(2), claimant, &cookie));
+        assert!(!jar.is_good(later(0), claimant, &[]), "nobody has one yet");
+        let cookie = jar.bake(Instant::ORIGIN, claimant, rng);
+        assert!((1..=64).contains(&cookie.len()));
+        assert_eq!(jar.bake(Instant::ORIGIN, claimant, rng), cookie);
         let others = [
             Claimant { spi: 2, ..claimant },
             Claimant { source: [192, 0, 2, 2].into(), ..claimant },
@@ -93,10 +94,21 @@ mod tests {
         for other in others {
             assert!(!jar.is_good(later(0), other, &cookie), "{other:?}");
         }
-        let another_host = CookieJar::new(&mut SeededRng::new(2));
-        assert!(!another_host.is_good(later(0), claimant, &cookie));
         for bad in [&cookie[..cookie.len() - 1], &[]] {
             assert!(!jar.is_good(later(0), claimant, bad));
         }
+        let mut another_host = CookieJar::default();
+        another_host.bake(later(0), claimant, &mut SeededRng::new(2));
+        assert!(!another_host.is_good(later(0), claimant, &cookie));
+        // The next secret, and the one after it.
+        let next = jar.bake(later(1), claimant, rng);
+        assert_ne!(next[8..], cookie[8..], "another secret");
+        assert!(jar.is_good(later(1), claimant, &cookie) && jar.is_good(later(1), claimant, &next));
+        assert!(!jar.is_good(later(2), claimant, &cookie), "stale, although its secret is still there");
+        jar.bake(later(2), claimant, rng);
+        assert!(!jar.is_good(later(2), claimant, &cookie) && jar.is_good(later(2), claimant, &next));
+        // An epoch without any cookie.
+        jar.bake(later(9), claimant, rng);
+        assert!(!jar.is_good(later(9), claimant, &next));
     }
 }

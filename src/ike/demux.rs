@@ -102,7 +102,7 @@ impl Endpoint {
         if cookies.any(|notify| self.cookies.is_good(now, claimant, &notify.data)) {
             return true;
         }
-        let notify = Notify::new(NotifyType::Cookie, self.cookies.bake(now, claimant));
+        let notify = Notify::new(NotifyType::Cookie, self.cookies.bake(now, claimant, &mut *self.shared.rng));
         let answer = Message::emit_clear(&init_answer_header(spi, 0), &[Payload::Notify(notify)]);
         if answer.len() <= packet.datagram.len() {
             self.shared.transmit(packet.path, packet.transport, answer.into());

@@ -39,9 +39,9 @@ impl std::fmt::Debug for Endpoint {
 impl Endpoint {
     /// An endpoint without peers.
     #[must_use]
-    pub fn new(config: EndpointConfig, mut rng: Box<dyn Rng + Send>) -> Self {
+    pub fn new(config: EndpointConfig, rng: Box<dyn Rng + Send>) -> Self {
         Self {
-            cookies: CookieJar::new(&mut *rng),
+            cookies: CookieJar::default(),
             shared: Shared::new(config, rng),
             table: Table::default(),
             known_inits: KnownInits::default(),

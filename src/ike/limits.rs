@@ -39,6 +39,10 @@ pub const HALF_OPEN_LIMIT: usize = 64;
 /// Half-open IKE SAs of one source (an IPv4 address, or an IPv6 /64 as RFC 8019 §4 counts) before it must return a cookie.
 pub const HALF_OPEN_PER_SOURCE: usize = 8;
 
+/// Once cookies are asked for, of everybody or of one source, they are until fewer than this part of the half-open IKE SAs above
+/// are left: at the very edge, one initiator would be asked and the next not.
+pub const HALF_OPEN_CALM: usize = 2;
+
 /// Half-open IKE SAs of everybody, cookie or not: who reaches it owns many addresses.
 pub const HALF_OPEN_MAX: usize = 512;
 
@@ -125,6 +129,10 @@ pub const UNKNOWN_SPI_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Lifetimes are shortened by up to a tenth, so that two ends and many peers do not rekey in step.
 pub const LIFETIME_JITTER: u32 = 10;
+
+/// An SA outlives the time of its rekey by a tenth, but at least by this: a rekey whose peer is away ends with [`GIVE_UP`] at the
+/// latest, and one that was refused is tried again a few times. With less, a short absence would cost packets.
+pub const HARD_MARGIN: Duration = Duration::from_secs(60);
 
 /// Packets after which a CHILD_SA is rekeyed: half of what sequence numbers without ESN allow.
 pub const SOFT_PACKETS: u64 = 1 << 31;

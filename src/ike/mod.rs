@@ -43,6 +43,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "x509")]
+pub use config::Authorities;
 pub use config::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, PostQuantum, ProvedBy, RemoteEndpoint};
 pub use endpoint::Endpoint;
 pub use event::{ChildSummary, CloseReason, Command, Event, IkeSummary, Transmit};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::effect::Effect;
-use super::limits::{LIFETIME_JITTER, NEW_SA_BURST, NEW_SA_INTERVAL, NONCE_LEN, SOFT_OCTETS, SOFT_PACKETS};
+use super::limits::{HARD_MARGIN, LIFETIME_JITTER, NEW_SA_BURST, NEW_SA_INTERVAL, NONCE_LEN, SOFT_OCTETS, SOFT_PACKETS};
 use super::{CloseReason, EndpointConfig, Event, PeerConfig, ProvedBy, Transmit};
 use crate::model::{
     ChildSaParams, DropReason, Drops, IkeSpi, Instant, KeGroup, Lifetime, Path, PeerIndex, Rng, Spi, Ticket, Transport,
@@ -183,15 +183,16 @@ impl Shared {
         self.tickets.remove(&ticket)
     }
 
-    /// The limits of a new CHILD_SA.
+    /// The limits of a new CHILD_SA. The soft ones are jittered, each for itself.
     pub fn lifetime(&mut self) -> Lifetime {
         let rekey = self.config.child_rekey;
         let jitter = self.rng.jitter(rekey / LIFETIME_JITTER);
+        let mut shortened = |limit: u64| limit - self.rng.u64() % (limit / u64::from(LIFETIME_JITTER));
         Lifetime {
             soft: rekey.saturating_sub(jitter),
-            hard: rekey + rekey / LIFETIME_JITTER,
-            soft_packets: SOFT_PACKETS,
-            soft_octets: SOFT_OCTETS,
+            hard: hard(rekey),
+            soft_packets: shortened(SOFT_PACKETS),
+            soft_octets: shortened(SOFT_OCTETS),
         }
     }
 
@@ -199,6 +200,40 @@ impl Shared {
     pub fn ike_lifetime(&mut self, now: Instant) -> (Instant, Instant) {
         let rekey = self.config.ike_rekey;
         let jitter = self.rng.jitter(rekey / LIFETIME_JITTER);
-        (now + rekey.saturating_sub(jitter), now + rekey + rekey / LIFETIME_JITTER)
+        (now + rekey.saturating_sub(jitter), now + hard(rekey))
+    }
+}
+
+/// When what is to be rekeyed after this time ends, replaced or not.
+fn hard(rekey: std::time::Duration) -> std::time::Duration {
+    rekey + HARD_MARGIN.max(rekey / LIFETIME_JITTER)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::ike::simulator::endpoint_config;
+    use crate::model::SeededRng;
+
+    #[test]
+    fn limits_are_jittered_and_leave_time_for_retries() {
+        for (rekey, margin) in [(20, 60), (3600, 360)] {
+            let config = EndpointConfig { child_rekey: Duration::from_secs(rekey), ..endpoint_config() };
+            let mut shared = Shared::new(config, Box::new(SeededRng::new(1)));
+            let all: Vec<Lifetime> = (0..200).map(|_| shared.lifetime()).collect();
+            let spread = |read: fn(&Lifetime) -> f64, limit: f64| {
+                let (least, most) = all.iter().map(read).fold((limit, 0.0f64), |(a, b), value| (a.min(value), b.max(value)));
+                assert!(
+                    least < limit * 0.92 && least >= limit * 0.9 && most > limit * 0.98 && most <= limit,
+                    "{least} {most}"
+                );
+            };
+            spread(|lifetime| lifetime.soft.as_secs_f64(), rekey as f64);
+            spread(|lifetime| lifetime.soft_packets as f64, SOFT_PACKETS as f64);
+            spread(|lifetime| lifetime.soft_octets as f64, SOFT_OCTETS as f64);
+            assert!(all.iter().all(|lifetime| lifetime.hard == Duration::from_secs(rekey + margin)));
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::limits::{HALF_OPEN_LIMIT, HALF_OPEN_MAX, HALF_OPEN_PER_SOURCE, HALF_OPEN_PER_SOURCE_MAX};
+use super::limits::{HALF_OPEN_CALM, HALF_OPEN_LIMIT, HALF_OPEN_MAX, HALF_OPEN_PER_SOURCE, HALF_OPEN_PER_SOURCE_MAX};
 use super::state::{Established, IkeSa};
 use crate::model::{IkeSpi, Instant, PeerIndex};
 
@@ -15,6 +15,10 @@ pub struct Table {
     by_peer: BTreeSet<(PeerIndex, IkeSpi)>,
     /// IKE SAs whose maker did not prove itself, with the source that they count against.
     half_open: BTreeMap<IkeSpi, IpAddr>,
+    /// Whether everybody must return a cookie.
+    wary: bool,
+    /// Which sources must.
+    wary_of: BTreeSet<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -92,10 +96,21 @@ impl Table {
     }
 
     /// Whether one more half-open IKE SA may be made for this source.
-    pub fn room_for(&self, source: IpAddr) -> Room {
+    pub fn room_for(&mut self, source: IpAddr) -> Room {
         let all = self.half_open.len();
         let own = self.half_open_of(source);
-        if all < HALF_OPEN_LIMIT && own < HALF_OPEN_PER_SOURCE {
+        self.wary = all >= HALF_OPEN_LIMIT / if self.wary { HALF_OPEN_CALM } else { 1 };
+        let name = block(source);
+        if own >= HALF_OPEN_PER_SOURCE && self.wary_of.insert(name) {
+            // Those who are calm now are no news; so there are never more than half-open IKE SAs.
+            let mut counts = BTreeMap::<IpAddr, usize>::new();
+            self.half_open.values().for_each(|source| *counts.entry(*source).or_default() += 1);
+            let calm = HALF_OPEN_PER_SOURCE / HALF_OPEN_CALM;
+            self.wary_of.retain(|source| counts.get(source).is_some_and(|&count| count >= calm));
+        } else if own < HALF_OPEN_PER_SOURCE / HALF_OPEN_CALM {
+            self.wary_of.remove(&name);
+        }
+        if !self.wary && !self.wary_of.contains(&name) {
             Room::Free
         } else if all < HALF_OPEN_MAX && own < HALF_OPEN_PER_SOURCE_MAX {
             Room::WithCookie

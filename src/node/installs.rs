@@ -193,6 +193,13 @@ impl Node {
         self.child_changed(now, peer);
     }
 
+    /// The worker ended it by its own clock; IKE follows when the peer has answered.
+    pub(super) fn expire(&mut self, now: Instant, spi: Spi) {
+        if let Some((peer, _)) = self.installs.set_stage(spi, Stage::Retired(now)) {
+            self.child_changed(now, peer);
+        }
+    }
+
     fn retire(&mut self, now: Instant, spi: Spi, at_once: bool) {
         let Some((peer, _)) = self.installs.set_stage(spi, Stage::Retired(now)) else { return };
         self.update(spi, Update::Retire { spi, at_once });

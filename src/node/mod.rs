@@ -145,9 +145,7 @@ impl Node {
         for peer in self.peers.values() {
             let config = by_name.get(&*peer.config().name).filter(|config| !peer.is_configured_as(config));
             rekeyed.extend(
-                config
-                    .filter(|config| peer.config().differs_by_host_keys(config))
-                    .map(|&config| (peer.index(), config.clone())),
+                config.filter(|config| peer.config().differs_by_keys(config)).map(|&config| (peer.index(), config.clone())),
             );
         }
         for (index, config) in rekeyed {
@@ -220,7 +218,10 @@ impl Node {
                 self.spread(now, spi);
             }
             Event::SoftExpired(spi) => self.endpoint.handle_command(now, ike::Command::RekeyChild(spi)),
-            Event::HardExpired(spi) => self.endpoint.handle_command(now, ike::Command::ChildExpired(spi)),
+            Event::HardExpired(spi) => {
+                self.expire(now, spi);
+                self.endpoint.handle_command(now, ike::Command::ChildExpired(spi));
+            }
             Event::AddressSeen(spi, path) => self.endpoint.handle_command(now, ike::Command::AddressSeen(spi, path)),
             Event::WantSa(peer) => self.want(now, peer),
             Event::WantOwnSa(peer, worker) => self.want_own_sa(now, peer, worker),

@@ -1,7 +1,8 @@
 //! Two hosts and what happens to them: start, traffic, rekeys, a restart, a partition.
 
+mod clocks;
+mod fifty;
 mod host_keys;
-mod mesh;
 mod model;
 mod moves;
 mod own_sas;

@@ -24,7 +24,7 @@ use underpass::sys::nft;
 use super::{Seen, folder, parsed, run, underpass};
 
 /// Two peers that are waited for: nothing is sent, so nothing else is needed.
-const CONFIG: &str = "\
+pub(super) const CONFIG: &str = "\
 host: {name: alpha}
 tun: {queues: 2}
 overlay: {blocks: [10.42.1.0/24]}
@@ -40,18 +40,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const NOBODY: u32 = 65_534;
 
 /// A host with a configuration, and perhaps a running agent.
-struct Host {
+pub(super) struct Host {
     folder: TempDir,
     namespace: Namespace,
 }
 
-struct Agent {
+pub(super) struct Agent {
     child: Child,
     log: PathBuf,
 }
 
 impl Host {
-    fn new(config: &str) -> Self {
+    pub(super) fn new(config: &str) -> Self {
         let host = Self { folder: folder(), namespace: Namespace::create().expect("these tests need root") };
         host.namespace.run(|| Netlink::open().unwrap().set_up("lo").unwrap()).unwrap();
         let psk = host.path("psk");
@@ -61,11 +61,11 @@ impl Host {
         host
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn configure(&self, config: &str) {
+    pub(super) fn configure(&self, config: &str) {
         fs::write(self.path("u.yaml"), config).unwrap();
     }
 
@@ -76,7 +76,7 @@ impl Host {
     }
 
     /// Starts an agent and waits until it answers.
-    fn start(&self) -> Agent {
+    pub(super) fn start(&self) -> Agent {
         self.start_as(self.command())
     }
 
@@ -102,7 +102,7 @@ impl Host {
         super::seen(self.namespace.spawn(command).unwrap().wait_with_output().unwrap())
     }
 
-    fn status(&self) -> Value {
+    pub(super) fn status(&self) -> Value {
         let seen = run(self.folder.path(), &["status", "--json"]);
         assert!(seen.code == 0 || seen.code == 3, "{}", seen.err);
         parsed(&seen.out)
@@ -145,17 +145,17 @@ impl Agent {
         fs::read_to_string(&self.log).unwrap()
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Waits for its end; its exit code.
-    fn end(mut self) -> (Option<i32>, String) {
+    pub(super) fn end(mut self) -> (Option<i32>, String) {
         let status = wait_for("the agent's end", || self.child.try_wait().unwrap());
         (status.code(), self.log())
     }
 
-    fn expect_log(&self, part: &str) {
+    pub(super) fn expect_log(&self, part: &str) {
         wait_for(part, || self.log().contains(part).then_some(()));
     }
 }

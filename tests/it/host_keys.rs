@@ -70,8 +70,16 @@ fn a_host_key_is_changed_without_losing_a_tunnel() {
         assert!(!history.contains("state: down") && !history.contains("retrying"), "{history}");
     }
 
+    // Neither key was ever said.
+    let told = [alpha.log(), beta.log(), alpha.status().to_string(), beta.status().to_string()].concat();
+    for file in [&old_file, &std::fs::read(alpha.key_file()).expect("alpha's key")] {
+        let file = std::str::from_utf8(file).expect("PEM");
+        let body = file.lines().nth(1).expect("the key's octets");
+        assert!(body.len() == 64 && !told.contains(&body[24..]));
+    }
+
     // Somebody who comes with the old key is refused, and beta says why.
-    alpha.kill();
+    assert_eq!(alpha.stop("TERM"), Some(0));
     std::fs::write(alpha.key_file(), old_file).expect("the old key");
     alpha.start();
     let refused = format!("the signature is not by the public key that is configured for the peer ({new})");

@@ -7,11 +7,15 @@
 mod lab;
 
 mod bench;
+mod cni;
 mod commands;
+mod crowd;
 mod demo;
 mod fallback;
 mod foreign;
 mod foreign_alone;
+#[cfg(feature = "x509")]
+mod foreign_x509;
 mod host_keys;
 mod loops;
 mod matrix;

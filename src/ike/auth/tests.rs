@@ -59,7 +59,7 @@ fn both() -> [(LocalAuth, PeerAuth); 2] {
 }
 
 fn check(auth: &PeerAuth, signed: &Signed, received: &Auth) -> Result<Authenticated<PeerId>, String> {
-    verify(PRF, auth, signed.octets(), received, alpha()).map(|(proof, _)| proof)
+    verify(PRF, auth, signed.octets(), received, &[], alpha()).map(|(proof, _)| proof)
 }
 
 /// The values are `openssl dgst`'s, with the formula written out by hand:
@@ -81,7 +81,7 @@ fn psk_auth_is_the_formula() {
         let auth = sign(prf, &LocalAuth::Psk(psk(PSK)), signed.octets());
         assert_eq!(auth.method, AuthMethod::SharedKey);
         assert_eq!(to_hex(&auth.data), expected);
-        let (proof, by) = verify(prf, &PeerAuth::Psk(psk(PSK)), signed.octets(), &auth, alpha()).unwrap();
+        let (proof, by) = verify(prf, &PeerAuth::Psk(psk(PSK)), signed.octets(), &auth, &[], alpha()).unwrap();
         assert_eq!((proof.value(), by), (&alpha(), ProvedBy::SharedKey));
     }
 }
@@ -109,7 +109,7 @@ fn any_of_the_pinned_keys_will_do() {
     for seed in 1..=3 {
         // We sign with the first of ours.
         let auth = sign(PRF, &LocalAuth::HostKeys(vec![key(seed), key(1)]), signed.octets());
-        match verify(PRF, &pins, signed.octets(), &auth, alpha()) {
+        match verify(PRF, &pins, signed.octets(), &auth, &[], alpha()) {
             Ok((_, by)) => assert_eq!(by, ProvedBy::HostKey(key(seed).verifying_key())),
             Err(error) => {
                 let [one, two] = [1, 2].map(|seed| key(seed).verifying_key().to_base64());
@@ -141,7 +141,7 @@ fn a_full_transcript_and_intermediate_exchanges_are_under_the_signature() {
     ] {
         let auth = sign(PRF, &LocalAuth::HostKeys(vec![key(1)]), octets);
         assert!(key(1).verifying_key().verify(&expected, &auth.data[8..]));
-        assert!(verify(PRF, &PeerAuth::HostKeys(vec![key(1).verifying_key()]), octets, &auth, alpha()).is_ok());
+        assert!(verify(PRF, &PeerAuth::HostKeys(vec![key(1).verifying_key()]), octets, &auth, &[], alpha()).is_ok());
     }
 }
 
@@ -313,7 +313,7 @@ fn case_79_a_correct_auth_under_another_identity_is_refused() {
     let signed = Signed { id_body: b"\x02\0\0\x00192.0.2.1".to_vec(), ..Signed::alpha(PRF) };
     let auth = sign(PRF, &LocalAuth::Psk(psk(PSK)), signed.octets());
     let address = PeerId::from_text("192.0.2.1");
-    let error = verify(PRF, &PeerAuth::Psk(psk(PSK)), signed.octets(), &auth, address).unwrap_err();
+    let error = verify(PRF, &PeerAuth::Psk(psk(PSK)), signed.octets(), &auth, &[], address).unwrap_err();
     assert_eq!(error, "the peer calls itself by the name 192.0.2.1, but the address 192.0.2.1 is expected");
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Both sides do the same in this order: the peer's identity must be one that is configured, it must not be our own (a reflected
 //! handshake), the identity it wants to reach must be ours, and only then does its AUTH count. A CERT payload is sent for host
-//! keys because foreign peers want one (RFC 7670); a received one is not looked at: the pinned key decides.
+//! keys because foreign peers want one (RFC 7670); one that comes from a peer with a pinned key is not looked at.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,17 +23,34 @@ const RAW_PUBLIC_KEY: u8 = 15;
 /// DER in front of the 32 octets of an Ed25519 key: SEQUENCE { SEQUENCE { OID 1.3.101.112 } BIT STRING } (RFC 8410 §4).
 const ED25519_SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
-/// Hash algorithm "identity" (RFC 8420 §2): Ed25519 signs the octets themselves.
-const HASH_IDENTITY: u16 = 5;
+/// Hash algorithms of signatures (IANA): "identity" (RFC 8420 §2), as Ed25519 signs the octets themselves; for certificates SHA2-256,
+/// SHA2-384 and SHA2-512 besides.
+const HASHES: &[u16] = if cfg!(feature = "x509") { &[2, 3, 4, 5] } else { &[5] };
 
-/// SIGNATURE_HASH_ALGORITHMS (RFC 7427 §4): what our signatures use.
+/// SIGNATURE_HASH_ALGORITHMS (RFC 7427 §4): what peers may sign with.
 pub fn signature_hash_algorithms() -> Payload {
-    Payload::Notify(Notify::new(NotifyType::SignatureHashAlgorithms, HASH_IDENTITY.to_be_bytes().to_vec()))
+    let hashes: Vec<u8> = HASHES.iter().flat_map(|hash| hash.to_be_bytes()).collect();
+    Payload::Notify(Notify::new(NotifyType::SignatureHashAlgorithms, hashes))
 }
 
 /// Whether either side of this peer signs.
-pub const fn uses_host_keys(config: &PeerConfig) -> bool {
-    matches!(config.local_auth, LocalAuth::HostKeys(_)) || matches!(config.remote_auth, PeerAuth::HostKeys(_))
+pub const fn uses_signatures(config: &PeerConfig) -> bool {
+    !matches!((&config.local_auth, &config.remote_auth), (LocalAuth::Psk(_), PeerAuth::Psk(_)))
+}
+
+/// CERTREQ for the authorities of these peers.
+#[cfg(feature = "x509")]
+pub fn certificate_request<'a>(peers: impl Iterator<Item = &'a PeerConfig>) -> Option<Payload> {
+    auth::certificates::request(peers.filter_map(|config| match &config.remote_auth {
+        PeerAuth::Certificate(authorities) => Some(&*authorities.anchors),
+        _ => None,
+    }))
+}
+
+/// Without certificates, none is asked for.
+#[cfg(not(feature = "x509"))]
+pub fn certificate_request<'a>(_: impl Iterator<Item = &'a PeerConfig>) -> Option<Payload> {
+    None
 }
 
 /// What went before IKE_AUTH: both sides' AUTH cover it.
@@ -104,12 +121,13 @@ impl<'a> Transcript<'a> {
     }
 }
 
-/// IDi, CERT, INITIAL_CONTACT, IDr, AUTH.
+/// IDi, CERT, CERTREQ, INITIAL_CONTACT, IDr, AUTH.
 pub fn initiator_payloads(prf: Prf, config: &PeerConfig, ours: Transcript<'_>, initial_contact: bool) -> Vec<Payload> {
-    let own = id_body(&config.local_id);
+    let own = own_id_body(config);
     let auth = auth::sign(prf, &config.local_auth, ours.with(&own));
     let mut payloads = vec![Payload::IdInitiator(identification(own))];
-    payloads.extend(certificate(&config.local_auth));
+    payloads.extend(certificates(&config.local_auth));
+    payloads.extend(certificate_request(std::iter::once(config)));
     if initial_contact {
         payloads.push(Payload::Notify(Notify::new(NotifyType::InitialContact, Bytes::new())));
     }
@@ -120,10 +138,10 @@ pub fn initiator_payloads(prf: Prf, config: &PeerConfig, ours: Transcript<'_>, i
 
 /// IDr, CERT, AUTH.
 pub fn responder_payloads(prf: Prf, config: &PeerConfig, ours: Transcript<'_>) -> Vec<Payload> {
-    let own = id_body(&config.local_id);
+    let own = own_id_body(config);
     let auth = auth::sign(prf, &config.local_auth, ours.with(&own));
     let mut payloads = vec![Payload::IdResponder(identification(own))];
-    payloads.extend(certificate(&config.local_auth));
+    payloads.extend(certificates(&config.local_auth));
     payloads.push(Payload::Auth(auth));
     payloads
 }
@@ -132,11 +150,25 @@ fn identification(body: Vec<u8>) -> Identification {
     Identification { body: body.into() }
 }
 
-fn certificate(auth: &LocalAuth) -> Option<Payload> {
-    let LocalAuth::HostKeys(keys) = auth else { return None };
-    let VerifyingKey(public) = keys[0].verifying_key();
-    let data = [&ED25519_SPKI_PREFIX[..], &public].concat();
-    Some(Payload::Certificate(Certificate { encoding: RAW_PUBLIC_KEY, data: data.into() }))
+fn own_id_body(config: &PeerConfig) -> Vec<u8> {
+    match &config.local_auth {
+        #[cfg(feature = "x509")]
+        LocalAuth::Certificate(credential) => auth::certificates::own_id_body(credential, &config.local_id),
+        _ => id_body(&config.local_id),
+    }
+}
+
+fn certificates(auth: &LocalAuth) -> Vec<Payload> {
+    match auth {
+        LocalAuth::Psk(_) => Vec::new(),
+        LocalAuth::HostKeys(keys) => {
+            let VerifyingKey(public) = keys[0].verifying_key();
+            let data = [&ED25519_SPKI_PREFIX[..], &public].concat();
+            vec![Payload::Certificate(Certificate { encoding: RAW_PUBLIC_KEY, data: data.into() })]
+        }
+        #[cfg(feature = "x509")]
+        LocalAuth::Certificate(credential) => auth::certificates::payloads(credential).collect(),
+    }
 }
 
 /// Who the sender of IKE_AUTH says that it is, and what it offers as proof.
@@ -147,6 +179,7 @@ pub struct Claim<'a> {
     /// Whom it wants to reach, if it says so.
     wanted: Option<PeerId>,
     auth: &'a Auth,
+    certificates: &'a [Certificate],
 }
 
 impl<'a> Claim<'a> {
@@ -159,7 +192,7 @@ impl<'a> Claim<'a> {
         let wanted = request.id_r.as_ref().map(|id| parse_id(&id.body)).transpose()?;
         // Without AUTH the peer asks for EAP (RFC 7296 §2.16), which is not spoken here.
         let auth = request.auth.as_ref().ok_or("IKE_AUTH has no AUTH payload: EAP is not spoken here")?;
-        Ok(Self { id: parse_id(&id.body)?, id_body: &id.body, wanted, auth })
+        Ok(Self { id: parse_id(&id.body)?, id_body: &id.body, wanted, auth, certificates: &request.certificates })
     }
 
     /// The claim of a responder.
@@ -169,7 +202,8 @@ impl<'a> Claim<'a> {
     pub fn of_responder(response: &'a Contents) -> Result<Self, String> {
         let id = response.id_r.as_ref().ok_or("the IKE_AUTH answer has no IDr payload")?;
         let auth = response.auth.as_ref().ok_or("the IKE_AUTH answer has no AUTH payload")?;
-        Ok(Self { id: parse_id(&id.body)?, id_body: &id.body, wanted: None, auth })
+        let certificates = &response.certificates;
+        Ok(Self { id: parse_id(&id.body)?, id_body: &id.body, wanted: None, auth, certificates })
     }
 
     /// The configured peer that an initiator says it is, for the identity of ours that it wants to reach.
@@ -208,6 +242,6 @@ impl<'a> Claim<'a> {
             return Err(format!("the peer calls itself {}, but {} was wanted", self.id, config.remote_id));
         }
         let octets = SignedOctets { id_body: self.id_body, ..theirs.with(&[]) };
-        auth::verify(prf, &config.remote_auth, octets, self.auth, self.id.clone())
+        auth::verify(prf, &config.remote_auth, octets, self.auth, self.certificates, self.id.clone())
     }
 }

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use crate::ike::CloseReason;
-use crate::ike::child::Phase;
+use crate::ike::child::{Child, Phase};
 use crate::ike::contents::Contents;
 use crate::ike::limits::MAX_CHILDREN;
 use crate::ike::shared::Shared;
@@ -102,8 +102,15 @@ impl Established {
             return None;
         }
         self.hand_over(shared, spi);
+        let purpose = self.children.get(&spi).and_then(Child::purpose);
+        let heir = |child: &Child| child.phase == Phase::Active && child.inbound_spi != spi && child.purpose() == purpose;
+        let has_heir = self.children.values().any(heir);
         if let Some(child) = self.children.get_mut(&spi) {
             child.phase = Phase::Deleting;
+            if purpose.is_some() && !has_heir {
+                // The peer may hear of it long before we hear its answer: its worker falls back at once.
+                child.retire(shared, false);
+            }
         }
         self.ask(shared, now, ExchangeType::Informational, &[Payload::Delete(Delete::Esp(vec![spi]))]);
         Some(Task::DeleteChild(spi))

@@ -15,6 +15,8 @@
 //!
 //! A foreign peer is never asked. What it asks for is answered without SA_RESOURCE_INFO, by which it knows (RFC 9611 §3).
 
+use std::collections::BTreeSet;
+
 use super::create_child::ChildTask;
 use super::negotiate::Refusal;
 use crate::ike::child::{Child, Phase};
@@ -93,15 +95,19 @@ impl Established {
     /// Another IKE SA took over: its first CHILD_SA carries everything, at once. The peer may be the one that forgot this IKE SA,
     /// so nothing is sent on what only this one has.
     pub fn give_up_worker_children(&mut self, shared: &mut Shared) {
-        // One that is being installed is not sent with, and the answer that waits for it must leave.
-        let alive = |child: &&mut Child| {
-            child.per_worker && matches!(child.phase, Phase::Standby | Phase::Active | Phase::Superseded)
-        };
+        // One that is being installed cannot go: the answer that waits for it must leave. Its worker would fall back to it, so what
+        // that one sends with stays until then.
+        let installing = |child: &&Child| matches!(child.phase, Phase::Installing(..));
+        let awaited: BTreeSet<WorkerIndex> = self.children.values().filter(installing).map(Child::owner).collect();
+        let goes = |child: &&mut Child| child.per_worker && child.suite.is_some() && !awaited.contains(&child.owner());
         let mut given_up = Vec::new();
-        for child in self.children.values_mut().filter(alive) {
+        for child in self.children.values_mut().filter(goes) {
+            // Also what is being deleted already: nobody falls back to it.
             child.retire(shared, false);
-            child.phase = Phase::Deleting;
-            given_up.push(child.inbound_spi);
+            if child.phase != Phase::Deleting {
+                child.phase = Phase::Deleting;
+                given_up.push(child.inbound_spi);
+            }
         }
         given_up.into_iter().for_each(|spi| self.enqueue(Job::DeleteChild(spi)));
     }

@@ -152,6 +152,7 @@ pub fn respond_to_init(
     payloads.extend(fragmentation.then_some(FRAGMENTATION_SUPPORTED));
     payloads.extend(said(NotifyType::IntermediateExchangeSupported).then_some(INTERMEDIATE_SUPPORTED));
     payloads.extend(said(NotifyType::SignatureHashAlgorithms).then(auth::signature_hash_algorithms));
+    payloads.extend(auth::certificate_request(shared.peers.values().map(AsRef::as_ref)));
     // Whether the initiator said it or not: a request without it may have lost it on the way.
     payloads.push(FULL_TRANSCRIPT);
     let response: Bytes = Message::emit_clear(&init_answer_header(remote_spi.value(), local_spi.value()), &payloads).into();

@@ -16,7 +16,7 @@ use crate::crypto::{self, KeyExchange};
 use crate::ike::channel::Channel;
 use crate::ike::contents::Contents;
 use crate::ike::effect::Effect;
-use crate::ike::exchange::auth::{FULL_TRANSCRIPT, Record, signature_hash_algorithms, uses_host_keys};
+use crate::ike::exchange::auth::{FULL_TRANSCRIPT, Record, signature_hash_algorithms, uses_signatures};
 use crate::ike::exchange::negotiate::{FRAGMENTATION_SUPPORTED, INTERMEDIATE_SUPPORTED, key_exchange_payload, wanted_group};
 use crate::ike::keymat;
 use crate::ike::limits::{GIVE_UP_INITIATE, IKE_PORT, MAX_COOKIES, MAX_INVALID_KE, NATT_PORT, NEXT_PLACE, SILENCE};
@@ -136,7 +136,7 @@ impl InitSent {
         payloads.push(Payload::Nonce(self.nonce.clone()));
         payloads.extend(nat::notifies(&mut *shared.rng, self.local_spi.value(), 0, self.path));
         payloads.extend([FRAGMENTATION_SUPPORTED, INTERMEDIATE_SUPPORTED, FULL_TRANSCRIPT]);
-        if uses_host_keys(&self.config) {
+        if uses_signatures(&self.config) {
             payloads.push(signature_hash_algorithms());
         }
         let header = Header {

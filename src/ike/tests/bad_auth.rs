@@ -337,3 +337,51 @@ fn an_initiator_tells_a_responder_that_it_does_not_believe() {
     });
     assert!(told);
 }
+
+/// Postquantum preshared keys (RFC 8784) are not spoken here: what is said about them changes nothing, least of all who is let in.
+#[test]
+fn case_82_notifies_about_ppks_prove_nothing() {
+    const USE_PPK: u16 = 16435;
+    const PPK_IDENTITY: u16 = 16436;
+    const NO_PPK_AUTH: u16 = 16437;
+    let notify = |kind, data: Bytes| Payload::Notify(Notify::new(NotifyType::from_value(kind), data));
+    let good_auth = |hand: &Hand| {
+        let payloads = hand.auth_payloads(&own_config(Proof::Psk));
+        payloads.into_iter().find_map(|payload| match payload {
+            Payload::Auth(auth) => Some(auth.data),
+            _ => None,
+        })
+    };
+    // The good AUTH stands where a peer that insists on a PPK puts its second one.
+    refuse_auth("NO_PPK_AUTH", |hand| {
+        let good = good_auth(hand).expect("AUTH");
+        let bad = Auth { method: AuthMethod::SharedKey, data: vec![1; good.len()].into() };
+        let mut payloads = with(hand, Payload::Auth(bad));
+        payloads.push(notify(PPK_IDENTITY, Bytes::from_static(b"\x02nobody's")));
+        payloads.push(notify(NO_PPK_AUTH, good));
+        payloads
+    });
+    for said in [(USE_PPK, &b""[..]), (PPK_IDENTITY, b"\x02nobody's"), (PPK_IDENTITY, b""), (NO_PPK_AUTH, &[7; 300])] {
+        let mut sim = alone(Proof::Psk);
+        let mut hand = Hand::greet(&mut sim, 5);
+        let mut payloads = hand.auth_payloads(&own_config(Proof::Psk));
+        payloads.insert(0, notify(said.0, Bytes::from_static(said.1)));
+        let answer = hand.ask(&mut sim, ExchangeType::IkeAuth, &payloads);
+        assert!(answer.auth.is_some() && answer.notify(NotifyType::from_value(PPK_IDENTITY)).is_none(), "{said:?}");
+    }
+}
+
+/// RFC 9593: a hint that we have no use for.
+#[test]
+fn case_83_garbage_as_supported_auth_methods() {
+    const SUPPORTED_AUTH_METHODS: u16 = 16443;
+    for data in [&b""[..], &[0], &[3, 0, 1], &[255; 255], &[2, 2, 0, 0, 1, 14], &[0; 4000]] {
+        let mut sim = alone(Proof::HostKeys);
+        let mut hand = Hand::greet(&mut sim, 5);
+        let mut payloads = hand.auth_payloads(&own_config(Proof::HostKeys));
+        payloads.insert(0, Payload::Notify(Notify::new(NotifyType::from_value(SUPPORTED_AUTH_METHODS), data.to_vec())));
+        let answer = hand.ask(&mut sim, ExchangeType::IkeAuth, &payloads);
+        assert!(answer.auth.is_some() && errors(&answer).is_empty(), "{data:x?}");
+        assert_eq!(sim.hosts[0].endpoint.ike_sas(HOST[1]).len(), 1);
+    }
+}

@@ -5,6 +5,8 @@ mod bad_auth;
 mod bad_child;
 mod bad_init;
 mod bad_protected;
+#[cfg(feature = "x509")]
+mod certificates;
 mod collision_table;
 mod collisions;
 mod duplicates;
@@ -16,7 +18,6 @@ mod moves;
 mod per_worker;
 mod post_quantum;
 mod rekey;
-mod seeds;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::{Node, NodeConfig, Notice, Recipient};
 use crate::crypto::Provider;
 use crate::esp::{Config, DataPlane, Event, Inbox, Incoming, Outbox, Outcome, Update};
-use crate::model::{Drops, Instant, Path, Rng, SeededRng, Transport, WorkerIndex};
+use crate::model::{DropReason, Drops, Instant, Path, Rng, SeededRng, Transport, WorkerIndex};
 
 pub use witness::Witness;
 
@@ -349,6 +349,12 @@ impl World {
         }
     }
 
+    /// Carries out what hosts were told directly.
+    pub fn pump_all(&mut self) {
+        let addresses: Vec<IpAddr> = self.hosts.keys().copied().collect();
+        addresses.into_iter().for_each(|address| self.pump(address));
+    }
+
     /// Moves updates, events and datagrams of a host until it is quiet.
     fn pump(&mut self, address: IpAddr) {
         let (now, lag) = (self.now, self.lag);
@@ -366,7 +372,7 @@ impl World {
             if datagram.path.local.ip().is_unspecified() {
                 datagram.path.local.set_ip(address);
             }
-            self.witness.note_sent(life, &datagram);
+            self.witness.note_sent(now, life, &datagram);
             self.put_on_wire(datagram);
         }
     }
@@ -377,6 +383,11 @@ impl Host {
     #[must_use]
     pub fn drops(&self, worker: WorkerIndex) -> &Drops {
         &self.workers[usize::from(worker.0)].drops
+    }
+
+    /// What its workers dropped.
+    fn dropped(&self) -> Vec<(DropReason, u64)> {
+        self.workers.iter().flat_map(|worker| worker.drops.nonzero()).collect()
     }
 
     /// How many inner packets one worker had to hand to another.
@@ -444,13 +455,13 @@ impl Host {
         said: &mut Vec<Event>,
         witness: &mut Witness,
     ) {
-        let now = self.now(now);
+        let (world_now, now) = (now, self.now(now));
         let mut rounds = 0;
         loop {
             let mut quiet = true;
             while let Some((recipient, update)) = self.node.poll_update() {
                 quiet = false;
-                witness.note_update(self.address, self.life, &update);
+                witness.note_update(world_now, self.address, self.life, &update);
                 let released = self.apply(now, recipient, update);
                 for (path, ecn, octets) in released {
                     self.outer(now, path, ecn, octets);

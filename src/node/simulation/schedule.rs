@@ -18,10 +18,10 @@ use std::time::Duration;
 
 use super::World;
 use crate::crypto::SigningKey;
-use crate::esp::Event;
+use crate::esp::{Event, Update};
 use crate::ike::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, PostQuantum, RemoteEndpoint};
 use crate::model::{AeadAlgorithm, PeerId, PeerIndex, Rng, Secret, SeededRng, TrafficSelector, WorkerIndex};
-use crate::node::{NodeConfig, Rekey};
+use crate::node::{NodeConfig, Recipient, Rekey};
 
 /// Packets pass so soon after the network works again: what was garbled at the last moment keeps an initiation busy for 30 s, and
 /// the pause before the next one is up to 10 s.
@@ -204,6 +204,15 @@ impl Schedule {
     pub fn play(&self) -> Result<(), String> {
         Play::new(self).run()
     }
+
+    /// Plays it, and writes down what happens.
+    #[must_use]
+    pub fn story(&self) -> String {
+        let mut play = Play::new(self);
+        play.world.witness.write_down();
+        let outcome = play.run();
+        format!("{}{outcome:?}", play.world.witness.story())
+    }
 }
 
 /// The address of a host; one more is the impostor.
@@ -338,7 +347,7 @@ impl<'a> Play<'a> {
 
     // --- the first act ---
 
-    fn run(mut self) -> Result<(), String> {
+    fn run(&mut self) -> Result<(), String> {
         for (number, &step) in self.schedule.steps.iter().enumerate() {
             self.carry_out(step);
             self.always().map_err(|why| format!("after step {number}, {step:?}: {why}"))?;
@@ -356,6 +365,8 @@ impl<'a> Play<'a> {
     }
 
     fn carry_out(&mut self, step: Step) {
+        let now = self.world.now;
+        self.world.witness.tell(now, || format!("--- {step:?}"));
         let share = |percent: u8| f64::from(percent) / 100.0;
         match step {
             Step::Wait(duration) => self.world.run_for(duration),
@@ -422,10 +433,15 @@ impl<'a> Play<'a> {
             }
             Step::Expire(a, b) => {
                 let now = self.world.time_at(address(a));
-                let node = &mut self.world.host(address(a)).node;
+                let node = &self.world.host(address(a)).node;
                 let index = node.peers.values().find(|peer| peer.config().name == name(b)).map(|peer| peer.index());
                 let active: Vec<_> = index.into_iter().flat_map(|index| node.installs.active_of(index)).collect();
-                active.into_iter().for_each(|spi| node.handle_event(now, Event::HardExpired(spi)));
+                for spi in active {
+                    // As a worker does it: the SA is gone, and it says so.
+                    let host = self.world.host(address(a));
+                    host.apply(now, Recipient::Worker(spi.owner()), Update::Retire { spi, at_once: true });
+                    host.node.handle_event(now, Event::HardExpired(spi));
+                }
                 self.world.pump(address(a));
             }
             Step::Reload(a, b) => {
@@ -510,25 +526,33 @@ impl<'a> Play<'a> {
     fn must_flow(&mut self) -> Result<(), String> {
         let pairs = self.pairs();
         let end = self.world.now + FLOWS_WITHIN;
-        let mut missing: BTreeSet<(u8, u8)> = pairs.iter().flat_map(|&(a, b)| [(a, b), (b, a)]).collect();
+        let workers = 0..self.schedule.workers;
+        let both = pairs.iter().flat_map(|&(a, b)| [(a, b), (b, a)]);
+        let mut missing: BTreeSet<(u8, u8, u8)> =
+            both.flat_map(|(a, b)| workers.clone().map(move |worker| (a, b, worker))).collect();
         while self.world.now < end {
-            let sent: Vec<_> = missing.iter().map(|&(a, b)| (a, b, self.tag_of(a, b))).collect();
+            let sent: Vec<_> = missing.iter().map(|&way| (way, self.tag_of(way))).collect();
             self.world.run_for(Duration::from_millis(500));
             let arrived = self.received();
-            missing = sent.into_iter().filter(|(_, _, tag)| !arrived.contains(tag)).map(|(a, b, _)| (a, b)).collect();
+            missing = sent.into_iter().filter(|(_, tag)| !arrived.contains(tag)).map(|(way, _)| way).collect();
             self.always()?;
             if missing.is_empty() {
                 return Ok(());
             }
         }
-        let &(a, b) = missing.first().expect("something is missing");
+        // Keys that do not agree say more than that nothing passes.
+        if let Err(why) = self.settled()
+            && why.starts_with("P1")
+        {
+            return Err(why);
+        }
+        let &(a, b, _) = missing.first().expect("something is missing");
         let (there, here) = (self.world.told_of(address(a), &name(b)), self.world.told_of(address(b), &name(a)));
         Err(format!("P7: after {FLOWS_WITHIN:?} nothing passes from host{a} to host{b}\n{there}\n{here}"))
     }
 
     /// Sends a packet; its tag.
-    fn tag_of(&mut self, a: u8, b: u8) -> u32 {
-        let worker = self.tag as u8;
+    fn tag_of(&mut self, (a, b, worker): (u8, u8, u8)) -> u32 {
         self.talk(a, b, worker);
         self.tag
     }

@@ -84,7 +84,16 @@ impl World {
         let address = datagram.path.local.ip();
         let now = self.now;
         if let Some(host) = self.hosts.get_mut(&address).filter(|host| host.asleep.is_none()) {
+            let written = self.witness.is_writing().then(|| (datagram.content.clone(), host.dropped()));
             host.take(now, datagram);
+            if let Some((Content::Esp(_, octets), before)) = written {
+                let mut dropped = host.dropped();
+                dropped.retain(|count| !before.contains(count));
+                if !dropped.is_empty() {
+                    let head = &octets[..8.min(octets.len())];
+                    self.witness.tell(now, || format!("{address} drops ESP {head:02x?}: {dropped:?}"));
+                }
+            }
             self.pump(address);
         }
     }

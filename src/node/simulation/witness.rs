@@ -1,13 +1,13 @@
 //! Watches a world: no nonce is used twice under a key, no clock stands still, no input makes endless work. What it saw is
 //! asked for at the end.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 
 use super::{Content, Datagram};
 use crate::esp::Update;
 use crate::model::{Instant, Secret, Spi};
+use crate::wire::ike::Header;
 
 /// Rounds between a node and its workers, and datagrams that leave, for one input or one look at the clock: a host with seven peers
 /// and two workers has some ten of each to do when a partition heals.
@@ -15,6 +15,9 @@ const MOST_WORK: usize = 256;
 
 /// Things that are due at one moment, in a world of some hosts.
 const MOST_STEPS: usize = 10_000;
+
+/// Lines of a story.
+const LINES: usize = 1000;
 
 /// Keys of a CHILD_SA as one end has them.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,6 +49,8 @@ pub struct Witness {
     senders: HashMap<(u64, u32), Vec<u8>>,
     /// Nonces by key, with what was sealed under them.
     sealed: HashMap<(KeyName, [u8; 8]), u64>,
+    /// What happened last, if somebody wants to read it.
+    story: Option<VecDeque<String>>,
     steps: usize,
     /// The most of one input.
     most_work: BTreeMap<IpAddr, usize>,
@@ -56,6 +61,29 @@ impl Witness {
     #[must_use]
     pub fn complaint(&self) -> Option<&str> {
         self.complaints.first().map(String::as_str)
+    }
+
+    /// Writes down from now on what happens.
+    pub fn write_down(&mut self) {
+        self.story = Some(VecDeque::new());
+    }
+
+    /// What was written down, the last lines of it.
+    #[must_use]
+    pub fn story(&self) -> String {
+        self.story.iter().flatten().map(|line| format!("{line}\n")).collect()
+    }
+
+    pub(super) fn is_writing(&self) -> bool {
+        self.story.is_some()
+    }
+
+    pub(super) fn tell(&mut self, now: Instant, line: impl FnOnce() -> String) {
+        let Some(story) = &mut self.story else { return };
+        if story.len() == LINES {
+            story.pop_front();
+        }
+        story.push_back(format!("{:10.4} {}", now.since_origin().as_secs_f64(), line()));
     }
 
     /// The keys that a host has for an SA.
@@ -86,7 +114,12 @@ impl Witness {
         }
     }
 
-    pub(super) fn note_update(&mut self, address: IpAddr, life: u64, update: &Update) {
+    pub(super) fn note_update(&mut self, now: Instant, address: IpAddr, life: u64, update: &Update) {
+        self.tell(now, || match update {
+            Update::Install { child, .. } => format!("{address} installs {} <- {}", child.inbound_spi, child.outbound_spi),
+            Update::Routes(_) => format!("{address} has new routes"),
+            other => format!("{address} {other:?}"),
+        });
         let Update::Install { child, .. } = update else { return };
         let (inbound, outbound) = (child.inbound_key.keymat.clone(), child.outbound_key.keymat.clone());
         self.senders.insert((life, child.outbound_spi.value()), outbound.expose().to_vec());
@@ -94,7 +127,17 @@ impl Witness {
     }
 
     /// A datagram leaves a host.
-    pub(super) fn note_sent(&mut self, life: u64, datagram: &Datagram) {
+    pub(super) fn note_sent(&mut self, now: Instant, life: u64, datagram: &Datagram) {
+        if let Content::Ike(_, octets) = &datagram.content
+            && let Ok((header, _)) = Header::parse(octets)
+        {
+            let (from, to) = (datagram.path.local.ip(), datagram.path.remote.ip());
+            let Header { initiator_spi, exchange, flags, message_id, .. } = header;
+            let what = if flags.response { "answers" } else { "asks" };
+            self.tell(now, || {
+                format!("{from} {what} {to}: {exchange} {message_id} of {initiator_spi:016x}, {} octets", octets.len())
+            });
+        }
         let (name, iv, octets) = match &datagram.content {
             Content::Esp(_, octets) => {
                 let Some((spi, rest)) = octets.split_first_chunk::<4>() else { return };

@@ -164,3 +164,30 @@ fn what_hangs_on_an_unpinned_key_ends() {
     world.run_for(SECONDS(15));
     assert!(ping(&mut world, 2));
 }
+
+/// Our own certificate is exchanged for a newer one.
+#[test]
+#[cfg(feature = "x509")]
+fn a_certificate_is_renewed_without_losing_a_packet() {
+    use crate::crypto::x509::authority::{Authority, NOW};
+    let root = Authority::new("root", "p256");
+    let anchors = std::sync::Arc::new(root.anchors());
+    let certified = |number: u8, peer: u8, credential: &crate::crypto::x509::Credential| {
+        let mut config = config(number, peer, 1);
+        config.peers[0].local_auth = LocalAuth::Certificate(credential.clone());
+        let authorities = crate::ike::Authorities { anchors: anchors.clone(), wall_clock: || NOW };
+        config.peers[0].remote_auth = PeerAuth::Certificate(authorities);
+        config
+    };
+    let [old, new] = ["p256", "p384"].map(|kind| root.credential("host1", kind));
+    let mut world = World::new(6);
+    world.start(ALPHA, certified(1, 2, &old));
+    world.start(BETA, certified(2, 1, &root.credential("host2", "ed25519")));
+    world.run_for(SECONDS(3));
+    assert_eq!(known_by(&mut world), ProvedBy::Certificate(old.describe().to_owned()));
+    let NodeConfig { local_prefixes, peers, .. } = certified(1, 2, &new);
+    let now = world.now;
+    world.host(ALPHA).node.reconfigure(now, local_prefixes, peers);
+    carries_all(&mut world, 15, "a newer certificate");
+    assert_eq!(known_by(&mut world), ProvedBy::Certificate(new.describe().to_owned()));
+}

@@ -79,6 +79,9 @@ fn invariants_hold_whatever_happens() {
                 println!("the shortest schedule that fails so: {:?}", Schedule { steps: Vec::new(), ..short.clone() });
                 short.steps.iter().for_each(|step| println!("  {step:?}"));
                 println!("{told}");
+                if let Ok(story) = catch_unwind(AssertUnwindSafe(|| short.story())) {
+                    println!("{story}");
+                }
             }
             failures.push(format!("seed {seed}: {first_line}"));
             if failures.len() == ENOUGH {

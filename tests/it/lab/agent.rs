@@ -32,6 +32,9 @@ pub enum Proof {
     PublicKey(String),
     /// Any of these.
     PublicKeys(Vec<String>),
+    /// A certificate by the authority in this file.
+    #[cfg(feature = "x509")]
+    Certificate(PathBuf),
 }
 
 /// One entry of `peers`.
@@ -89,6 +92,8 @@ pub struct AgentConfig {
     pub overlay: String,
     /// Blocks of this host, comma separated.
     pub blocks: String,
+    /// Further lines of `host`, indented by two.
+    pub host: String,
     /// Further lines, such as a whole `ipsec` section.
     pub more: String,
     pub peers: Vec<PeerConfig>,
@@ -106,6 +111,7 @@ impl AgentConfig {
             mtu: "auto".to_owned(),
             overlay: format!("{}/32", host.inner),
             blocks: host.block.to_owned(),
+            host: String::new(),
             more: String::new(),
             peers: peers.to_vec(),
         }
@@ -123,12 +129,13 @@ impl AgentConfig {
   name: {}
   advertise: [\"{}\"]
   listen: {{address: 0.0.0.0, ike_port: {ike_port}, natt_port: {natt_port}}}
-tun: {{name: underpass0, mtu: {}, queues: {}, backend: {}}}
+{}tun: {{name: underpass0, mtu: {}, queues: {}, backend: {}}}
 overlay: {{address: {}, blocks: [{}]}}
 {}peers:{}
 ",
             self.name,
             self.advertise,
+            self.host,
             self.mtu,
             self.queues,
             self.backend,
@@ -146,6 +153,8 @@ overlay: {{address: {}, blocks: [{}]}}
                 Proof::Psk => yaml += &format!("    psk_file: {}\n", secret(folder, "psk", PSK)),
                 Proof::WrongPsk => yaml += &format!("    psk_file: {}\n", secret(folder, "wrong", &PSK.replace('0', "x"))),
                 Proof::PublicKey(key) => yaml += &format!("    public_key: \"{key}\"\n"),
+                #[cfg(feature = "x509")]
+                Proof::Certificate(authority) => yaml += &format!("    ca_file: {}\n", authority.display()),
                 Proof::PublicKeys(keys) => yaml += &format!("    public_key: [{}]\n", keys.join(", ")),
             }
             if let Some(suites) = &peer.suites {

@@ -21,6 +21,10 @@ pub enum Auth {
     Psk,
     /// Ed25519 raw public keys: our private key and the peer's public key, PEM files.
     RawKeys { private: PathBuf, remote_public: PathBuf },
+    /// X.509: our private key, our certificate and the authority that both ends trust, PEM files. The last are its words for what we
+    /// sign with, such as `rsa/pss-sha256`; `pubkey` for whatever fits the key.
+    #[cfg(feature = "x509")]
+    Certificate { private: PathBuf, certificate: PathBuf, authority: PathBuf, method: &'static str },
 }
 
 /// What one charon is told. Every field has a default that suits the laboratory.
@@ -112,9 +116,13 @@ impl SwanConfig {
     /// One of them, from this local address.
     fn connection(&self, name: &str, local_address: &str) -> String {
         let (local_auth, remote_auth) = match &self.auth {
-            Auth::Psk => ("auth = psk", "auth = psk"),
+            Auth::Psk => ("auth = psk".to_owned(), "auth = psk"),
             Auth::RawKeys { .. } => {
-                ("auth = pubkey\n      pubkeys = local.pem", "auth = pubkey\n      pubkeys = remote.pem")
+                ("auth = pubkey\n      pubkeys = local.pem".to_owned(), "auth = pubkey\n      pubkeys = remote.pem")
+            }
+            #[cfg(feature = "x509")]
+            Auth::Certificate { method, .. } => {
+                (format!("auth = {method}\n      certs = local.pem"), "auth = pubkey\n      cacerts = authority.pem")
             }
         };
         let lifetime = |seconds: u32, what: &str| format!("rekey_time = {seconds}s\n    rand_time = 0s\n    {what} = 60s");
@@ -170,6 +178,8 @@ impl SwanConfig {
         match self.auth {
             Auth::Psk => format!("  {name} {{\n    id-1 = {local}\n    id-2 = {remote}\n    secret = \"{PSK}\"\n  }}\n"),
             Auth::RawKeys { .. } => String::new(),
+            #[cfg(feature = "x509")]
+            Auth::Certificate { .. } => String::new(),
         }
     }
 }
@@ -326,6 +336,14 @@ fn write_configuration(folder: &Path, config: &SwanConfig) {
         fs::copy(remote_public, folder.join("pubkey/remote.pem")).expect("the peer's public key");
         fs::write(folder.join("pubkey/local.pem"), public_key(private)).expect("a public key");
     }
+    #[cfg(feature = "x509")]
+    if let Auth::Certificate { private, certificate, authority, .. } = &config.auth {
+        for (file, place) in
+            [(private, "private/local.pem"), (certificate, "x509/local.pem"), (authority, "x509ca/authority.pem")]
+        {
+            fs::copy(file, folder.join(place)).expect("a file of X.509");
+        }
+    }
     fs::write(folder.join("swanctl.conf"), config.swanctl_conf()).expect("a configuration");
     fs::write(folder.join("strongswan.conf"), strongswan_conf(folder, config.ports, config.fragment_size))
         .expect("a configuration");
@@ -335,7 +353,7 @@ fn strongswan_conf(folder: &Path, (port, natt_port): (u16, u16), fragment_size: 
     let folder = folder.display();
     format!(
         "charon-systemd {{
-  load = random nonce aes sha1 sha2 hmac kdf gcm chapoly openssl pem pkcs1 pkcs8 pubkey curve25519 vici kernel-libipsec kernel-netlink socket-default
+  load = random nonce aes sha1 sha2 hmac kdf gcm chapoly openssl pem pkcs1 pkcs8 pubkey x509 constraints curve25519 vici kernel-libipsec kernel-netlink socket-default
   port = {port}
   port_nat_t = {natt_port}
   retransmit_tries = 3
@@ -355,7 +373,7 @@ fn strongswan_conf(folder: &Path, (port, natt_port): (u16, u16), fragment_size: 
   }}
 }}
 swanctl {{
-  load = pem pkcs1 pkcs8 pubkey openssl curve25519 random
+  load = pem pkcs1 pkcs8 pubkey x509 openssl curve25519 random
 }}
 "
     )

@@ -1,0 +1,194 @@
+//! `underpass ipam`: the addresses that this host gave out. It reads the journal itself: no agent need run.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use super::output::{complain, print, print_json};
+use super::{Exit, Places};
+use crate::ipam::{self, Book, Finding, Ipam, IpamError, JOURNAL, Lease, Namespaces, Network, Seconds, Source};
+
+/// Shows networks and leases.
+pub(super) fn ls(places: &Places, network: Option<&str>) -> Exit {
+    let book = match Ipam::look(&places.state_dir) {
+        Ok(book) => book,
+        Err(error) => return complain(&error, Exit::from(&error)),
+    };
+    if let Some(name) = network.filter(|name| book.network(name).is_none()) {
+        return complain(format_args!("no network is called {name:?} here"), Exit::NotFound);
+    }
+    let shown: Vec<(&str, &Network)> = book.networks().filter(|(name, _)| network.is_none_or(|it| it == *name)).collect();
+    if places.json {
+        return print_json(&as_json(places, &shown), Exit::Fine);
+    }
+    print(&as_text(&book, &shown), Exit::Fine)
+}
+
+/// Holds the journal against this host, and with `repair` mends it.
+pub(super) fn check(places: &Places, repair: bool) -> Exit {
+    let findings = match ipam::check(&places.state_dir, &Namespaces::look(), now(), repair) {
+        Ok(findings) => findings,
+        Err(error) => return complain(&error, Exit::from(&error)),
+    };
+    let mended = |finding: &Finding| repair && finding.is_repairable();
+    let exit = if findings.iter().all(mended) { Exit::Fine } else { Exit::Degraded };
+    if places.json {
+        let listed: Vec<Value> = findings.iter().map(|finding| finding_json(finding, mended(finding))).collect();
+        let journal = places.state_dir.join(JOURNAL).display().to_string();
+        return print_json(&json!({"schema": "underpass.ipam-check/1", "journal": journal, "findings": listed}), exit);
+    }
+    let mut text = String::new();
+    for finding in &findings {
+        let outcome = match (finding, mended(finding), finding.is_repairable()) {
+            (Finding::Gone(_), true, _) => "released",
+            (_, true, _) => "removed",
+            (_, false, true) => "--repair mends it",
+            (_, false, false) => "ends with the container",
+        };
+        text.push_str(&format!("{}: {} ({outcome})\n", finding.name(), sentence(finding)));
+    }
+    if findings.is_empty() {
+        text.push_str("fine: nothing to mend\n");
+    }
+    print(&text, exit)
+}
+
+/// What a system clock says; before 1970 it says nothing.
+fn now() -> Seconds {
+    SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
+}
+
+fn as_text(book: &Book, shown: &[(&str, &Network)]) -> String {
+    if book.networks().next().is_none() {
+        return "no addresses: no agent has said which blocks are this host's\n".to_owned();
+    }
+    let now = now();
+    let mut rows = vec![["NETWORK", "ADDRESS", "CONTAINER", "INTERFACE", "SINCE", "NAMESPACE"].map(str::to_owned)];
+    for lease in shown.iter().flat_map(|(_, network)| network.leases()) {
+        for address in &lease.addresses {
+            rows.push([
+                lease.network.clone(),
+                address.to_string(),
+                lease.owner.container.clone(),
+                lease.owner.interface.clone(),
+                format!("{} ago", span(now.saturating_sub(lease.since))),
+                lease.sandbox.netns.clone(),
+            ]);
+        }
+    }
+    let mut text = String::new();
+    if rows.len() > 1 {
+        text.push_str(&table(&rows));
+        text.push('\n');
+    }
+    for (name, network) in shown {
+        for ipv6 in [false, true] {
+            let blocks: Vec<String> =
+                network.blocks().iter().filter(|block| block.addr().is_ipv6() == ipv6).map(ToString::to_string).collect();
+            if !blocks.is_empty() {
+                let counts = network.counts(ipv6, &[], now);
+                text.push_str(&format!("{name}: {}: {counts}, {} free\n", blocks.join(", "), counts.free()));
+            }
+        }
+    }
+    text
+}
+
+/// Columns as wide as their widest cell.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A time span with its largest unit.
+fn span(seconds: Seconds) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min", seconds / 60),
+        3_600..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+fn sentence(finding: &Finding) -> String {
+    let who = |lease: &Lease| {
+        let addresses: Vec<String> = lease.addresses.iter().map(ToString::to_string).collect();
+        format!("network {}: {} has {}", lease.network, lease.owner, addresses.join(", "))
+    };
+    match finding {
+        Finding::Tail { octets } => format!("{octets} octets of a request whose process was killed before it was answered"),
+        Finding::Damage { line, what } => format!("line {line}: {what}; what it said is lost, and with it perhaps a lease"),
+        Finding::Gone(lease) => format!("{}, and its network namespace is gone ({})", who(lease), lease.sandbox.netns),
+        Finding::Outside(lease, address) => format!("{}, and {address} is in no block of this host any more", who(lease)),
+        Finding::Reserved(lease, address) => format!("{}, and {address} is reserved for the host", who(lease)),
+    }
+}
+
+fn finding_json(finding: &Finding, mended: bool) -> Value {
+    json!({
+        "kind": finding.name(),
+        "message": sentence(finding),
+        "repairable": finding.is_repairable(),
+        "repaired": mended,
+        "lease": finding.lease(),
+    })
+}
+
+fn as_json(places: &Places, shown: &[(&str, &Network)]) -> Value {
+    let now = now();
+    let networks: Vec<Value> = shown
+        .iter()
+        .map(|(name, network)| {
+            let families = [("ipv4", false), ("ipv6", true)].map(|(family, ipv6)| {
+                let counts = network.counts(ipv6, &[], now);
+                let count = |value: u128| u64::try_from(value).unwrap_or(u64::MAX);
+                let value = json!({
+                    "total": count(counts.total), "leased": counts.leased, "reserved": counts.reserved,
+                    "at_rest": counts.resting, "free": count(counts.free()),
+                });
+                (family.to_owned(), value)
+            });
+            let at_rest = network.resting(now);
+            json!({
+                "name": name,
+                "source": match network.source() {
+                    Source::Agent => "agent",
+                    Source::Netconf => "netconf",
+                },
+                "blocks": network.blocks(),
+                "reserved": network.reserved(),
+                "counts": Value::Object(families.into_iter().collect()),
+                "leases": network.leases().collect::<Vec<_>>(),
+                "at_rest": at_rest.map(|(it, left)| json!({"address": it, "seconds_left": left})).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    let journal = places.state_dir.join(JOURNAL).display().to_string();
+    json!({"schema": "underpass.ipam/1", "journal": journal, "networks": networks})
+}
+
+impl From<&IpamError> for Exit {
+    fn from(error: &IpamError) -> Self {
+        match error {
+            IpamError::Io(_, error) => match error.kind().into() {
+                Self::NotPermitted => Self::NotPermitted,
+                _ => Self::Failed,
+            },
+            IpamError::Locked(_) => Self::Timeout,
+            IpamError::NoBlocks { .. } => Self::NotFound,
+            IpamError::Full { .. }
+            | IpamError::Taken { .. }
+            | IpamError::NotOurs { .. }
+            | IpamError::Already { .. }
+            | IpamError::Damaged(..)
+            | IpamError::Newer(_) => Self::Failed,
+        }
+    }
+}

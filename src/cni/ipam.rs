@@ -1,0 +1,306 @@
+//! `rancher-cni-ipam`: addresses for whichever plugin makes the interface.
+//!
+//! The keys below `ipam` are those that Rancher's plugin had: `subnetPrefixSize` is the length that containers see (the whole network
+//! looks like one link), `routes` go into the result. That plugin asked a server; this one takes from the journal, so it needs
+//! neither agent nor store once the agent has told it this host's blocks. What runtimes cannot pass by the environment stands in an
+//! object `underpass` beside `ipam`: `stateDir`, `network`, and `blocks` where no agent runs.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ipnet::IpNet;
+use serde_json::{Map, Value};
+
+use super::request::{Command, Request};
+use super::result::{self, Address, Fault, Route, Success};
+use crate::ipam::{self, Ipam, IpamError, JOURNAL, Lease, Namespaces, Owner, Sandbox, Seconds, Source, Wish};
+
+/// Where the journal is unless something else is said.
+const STATE_DIR: &str = "/var/lib/underpass";
+
+/// The network of the agent's `overlay`.
+const MANAGED: &str = "managed";
+
+/// The prefix length that containers see unless `subnetPrefixSize` says another, as it always was.
+const PREFIX_LEN: u8 = 16;
+
+/// Keys that tell a runtime's living attachments: the specification's, and what libcni 1.3 sends besides.
+const ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
+
+/// What the configuration says to us.
+#[derive(Debug)]
+struct Conf {
+    state_dir: PathBuf,
+    network: String,
+    blocks: Vec<IpNet>,
+    prefix_len: u8,
+    routes: Vec<Route>,
+}
+
+/// Does what is asked.
+pub(super) fn answer(request: &Request) -> Result<Option<Value>, Fault> {
+    let conf = Conf::of(request)?;
+    match request.command {
+        Command::Add => add(request, &conf).map(|success| Some(success.as_json(request.version))),
+        Command::Del => del(request, &conf).map(|()| None),
+        Command::Check => check(request, &conf).map(|()| None),
+        Command::Gc => gc(request, &conf).map(|()| None),
+        Command::Status => status(&conf).map(|()| None),
+    }
+}
+
+/// What the system's clock says; before 1970 it says nothing.
+pub(super) fn now() -> Seconds {
+    SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
+}
+
+fn add(request: &Request, conf: &Conf) -> Result<Success, Fault> {
+    let mut ipam = Ipam::open(&conf.state_dir)?;
+    conf.tell_blocks(&mut ipam)?;
+    let blocks = ipam.book().network(&conf.network).map(|network| network.blocks().to_vec()).unwrap_or_default();
+    let wish = match request.wanted.as_slice() {
+        [] => Wish::Any,
+        wanted => Wish::These(wanted.iter().map(|wanted| wanted.address).collect()),
+    };
+    let asked = ipam::Request {
+        network: conf.network.clone(),
+        owner: owner(request),
+        sandbox: Sandbox::look(&request.netns),
+        wish,
+        never: conf.gateways(&blocks),
+    };
+    let lease = match ipam.lease(asked.clone(), now()) {
+        // What containers left behind whose namespaces are gone is looked for only now: it takes milliseconds.
+        Err(IpamError::Full { .. }) => {
+            ipam.release_gone(&Namespaces::look(), now())?;
+            ipam.lease(asked, now())?
+        }
+        other => other?,
+    };
+    Ok(conf.success(request, &lease, &blocks))
+}
+
+fn del(request: &Request, conf: &Conf) -> Result<(), Fault> {
+    if !conf.state_dir.join(JOURNAL).exists() {
+        return Ok(());
+    }
+    Ipam::open(&conf.state_dir)?.release(&conf.network, &owner(request), now())?;
+    Ok(())
+}
+
+fn check(request: &Request, conf: &Conf) -> Result<(), Fault> {
+    let book = Ipam::look(&conf.state_dir)?;
+    let owner = owner(request);
+    let Some(lease) = book.lease_of(&conf.network, &owner) else {
+        return Err(Fault::new(result::LEASE, format!("network {}: {owner} has no address", conf.network)));
+    };
+    let Some(previous) = request.netconf.get("prevResult") else {
+        return Err(Fault::configuration("CHECK needs prevResult"));
+    };
+    let told = result::addresses_in(previous);
+    match lease.addresses.iter().find(|address| !told.contains(address)) {
+        None => Ok(()),
+        Some(address) => Err(Fault::new(
+            result::LEASE,
+            format!("network {}: {owner} has {address}, which is not in prevResult", conf.network),
+        )),
+    }
+}
+
+fn gc(request: &Request, conf: &Conf) -> Result<(), Fault> {
+    let listed = ATTACHMENTS.into_iter().find_map(|key| request.netconf.get(key)).and_then(Value::as_array);
+    let Some(listed) = listed else {
+        // Taking nothing for "nobody lives" would disconnect everybody.
+        return Err(Fault::configuration(format!("GC needs {}", ATTACHMENTS[0])));
+    };
+    let text = |item: &Value, key: &str| item.get(key).and_then(Value::as_str).map(str::to_owned);
+    let living: Option<Vec<Owner>> = listed
+        .iter()
+        .map(|item| {
+            let (container, interface) = (text(item, "containerID")?, text(item, "ifname")?);
+            Some(Owner { container, interface, cni_network: request.network.clone() })
+        })
+        .collect();
+    let living =
+        living.ok_or_else(|| Fault::configuration(format!("{}: expected containerID and ifname", ATTACHMENTS[0])))?;
+    if !conf.state_dir.join(JOURNAL).exists() {
+        return Ok(());
+    }
+    let mut ipam = Ipam::open(&conf.state_dir)?;
+    let ours = |lease: &&Lease| lease.network == conf.network && lease.owner.cni_network == request.network;
+    let dead = ipam.book().leases().filter(ours).map(|lease| lease.owner.clone()).filter(|owner| !living.contains(owner));
+    for owner in dead.collect::<Vec<_>>() {
+        ipam.release(&conf.network, &owner, now())?;
+    }
+    Ok(())
+}
+
+fn status(conf: &Conf) -> Result<(), Fault> {
+    let book = Ipam::look(&conf.state_dir).map_err(|error| Fault::unavailable(error.to_string()))?;
+    let network = book.network(&conf.network);
+    let blocks = network.map(|network| network.blocks()).unwrap_or_default();
+    if blocks.is_empty() && conf.blocks.is_empty() {
+        let message = format!("network {}: this host has no block of it; has an agent run here?", conf.network);
+        return Err(Fault::unavailable(message));
+    }
+    let Some(network) = network else { return Ok(()) };
+    for ipv6 in [false, true] {
+        let counts = network.counts(ipv6, &conf.gateways(blocks), now());
+        if blocks.iter().any(|block| block.addr().is_ipv6() == ipv6) && counts.free() == 0 {
+            return Err(Fault::unavailable(format!("network {}: no free address: {counts}", conf.network)));
+        }
+    }
+    Ok(())
+}
+
+fn owner(request: &Request) -> Owner {
+    Owner {
+        container: request.container.clone(),
+        interface: request.interface.clone(),
+        cni_network: request.network.clone(),
+    }
+}
+
+impl Conf {
+    fn of(request: &Request) -> Result<Self, Fault> {
+        let empty = Map::new();
+        let section = |key: &str| match request.netconf.get(key) {
+            None | Some(Value::Null) => Ok(&empty),
+            Some(Value::Object(section)) => Ok(section),
+            Some(_) => Err(Fault::configuration(format!("{key}: expected an object"))),
+        };
+        let (ours, own) = (section("ipam")?, section("underpass")?);
+        if let Some(key) = own.keys().find(|key| !["stateDir", "network", "blocks"].contains(&key.as_str())) {
+            return Err(Fault::configuration(format!("underpass.{key}: unknown key; expected stateDir, network or blocks")));
+        }
+        let state_dir = text(own, "underpass", "stateDir")?.or(request.state_dir.as_deref()).unwrap_or(STATE_DIR);
+        if !Path::new(state_dir).is_absolute() {
+            return Err(Fault::configuration("the state directory: expected an absolute path"));
+        }
+        let prefix_len = match text(ours, "ipam", "subnetPrefixSize")?.filter(|text| !text.is_empty()) {
+            None => PREFIX_LEN,
+            Some(text) => text
+                .strip_prefix('/')
+                .and_then(|length| length.parse().ok())
+                .filter(|length| (1..=32).contains(length))
+                .ok_or_else(|| Fault::configuration(format!("ipam.subnetPrefixSize: expected /1 to /32, got {text:?}")))?,
+        };
+        Ok(Self {
+            state_dir: PathBuf::from(state_dir),
+            network: text(own, "underpass", "network")?.unwrap_or(MANAGED).to_owned(),
+            blocks: blocks(own)?,
+            prefix_len,
+            routes: routes(ours)?,
+        })
+    }
+
+    /// The blocks of the configuration count where no agent has said others.
+    fn tell_blocks(&self, ipam: &mut Ipam) -> Result<(), Fault> {
+        if self.blocks.is_empty() {
+            return Ok(());
+        }
+        let known = ipam.book().network(&self.network);
+        if let Some(known) = known.filter(|known| known.source() == Source::Agent && !known.blocks().is_empty()) {
+            if known.blocks() == self.blocks {
+                return Ok(());
+            }
+            let message = "underpass.blocks: the agent's configuration says other blocks, and counts: leave this key out";
+            return Err(Fault::configuration(message));
+        }
+        ipam.set_network(&self.network, &self.blocks, &[], Source::Netconf)?;
+        Ok(())
+    }
+
+    /// The first address of the network that a container of this address sees: every host's bridge has it. IPv6 has none.
+    fn gateway(&self, address: IpAddr, prefix_len: u8) -> Option<IpAddr> {
+        let net = IpNet::new(address, prefix_len).ok().filter(|net| prefix_len < 31 && net.addr().is_ipv4())?;
+        net.hosts().next()
+    }
+
+    /// Those of this host's blocks.
+    fn gateways(&self, blocks: &[IpNet]) -> Vec<IpAddr> {
+        blocks.iter().filter_map(|block| self.gateway(block.addr(), self.prefix_len)).collect()
+    }
+
+    fn success(&self, request: &Request, lease: &Lease, blocks: &[IpNet]) -> Success {
+        let seen = |address: IpAddr| {
+            let said = request.wanted.iter().find(|wanted| wanted.address == address).and_then(|wanted| wanted.prefix_len);
+            let of_block = || blocks.iter().find(|block| block.contains(&address)).map(|block| block.prefix_len());
+            match address {
+                IpAddr::V4(_) => said.unwrap_or(self.prefix_len),
+                IpAddr::V6(_) => said.or_else(of_block).unwrap_or(128),
+            }
+        };
+        let addresses: Vec<Address> = lease
+            .addresses
+            .iter()
+            .filter_map(|&address| {
+                let prefix_len = seen(address);
+                let net = IpNet::new(address, prefix_len).ok()?;
+                Some(Address { address: net, gateway: self.gateway(address, prefix_len) })
+            })
+            .collect();
+        let gateway = addresses.iter().find_map(|address| address.gateway);
+        let with_gateway = |route: &Route| {
+            let own = gateway.filter(|gateway| gateway.is_ipv4() == route.dst.addr().is_ipv4());
+            Route { dst: route.dst, gw: route.gw.or(own) }
+        };
+        Success { addresses, routes: self.routes.iter().map(with_gateway).collect() }
+    }
+}
+
+fn text<'c>(section: &'c Map<String, Value>, name: &str, key: &str) -> Result<Option<&'c str>, Fault> {
+    match section.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(other) => Err(Fault::configuration(format!("{name}.{key}: expected a text, got {other}"))),
+    }
+}
+
+fn blocks(own: &Map<String, Value>) -> Result<Vec<IpNet>, Fault> {
+    let wrong = || Fault::configuration("underpass.blocks: expected a list of prefixes such as [\"10.42.1.0/24\"]");
+    match own.get("blocks") {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Array(items)) => items
+            .iter()
+            .map(|item| item.as_str().and_then(|text| text.parse::<IpNet>().ok()).filter(|net| net.trunc() == *net))
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(wrong),
+        Some(_) => Err(wrong()),
+    }
+}
+
+fn routes(ours: &Map<String, Value>) -> Result<Vec<Route>, Fault> {
+    let wrong = |item: &Value| Fault::configuration(format!("ipam.routes: expected {{dst, gw}}, got {item}"));
+    let items = match ours.get("routes") {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(items)) => items,
+        Some(other) => return Err(wrong(other)),
+    };
+    let route = |item: &Value| {
+        let dst = item.get("dst")?.as_str()?.parse::<IpNet>().ok()?.trunc();
+        match item.get("gw").and_then(Value::as_str).filter(|gw| !gw.is_empty()) {
+            None => Some(Route { dst, gw: None }),
+            Some(gw) => Some(Route { dst, gw: Some(gw.parse().ok()?) }),
+        }
+    };
+    items.iter().map(|item| route(item).ok_or_else(|| wrong(item))).collect()
+}
+
+impl From<IpamError> for Fault {
+    fn from(error: IpamError) -> Self {
+        let message = error.to_string();
+        match error {
+            IpamError::NoBlocks { .. } => Self::configuration(format!("{message}; has an agent run here?")),
+            // An address at rest will be free in a minute.
+            IpamError::Full { counts, .. } if counts.resting > 0 => Self::new(result::TRY_LATER, message),
+            IpamError::Full { .. } => Self::new(result::EXHAUSTED, message),
+            IpamError::Taken { .. } | IpamError::NotOurs { .. } => Self::new(result::NOT_TO_BE_HAD, message),
+            IpamError::Already { .. } => Self::new(result::LEASE, message),
+            IpamError::Locked(_) => Self::new(result::TRY_LATER, message),
+            IpamError::Damaged(..) | IpamError::Newer(_) => Self::new(result::DAMAGED, message),
+            IpamError::Io(..) => Self::io(message),
+        }
+    }
+}

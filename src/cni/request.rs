@@ -1,0 +1,236 @@
+//! What a runtime asks, checked.
+//!
+//! The rules are those of the specification (1.1.0, "CNI operations" and "Appendix: Examples") and what the reference implementation
+//! enforces besides: a plugin that took more would teach configurations that no other takes.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+
+use ipnet::IpNet;
+use serde_json::{Map, Value};
+
+use super::result::{Fault, Version};
+
+/// What is to be done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Command {
+    /// Connect a container.
+    Add,
+    /// Disconnect it; what is gone already is no error.
+    Del,
+    /// Is it as ADD left it?
+    Check,
+    /// Disconnect everybody but those listed.
+    Gc,
+    /// Could an ADD work?
+    Status,
+}
+
+impl Command {
+    const ALL: [Self; 5] = [Self::Add, Self::Del, Self::Check, Self::Gc, Self::Status];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Add => "ADD",
+            Self::Del => "DEL",
+            Self::Check => "CHECK",
+            Self::Gc => "GC",
+            Self::Status => "STATUS",
+        }
+    }
+
+    /// The version that brought it.
+    const fn since(self) -> Version {
+        match self {
+            Self::Add | Self::Del => Version::V0_1_0,
+            Self::Check => Version::V0_4_0,
+            Self::Gc | Self::Status => Version::V1_1_0,
+        }
+    }
+
+    /// Which variables it must have.
+    const fn needs(self) -> &'static [&'static str] {
+        match self {
+            Self::Add | Self::Check => &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"],
+            // The namespace may be gone.
+            Self::Del => &["CNI_CONTAINERID", "CNI_IFNAME"],
+            Self::Gc | Self::Status => &[],
+        }
+    }
+}
+
+/// An address that somebody asked for, with the prefix length if one was said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Wanted {
+    pub address: IpAddr,
+    pub prefix_len: Option<u8>,
+}
+
+/// One call.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Request {
+    pub command: Command,
+    pub version: Version,
+    /// Empty for GC and STATUS.
+    pub container: String,
+    /// May be empty for DEL.
+    pub netns: String,
+    pub interface: String,
+    /// The name of the CNI network.
+    pub network: String,
+    /// The addresses that were asked for.
+    pub wanted: Vec<Wanted>,
+    /// `UNDERPASS_STATE_DIR`, for callers that pass an environment.
+    pub state_dir: Option<String>,
+    pub netconf: Map<String, Value>,
+}
+
+type Variable<'v> = &'v dyn Fn(&str) -> Option<String>;
+
+/// The version in a configuration, whatever else is wrong with it.
+pub(super) fn stated_version(stdin: &[u8]) -> Option<Version> {
+    let netconf: Value = serde_json::from_slice(stdin).ok()?;
+    match netconf.get("cniVersion") {
+        Some(version) => Version::parse(version.as_str()?),
+        None => Some(Version::V0_1_0),
+    }
+}
+
+impl Request {
+    pub(super) fn parse(command: &str, variable: Variable<'_>, stdin: &[u8]) -> Result<Self, Fault> {
+        let Some(command) = Command::ALL.into_iter().find(|known| known.name() == command) else {
+            return Err(Fault::environment(format!("unknown CNI_COMMAND: {command}")));
+        };
+        let value = |name: &str| variable(name).unwrap_or_default();
+        let missing: Vec<&str> = command.needs().iter().copied().filter(|name| value(name).is_empty()).collect();
+        if !missing.is_empty() {
+            return Err(Fault::environment(format!("required env variables [{}] missing", missing.join(","))));
+        }
+        let netconf: Map<String, Value> = serde_json::from_slice(stdin)
+            .map_err(|error| Fault::decode(format!("the configuration is no JSON object: {error}")))?;
+        let version = version(&netconf)?;
+        if version < command.since() {
+            let message = format!(
+                "{} needs CNI {}, and the configuration is of {}",
+                command.name(),
+                command.since().text(),
+                version.text()
+            );
+            return Err(Fault::incompatible(message));
+        }
+        let network = network_name(&netconf)?;
+        let (container, interface, netns) = (value("CNI_CONTAINERID"), value("CNI_IFNAME"), value("CNI_NETNS"));
+        if !command.needs().is_empty() {
+            check_container(&container)?;
+            check_interface(&interface)?;
+        }
+        if command == Command::Add && !overridden(&value("CNI_NETNS_OVERRIDE")) && is_own_namespace(&netns) {
+            let message = format!("CNI_NETNS {netns} is the host's own network namespace");
+            return Err(Fault::namespace(message));
+        }
+        let wanted = wanted(&netconf, &value("CNI_ARGS"))?;
+        let state_dir = variable("UNDERPASS_STATE_DIR").filter(|path| !path.is_empty());
+        Ok(Self { command, version, container, netns, interface, network, wanted, state_dir, netconf })
+    }
+}
+
+fn version(netconf: &Map<String, Value>) -> Result<Version, Fault> {
+    let text = match netconf.get("cniVersion") {
+        None => return Ok(Version::V0_1_0),
+        Some(Value::String(text)) => text.as_str(),
+        Some(_) => return Err(Fault::decode("cniVersion is no text")),
+    };
+    if text.is_empty() {
+        return Ok(Version::V0_1_0);
+    }
+    let known = || Version::ALL.iter().map(|version| version.text()).collect::<Vec<_>>().join(", ");
+    Version::parse(text).ok_or_else(|| Fault::incompatible(format!("CNI version {text:?}; this plugin knows {}", known())))
+}
+
+/// Letters, digits, `_`, `.` and `-`, of which the first is a letter or digit.
+fn is_name(text: &str) -> bool {
+    let fine = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'.');
+    text.bytes().all(fine) && text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
+}
+
+fn network_name(netconf: &Map<String, Value>) -> Result<String, Fault> {
+    match netconf.get("name") {
+        None => Err(Fault::configuration("missing network name")),
+        Some(Value::String(name)) if is_name(name) => Ok(name.clone()),
+        Some(name) => {
+            Err(Fault::configuration(format!("invalid network name {name}: expected letters, digits, '_', '.' and '-'")))
+        }
+    }
+}
+
+fn check_container(id: &str) -> Result<(), Fault> {
+    if is_name(id) {
+        return Ok(());
+    }
+    Err(Fault::environment(format!("invalid CNI_CONTAINERID {id:?}: expected letters, digits, '_', '.' and '-'")))
+}
+
+fn check_interface(name: &str) -> Result<(), Fault> {
+    /// IFNAMSIZ without the NUL.
+    const MAX: usize = 15;
+    let fine = name.len() <= MAX
+        && name != "."
+        && name != ".."
+        && !name.chars().any(|character| matches!(character, '/' | ':') || character.is_whitespace());
+    if fine { Ok(()) } else { Err(Fault::environment(format!("invalid CNI_IFNAME {name:?}"))) }
+}
+
+fn overridden(value: &str) -> bool {
+    matches!(value, "1" | "true" | "TRUE" | "True")
+}
+
+/// Whether the path leads to the namespace that we are in. One that leads nowhere does not.
+fn is_own_namespace(path: &str) -> bool {
+    let id = |path: &str| fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    let own = id("/proc/self/ns/net");
+    own.is_some() && own == id(path)
+}
+
+/// The addresses that were asked for, in the order of precedence of the conventions: `runtimeConfig.ips`, `args.cni.ips`, then the
+/// variable's `IP`, and `IPAddress`, which is how Rancher said it.
+fn wanted(netconf: &Map<String, Value>, args: &str) -> Result<Vec<Wanted>, Fault> {
+    let in_config = [&["runtimeConfig", "ips"][..], &["args", "cni", "ips"]];
+    for path in in_config {
+        let found = path[1..].iter().fold(netconf.get(path[0]), |value, key| value.and_then(|value| value.get(key)));
+        match found.unwrap_or(&Value::Null) {
+            Value::Null => {}
+            Value::Array(items) if items.is_empty() => {}
+            Value::Array(items) => {
+                let text = |item: &Value| item.as_str().map(str::to_owned);
+                let texts: Option<Vec<String>> = items.iter().map(text).collect();
+                let texts = texts.ok_or_else(|| Fault::configuration(format!("{} is no list of texts", path.join("."))))?;
+                return texts.iter().map(|text| one_wanted(text)).collect::<Result<_, _>>().map_err(Fault::configuration);
+            }
+            _ => return Err(Fault::configuration(format!("{} is no list of addresses", path.join(".")))),
+        }
+    }
+    let pairs: Vec<(&str, &str)> = args
+        .split(';')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| pair.split_once('=').ok_or_else(|| Fault::environment(format!("CNI_ARGS: {pair:?} is no KEY=VALUE"))))
+        .collect::<Result<_, _>>()?;
+    for key in ["IP", "IPAddress"] {
+        if let Some((_, value)) = pairs.iter().find(|(name, value)| *name == key && !value.is_empty()) {
+            let texts = value.split(',').map(str::trim);
+            return texts
+                .map(one_wanted)
+                .collect::<Result<_, _>>()
+                .map_err(|why| Fault::environment(format!("CNI_ARGS: {why}")));
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn one_wanted(text: &str) -> Result<Wanted, String> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(Wanted { address, prefix_len: None });
+    }
+    let net: IpNet = text.parse().map_err(|_| format!("{text:?} is no address"))?;
+    Ok(Wanted { address: net.addr(), prefix_len: Some(net.prefix_len()) })
+}

@@ -1,0 +1,236 @@
+//! The journal as a file: locked, read, appended to, and now and then written anew.
+//!
+//! The lock is flock(2) on the file itself. Compaction gives the name to another file, so who has waited for the lock looks whether
+//! it got the file that has the name now, and begins again if not.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+
+use super::record::{self, BadLine, Record, VERSION};
+use super::{IpamError, LOCK_PATIENCE};
+
+/// The longest pause between two tries for the lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
+/// Largest journal in octets that is read: a /16 full of leases fits several times.
+const MAX_JOURNAL: u64 = 256 * 1024 * 1024;
+
+/// What somebody wants with the journal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Access {
+    /// To read it.
+    Look,
+    /// To add to it; it is made if it is not there.
+    Change,
+}
+
+/// What was in it.
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub records: Vec<Record>,
+    /// Octets up to the end of the last whole line.
+    pub whole: u64,
+    /// Octets behind that: somebody was killed while it wrote, and never answered.
+    pub tail: u64,
+    /// The first line that nobody wrote like that, and what is wrong with it.
+    pub damage: Option<(usize, &'static str)>,
+}
+
+/// The locked file.
+#[derive(Debug)]
+pub(super) struct Journal {
+    path: PathBuf,
+    file: File,
+    len: u64,
+    compact_over: u64,
+    /// A write failed: what stands in the file is not known.
+    broken: bool,
+}
+
+impl Journal {
+    pub(super) fn open(path: &Path, access: Access, compact_over: u64) -> Result<(Self, Contents), IpamError> {
+        let failed = |error| IpamError::Io(path.to_owned(), error);
+        let file = lock(path, access)?;
+        let len = file.metadata().map_err(failed)?.len();
+        if len > MAX_JOURNAL {
+            return Err(failed(io::Error::other(format!("expected a journal of at most {MAX_JOURNAL} octets"))));
+        }
+        let mut octets = Vec::with_capacity(len as usize);
+        (&file).read_to_end(&mut octets).map_err(failed)?;
+        let contents = read(&octets).ok_or_else(|| IpamError::Newer(path.to_owned()))?;
+        let journal = Self { path: path.to_owned(), file, len, compact_over, broken: false };
+        Ok((journal, contents))
+    }
+
+    fn failed(&self, error: io::Error) -> IpamError {
+        IpamError::Io(self.path.clone(), error)
+    }
+
+    /// Cuts off what a killed process left behind the last whole line.
+    pub(super) fn cut_tail(&mut self, whole: u64) -> Result<(), IpamError> {
+        if self.len > whole {
+            self.file.set_len(whole).map_err(|error| self.failed(error))?;
+            self.len = whole;
+        }
+        Ok(())
+    }
+
+    /// Adds a record. It is on disk when this returns without error.
+    pub(super) fn append(&mut self, record: &Record) -> Result<(), IpamError> {
+        if self.broken {
+            return Err(self.failed(io::Error::other("an earlier write to the journal failed")));
+        }
+        let first = self.len == 0;
+        let mut octets = if first { record::emit(&Record::Journal { version: VERSION }) } else { Vec::new() };
+        octets.extend(record::emit(record));
+        let written = self.file.seek(SeekFrom::Start(self.len)).and_then(|_| self.file.write_all(&octets));
+        if let Err(error) = written.and_then(|()| self.file.sync_data()) {
+            // The next who opens it cuts off what may stand there; we cannot know, so we write no more.
+            self.broken = true;
+            let _ = self.file.set_len(self.len);
+            return Err(self.failed(error));
+        }
+        self.len += octets.len() as u64;
+        // The name must be on disk as well, or the file is lost with the power.
+        if first { self.sync_folder() } else { Ok(()) }
+    }
+
+    fn sync_folder(&self) -> Result<(), IpamError> {
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| self.failed(error))
+    }
+
+    /// Writes the journal anew if it is large and most of it is history.
+    pub(super) fn compact(&mut self, records: &dyn Fn() -> Vec<Record>) -> Result<(), IpamError> {
+        if self.len <= self.compact_over {
+            return Ok(());
+        }
+        let records = records();
+        let octets: u64 = records.iter().map(|record| record::emit(record).len() as u64).sum();
+        if octets > self.len / 2 { Ok(()) } else { self.rewrite(&records) }
+    }
+
+    /// Puts a file with these records in the journal's place. Whoever reads sees the old one or the new one, whole.
+    pub(super) fn rewrite(&mut self, records: &[Record]) -> Result<(), IpamError> {
+        let mut octets = record::emit(&Record::Journal { version: VERSION });
+        records.iter().for_each(|record| octets.extend(record::emit(record)));
+        let draft = self.path.with_extension("journal.new");
+        let replace = || {
+            // Only who holds the lock writes drafts: what lies there was left by a killed process.
+            let _ = fs::remove_file(&draft);
+            let mut file = options().create_new(true).open(&draft)?;
+            // Locked before it has the name, so that nobody else has it first.
+            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            file.write_all(&octets)?;
+            file.sync_all()?;
+            fs::rename(&draft, &self.path)?;
+            Ok(file)
+        };
+        let file = replace().map_err(|error| self.failed(error))?;
+        let old = std::mem::replace(&mut self.file, file);
+        unlock(&old);
+        self.len = octets.len() as u64;
+        self.sync_folder()
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        unlock(&self.file);
+    }
+}
+
+/// By word and not by closing: a child between fork and exec holds the same open file.
+fn unlock(file: &File) {
+    let _ = rustix::fs::flock(file, FlockOperation::Unlock);
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600).custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    options
+}
+
+/// Opens the file that has the name, and locks it.
+fn lock(path: &Path, access: Access) -> Result<File, IpamError> {
+    let failed = |error| IpamError::Io(path.to_owned(), error);
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    let mut pause = Duration::from_micros(200);
+    let mut folder_made = false;
+    loop {
+        let opened = match access {
+            Access::Look => OpenOptions::new().read(true).custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK).open(path),
+            Access::Change => options().create(true).open(path),
+        };
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound && access == Access::Change && !folder_made => {
+                folder_made = true;
+                let folder = path.parent().unwrap_or(Path::new("."));
+                DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+                continue;
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        if !file.metadata().map_err(failed)?.is_file() {
+            return Err(failed(io::Error::other("not an ordinary file")));
+        }
+        let kind = match access {
+            Access::Look => FlockOperation::NonBlockingLockShared,
+            Access::Change => FlockOperation::NonBlockingLockExclusive,
+        };
+        match rustix::fs::flock(&file, kind) {
+            Ok(()) if has_name(&file, path) => return Ok(file),
+            // Somebody put another in its place meanwhile.
+            Ok(()) => unlock(&file),
+            Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {
+                if Instant::now() >= deadline {
+                    return Err(IpamError::Locked(path.to_owned()));
+                }
+                thread::sleep(pause);
+                pause = (pause * 2).min(LOCK_PAUSE);
+            }
+            Err(errno) => return Err(failed(errno.into())),
+        }
+    }
+}
+
+fn has_name(file: &File, path: &Path) -> bool {
+    let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(ours), Ok(named)) => id(ours) == id(named),
+        _ => false,
+    }
+}
+
+/// The records in a file; none if a later version wrote some.
+fn read(octets: &[u8]) -> Option<Contents> {
+    let whole = octets.iter().rposition(|&octet| octet == b'\n').map_or(0, |end| end + 1);
+    let mut contents =
+        Contents { records: Vec::new(), whole: whole as u64, tail: (octets.len() - whole) as u64, damage: None };
+    let lines = octets[..whole].split_inclusive(|&octet| octet == b'\n');
+    for (index, line) in lines.enumerate() {
+        let what = match record::parse(&line[..line.len() - 1]) {
+            Ok(Record::Journal { .. }) if index == 0 => continue,
+            Ok(Record::Journal { .. }) => "a second beginning",
+            Ok(record) => {
+                contents.records.push(record);
+                if index > 0 {
+                    continue;
+                }
+                "no beginning"
+            }
+            Err(BadLine::Unknown) => return None,
+            Err(BadLine::Damaged) => "the checksum is wrong",
+        };
+        contents.damage = contents.damage.or(Some((index + 1, what)));
+    }
+    Some(contents)
+}

@@ -1,0 +1,184 @@
+//! Records of the journal: one line each, a checksum and JSON.
+//!
+//! ```text
+//! 5f0c66a1 {"record":"lease","network":"managed","addresses":["10.42.1.2"],…}
+//! ```
+//!
+//! The line's end is written last, so a line without one was never finished, and its writer never answered. A line with an end and a
+//! wrong checksum is damage by something else.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::Seconds;
+
+/// The version of this format.
+pub(super) const VERSION: u32 = 1;
+
+/// Whose an address is: a container's interface, on behalf of one CNI network. Runtimes may try the same interface for two
+/// networks and delete it for the one that failed: that must not touch the other.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Owner {
+    /// The container's id, as the runtime calls it.
+    pub container: String,
+    /// The interface in it.
+    pub interface: String,
+    /// The name of the CNI network for which it was asked.
+    pub cni_network: String,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "container {} ({})", self.container, self.interface)
+    }
+}
+
+/// What tells one network namespace from every other that exists at the same time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct NamespaceId {
+    /// Device.
+    pub dev: u64,
+    /// Inode.
+    pub ino: u64,
+}
+
+/// A container's network namespace, so that one can tell later whether it is still there.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// Its path, as the runtime named it.
+    pub netns: String,
+    /// The namespace itself, if it could be looked at.
+    pub netns_id: Option<NamespaceId>,
+    /// The system's boot in which that was: namespaces do not outlive it. Empty if it is not known.
+    pub boot: String,
+    /// The process namespace from which that was seen: another one shows other processes.
+    pub seen_from: Option<u64>,
+}
+
+/// Addresses that somebody has.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Lease {
+    /// The network that they belong to.
+    pub network: String,
+    /// At most one of each family, unless more were wished.
+    pub addresses: Vec<IpAddr>,
+    /// Whose they are.
+    #[serde(flatten)]
+    pub owner: Owner,
+    /// Where the container's interface is.
+    #[serde(flatten)]
+    pub sandbox: Sandbox,
+    /// When it was given.
+    pub since: Seconds,
+}
+
+/// Who said which blocks a network has on this host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// The agent, from its configuration.
+    Agent,
+    /// A CNI configuration.
+    Netconf,
+}
+
+/// Something that happened.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "snake_case")]
+pub(super) enum Record {
+    /// The journal begins.
+    Journal { version: u32 },
+    /// A network's blocks are these.
+    Network { network: String, blocks: Vec<IpNet>, reserved: Vec<IpAddr>, source: Source },
+    /// Addresses were given.
+    Lease(Lease),
+    /// What an owner had was taken back.
+    Release { network: String, owner: Owner, at: Seconds },
+    /// An address was taken back then: a release that was compacted.
+    Rests { network: String, address: IpAddr, since: Seconds },
+    /// The last address that was given: the round goes on behind it.
+    Last { network: String, address: IpAddr },
+}
+
+/// Why a line is no record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum BadLine {
+    /// The octets are those that were written, but this version does not know what they say.
+    Unknown,
+    /// They are not.
+    Damaged,
+}
+
+/// A record as a line with its end.
+pub(super) fn emit(record: &Record) -> Vec<u8> {
+    let json = serde_json::to_string(record).expect("a record has text keys only, and its addresses are texts");
+    format!("{:08x} {json}\n", crc32(json.as_bytes())).into_bytes()
+}
+
+/// A line without its end.
+pub(super) fn parse(line: &[u8]) -> Result<Record, BadLine> {
+    let (sum, json) = line.split_at_checked(9).ok_or(BadLine::Damaged)?;
+    let stated = std::str::from_utf8(&sum[..8]).ok().and_then(|text| u32::from_str_radix(text, 16).ok());
+    if stated != Some(crc32(json)) || sum[8] != b' ' {
+        return Err(BadLine::Damaged);
+    }
+    match serde_json::from_slice(json) {
+        Ok(Record::Journal { version }) if version != VERSION => Err(BadLine::Unknown),
+        Ok(record) => Ok(record),
+        Err(_) => Err(BadLine::Unknown),
+    }
+}
+
+/// CRC-32 as in Ethernet and gzip (polynomial 0x04c11db7, reflected). A few hundred octets: no table.
+fn crc32(octets: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for octet in octets {
+        crc ^= u32::from(*octet);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
+        }
+    }
+    !crc
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_the_known_one() {
+        // The check value of CRC-32/ISO-HDLC.
+        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+    }
+
+    #[test]
+    fn a_line_comes_back_and_any_flipped_bit_is_seen() {
+        let owner = Owner { container: "c1".into(), interface: "eth0".into(), cni_network: "net".into() };
+        let record = Record::Release { network: "managed".into(), owner, at: 7 };
+        let line = emit(&record);
+        assert_eq!(line.last(), Some(&b'\n'));
+        let line = &line[..line.len() - 1];
+        assert_eq!(parse(line), Ok(record));
+        for bit in 0..line.len() * 8 {
+            let mut spoiled = line.to_vec();
+            spoiled[bit / 8] ^= 1 << (bit % 8);
+            // A hexadecimal digit may become its capital: that says the same.
+            if !spoiled.eq_ignore_ascii_case(line) || bit / 8 > 8 {
+                assert_eq!(parse(&spoiled), Err(BadLine::Damaged), "bit {bit}");
+            }
+        }
+        for len in 0..line.len() {
+            assert_eq!(parse(&line[..len]), Err(BadLine::Damaged));
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_writes_is_not_damage() {
+        let line = |json: &str| format!("{:08x} {json}", crc32(json.as_bytes())).into_bytes();
+        assert_eq!(parse(&line(r#"{"record":"journal","version":2}"#)), Err(BadLine::Unknown));
+        assert_eq!(parse(&line(r#"{"record":"moved","network":"n"}"#)), Err(BadLine::Unknown));
+    }
+}

@@ -1,0 +1,106 @@
+//! Where a compose file holds its `network_driver` blocks.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::{Driver, Variables, interpolate, read};
+use crate::config::Report;
+use crate::config::section::Field;
+use crate::config::yaml::{self, Duplicates, Node, Value};
+
+/// The key of the block.
+const BLOCK: &str = "network_driver";
+
+/// Whether this is a compose file and not the agent's configuration: by its name, or because it holds a block.
+#[must_use]
+pub fn is_compose(file: &Path, octets: &[u8]) -> bool {
+    let stem = file.file_stem().map(|stem| stem.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    if stem == "compose" || stem.ends_with("-compose") {
+        return true;
+    }
+    yaml::parse(octets, Duplicates::LastWins, &mut Report::new(file)).is_some_and(|root| !blocks(&root).is_empty())
+}
+
+/// A block: the service that it belongs to, its full key and the key's line.
+struct Block<'n> {
+    service: &'n str,
+    key: String,
+    line: usize,
+    node: &'n Node,
+}
+
+/// Every driver of the file. None at all is an error.
+pub(super) fn drivers(root: &Node, variables: Variables<'_>, report: &mut Report) -> Vec<Driver> {
+    let blocks = blocks(root);
+    if blocks.is_empty() {
+        report.error(None, "", format!("expected a service with a `{BLOCK}` block; there is none"));
+    }
+    let defaults = answers(root);
+    let variables = |name: &str| variables(name).or_else(|| defaults.get(name).cloned());
+    let mut drivers: Vec<Driver> = Vec::new();
+    for Block { service, key, line, node } in blocks {
+        let node = interpolate::tree(node, &key, &variables, report);
+        let Some(driver) = read::driver(service, &Field { line, key: key.clone(), node: &node }, report) else { continue };
+        if let Some(first) = drivers.iter().find(|other| same_network(other, &driver)) {
+            let message = format!("a network of this name comes with the driver on line {} already", first.line);
+            report.error(line, format!("{key}.default_network.name"), message);
+        }
+        drivers.push(driver);
+    }
+    drivers
+}
+
+fn same_network(one: &Driver, other: &Driver) -> bool {
+    let name = |driver: &Driver| driver.default_network.as_ref().map(|network| network.name.clone());
+    name(one).is_some() && name(one) == name(other)
+}
+
+/// The blocks at the top, below the top's sections, and below those of `services`.
+fn blocks(root: &Node) -> Vec<Block<'_>> {
+    let mut found = Vec::new();
+    below("", "", root, &mut found);
+    for (key, node) in entries(root) {
+        below(&key.text, &key.text, node, &mut found);
+        if key.text == "services" {
+            for (service, node) in entries(node) {
+                below(&service.text, &format!("services.{}", service.text), node, &mut found);
+            }
+        }
+    }
+    found
+}
+
+fn below<'n>(service: &'n str, path: &str, node: &'n Node, found: &mut Vec<Block<'n>>) {
+    if let Some((key, node)) = entries(node).iter().find(|(key, _)| key.text == BLOCK) {
+        let path = if path.is_empty() { BLOCK.to_owned() } else { format!("{path}.{BLOCK}") };
+        found.push(Block { service, key: path, line: key.line, node });
+    }
+}
+
+fn entries(node: &Node) -> &[(yaml::Key, Node)] {
+    match &node.value {
+        Value::Map(entries) => entries,
+        _ => &[],
+    }
+}
+
+fn member<'n>(node: &'n Node, name: &str) -> Option<&'n Node> {
+    entries(node).iter().find(|(key, _)| key.text == name).map(|(_, node)| node)
+}
+
+/// The defaults of a catalog's questions, which stand in the same file: what a variable is if nobody answered.
+fn answers(root: &Node) -> BTreeMap<String, String> {
+    let text = |node: &Node| match &node.value {
+        Value::Text(text) => Some(text.clone()),
+        _ => None,
+    };
+    let catalog = member(root, ".catalog").or_else(|| member(root, "catalog"));
+    let Some(Value::List(questions)) = catalog.and_then(|node| member(node, "questions")).map(|node| &node.value) else {
+        return BTreeMap::new();
+    };
+    let answer = |question: &Node| {
+        let variable = text(member(question, "variable")?)?;
+        Some((variable, text(member(question, "default")?)?))
+    };
+    questions.iter().filter_map(answer).collect()
+}

@@ -114,7 +114,7 @@ fn planes(aead: AeadAlgorithm) -> (DataPlane, DataPlane) {
         peer: PeerIndex(1),
         inbound_spi: spi(ours.0),
         outbound_spi: spi(theirs.0),
-        suite: ChildSuite { aead, esn: true, group: None },
+        suite: ChildSuite { aead, esn: true, group: None, additional: None },
         inbound_key: key(ours.1),
         outbound_key: key(theirs.1),
         local_selectors: any(),

@@ -112,7 +112,7 @@ fn child(peer: u32, side: u32) -> ChildSaParams {
         peer: PeerIndex(peer),
         inbound_spi: inbound(side),
         outbound_spi: inbound(1 - side),
-        suite: ChildSuite { aead: AeadAlgorithm::Aes128Gcm16, esn: true, group: None },
+        suite: ChildSuite { aead: AeadAlgorithm::Aes128Gcm16, esn: true, group: None, additional: None },
         inbound_key: key(side),
         outbound_key: key(1 - side),
         local_selectors: any(),
@@ -354,7 +354,9 @@ fn talk(hub: &mut Node, others: &mut Node, now: Instant) -> Duration {
     // What came last goes first: one handshake after the other, or the hub would ask for cookies.
     let mut waiting = Vec::new();
     loop {
-        count(&mut || drop(obey(hub, now)));
+        count(&mut || {
+            obey(hub, now);
+        });
         obey(others, now);
         while let Some(answer) = hub.poll_transmit() {
             let path = Path { local: answer.path.remote, remote: (HUB, answer.path.local.port()).into() };

@@ -187,12 +187,12 @@ fn ike_proposals(theirs: &[Proposal]) {
             let accepted = accept_ike(theirs, std::slice::from_ref(&chosen.answer)).expect("what was proposed");
             assert_eq!((accepted.suite, accepted.spi), (chosen.suite, chosen.spi));
         }
-        if let Ok(mut chosen) = choose_esp(&AeadAlgorithm::ALL, theirs, ke_group, false) {
+        if let Ok(mut chosen) = choose_esp(&AeadAlgorithm::ALL, theirs, ke_group, false, true) {
             chosen.answer.spi = chosen.spi.clone().into();
             let accepted = accept_esp(theirs, std::slice::from_ref(&chosen.answer)).expect("what was proposed");
             assert_eq!((accepted.suite, accepted.spi), (chosen.suite, chosen.spi));
         }
-        let _ = choose_esp(&AeadAlgorithm::ALL, theirs, ke_group, true);
+        let _ = choose_esp(&AeadAlgorithm::ALL, theirs, ke_group, true, true);
     }
 }
 

@@ -1,5 +1,6 @@
 //! `underpass ipam`: the addresses that this host gave out. It reads the journal itself: no agent need run.
 
+use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -64,17 +65,19 @@ fn as_text(book: &Book, shown: &[(&str, &Network)]) -> String {
     }
     let now = now();
     let mut rows = vec![["NETWORK", "ADDRESS", "CONTAINER", "INTERFACE", "SINCE", "NAMESPACE"].map(str::to_owned)];
-    for lease in shown.iter().flat_map(|(_, network)| network.leases()) {
-        for address in &lease.addresses {
-            rows.push([
-                lease.network.clone(),
-                address.to_string(),
-                lease.owner.container.clone(),
-                lease.owner.interface.clone(),
-                format!("{} ago", span(now.saturating_sub(lease.since))),
-                lease.sandbox.netns.clone(),
-            ]);
-        }
+    let leases = shown.iter().flat_map(|(_, network)| network.leases());
+    let mut held: Vec<(IpAddr, &Lease)> =
+        leases.flat_map(|lease| lease.addresses.iter().map(move |address| (*address, lease))).collect();
+    held.sort_by_key(|(address, lease)| (&lease.network, *address));
+    for (address, lease) in held {
+        rows.push([
+            lease.network.clone(),
+            address.to_string(),
+            lease.owner.container.clone(),
+            lease.owner.interface.clone(),
+            format!("{} ago", span(now.saturating_sub(lease.since))),
+            lease.sandbox.netns.clone(),
+        ]);
     }
     let mut text = String::new();
     if rows.len() > 1 {

@@ -1,7 +1,7 @@
 //! CNI plugins: names by which container runtimes call this binary.
 //!
 //! A runtime starts a plugin for each thing that it wants, with variables (`CNI_COMMAND`, `CNI_CONTAINERID`, …) and a JSON
-//! configuration on standard input, and reads JSON from standard output. `request.rs` makes a [`Request`] of the one, checked;
+//! configuration on standard input, and reads JSON from standard output. `request.rs` makes a request of the one, checked;
 //! `result.rs` writes the other as each version of the specification has it, 0.1.0 to 1.1.0; between them stands the plugin:
 //!
 //! - `rancher-cni-ipam` (`ipam.rs`): addresses out of this host's blocks, for `rancher-bridge`'s configuration as well as for the

@@ -123,8 +123,10 @@ struct OpenMap {
     entries: Vec<(Key, Node)>,
     /// The key whose value is awaited.
     key: Option<Key>,
-    /// On which line each key stood first.
-    first: HashMap<String, usize>,
+    /// The entry that this value replaces.
+    replaces: Option<usize>,
+    /// On which line each key stood first, and which entry it has.
+    first: HashMap<String, (usize, usize)>,
 }
 
 struct Builder<'r> {
@@ -172,21 +174,19 @@ impl<'r> Builder<'r> {
     }
 
     fn scalar(&mut self, line: usize, text: String, style: ScalarStyle) -> Result<(), Refusal> {
-        if let Some(Open { container: Container::Map(OpenMap { key: key @ None, first, entries }), .. }) =
-            self.open.last_mut()
-        {
-            if let Some(first) = first.get(&text) {
+        if let Some(Open { container: Container::Map(map @ OpenMap { key: None, .. }), .. }) = self.open.last_mut() {
+            if let Some(&(first, entry)) = map.first.get(&text) {
                 let message = format!("this key stands twice; it was first on line {first}");
                 if self.duplicates == Duplicates::LastWins {
                     self.report.warning(line, shortened(&text), format!("{message}, and this one counts"));
-                    entries.retain(|(earlier, _)| earlier.text != text);
+                    map.replaces = Some(entry);
                 } else {
                     self.report.error(line, shortened(&text), message);
                 }
             } else {
-                first.insert(text.clone(), line);
+                map.first.insert(text.clone(), (line, map.entries.len()));
             }
-            *key = Some(Key { line, text });
+            map.key = Some(Key { line, text });
             return Ok(());
         }
         let plain = style == ScalarStyle::Plain;
@@ -222,11 +222,14 @@ impl<'r> Builder<'r> {
         match self.open.last_mut().map(|open| &mut open.container) {
             None => self.root = Some(node),
             Some(Container::List(nodes)) => nodes.push(node),
-            Some(Container::Map(OpenMap { entries, key, .. })) => {
+            Some(Container::Map(OpenMap { entries, key, replaces, .. })) => {
                 let Some(key) = key.take() else {
                     return Err(Refusal::new(node.line, "not valid YAML: a value without a key"));
                 };
-                entries.push((key, node));
+                match replaces.take() {
+                    Some(entry) => entries[entry] = (key, node),
+                    None => entries.push((key, node)),
+                }
             }
         }
         Ok(())

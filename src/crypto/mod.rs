@@ -127,7 +127,8 @@ pub enum KeyExchangeError {
     NotReduced,
 }
 
-/// Our half of a key exchange. It is used once. Of a KEM, this is the initiator's.
+/// Our half of a key exchange. It serves one exchange, in which more than one answer may come (RFC 7296 §2.4). Of a KEM, this is the
+/// initiator's.
 pub trait KeyExchange: Send {
     /// Its group.
     fn group(&self) -> KeGroup;
@@ -139,7 +140,7 @@ pub trait KeyExchange: Send {
     ///
     /// # Errors
     /// If the value is not one that an honest peer could have sent.
-    fn agree(self: Box<Self>, peer_value: &[u8]) -> Result<Secret, KeyExchangeError>;
+    fn agree(&self, peer_value: &[u8]) -> Result<Secret, KeyExchangeError>;
 }
 
 mod aead;

@@ -157,7 +157,7 @@ pub(in crate::engine) fn child(path: Path, inbound_spi: Spi, outbound_spi: Spi) 
         peer: PEER,
         inbound_spi,
         outbound_spi,
-        suite: ChildSuite { aead: AeadAlgorithm::Aes256Gcm16, esn: true, group: None },
+        suite: ChildSuite { aead: AeadAlgorithm::Aes256Gcm16, esn: true, group: None, additional: None },
         inbound_key: key(inbound_spi),
         outbound_key: key(outbound_spi),
         local_selectors: everywhere(),

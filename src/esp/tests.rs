@@ -16,7 +16,7 @@ use super::*;
 use crate::crypto::{self, Provider};
 use crate::model::{AeadAlgorithm, ChildSaParams, ChildSuite, Lifetime, SaKey, Secret, Ticket, TrafficSelector};
 
-const SUITE: ChildSuite = ChildSuite { aead: AeadAlgorithm::Aes256Gcm16, esn: true, group: None };
+const SUITE: ChildSuite = ChildSuite { aead: AeadAlgorithm::Aes256Gcm16, esn: true, group: None, additional: None };
 const TUN_MTU: u16 = 1400;
 
 /// The SPI that each side receives on, in the first SA between them. Both belong to worker 0.

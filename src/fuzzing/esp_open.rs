@@ -87,7 +87,7 @@ impl Scene {
             peer: PEER,
             inbound_spi: spi,
             outbound_spi: spi,
-            suite: ChildSuite { aead: AeadAlgorithm::Aes128Gcm16, esn, group: None },
+            suite: ChildSuite { aead: AeadAlgorithm::Aes128Gcm16, esn, group: None, additional: None },
             inbound_key: key(),
             outbound_key: key(),
             // Wider than the routes, which have the last word.

@@ -74,7 +74,7 @@ impl Endpoint {
             return;
         }
         for spi in self.table.of_peer(peer) {
-            if matches!(self.table.peek(spi), Some(IkeSa::InitSent(_))) {
+            if matches!(self.table.peek(spi), Some(IkeSa::Initiating(state)) if state.is_unanswered()) {
                 self.with(now, spi, |_, _| None);
             }
         }

@@ -12,7 +12,7 @@ use super::effect::Effect;
 use super::known_inits::KnownInits;
 use super::session::Packet;
 use super::shared::Shared;
-use super::state::{IkeSa, InitSent, Job};
+use super::state::{IkeSa, InitSent, Initiating, Job};
 use super::table::Table;
 use super::{ChildSummary, CloseReason, Command, EndpointConfig, Event, IkeSummary, PeerConfig, Transmit};
 use crate::model::{Drops, IkeSpi, Instant, PeerIndex, Rng, Spi, Ticket};
@@ -294,7 +294,7 @@ impl Endpoint {
     fn call(&mut self, now: Instant, config: Arc<PeerConfig>, tried: usize, wanted: Instant) {
         let peer = config.index;
         match InitSent::start(&mut self.shared, now, config, tried, wanted) {
-            Some(state) => self.insert(state.local_spi, IkeSa::InitSent(Box::new(state))),
+            Some(state) => self.insert(state.local_spi, IkeSa::Initiating(Box::new(Initiating::new(state)))),
             None => {
                 let reason = CloseReason::WeRefused("the peer has no configured address: it must call us".to_owned());
                 self.shared.event(Event::InitiateFailed { peer, reason });
@@ -317,13 +317,8 @@ impl Endpoint {
         for spi in self.table.of_peer(peer) {
             self.with(now, spi, |sa, shared| match sa {
                 IkeSa::Established(state) => state.close(shared, now, CloseReason::Closed),
-                IkeSa::InitSent(_) | IkeSa::IntermediateSent(_) => {
-                    shared.event(Event::InitiateFailed { peer, reason: CloseReason::Closed });
-                    None
-                }
-                IkeSa::AuthSent(state) => {
-                    shared.release_spi(state.child_spi());
-                    shared.event(Event::InitiateFailed { peer, reason: CloseReason::Closed });
+                IkeSa::Initiating(state) => {
+                    state.abandon(shared, CloseReason::Closed);
                     None
                 }
                 other => Some(other),

@@ -62,19 +62,21 @@ fn schedule(suite: IkeSuite, skeyseed: &Secret, nonce_i: &[u8], nonce_r: &[u8], 
     }
 }
 
-/// Keys of a CHILD_SA: KEYMAT = prf+(SK_d, [g^ir (new) |] Ni | Nr). First what the exchange's initiator seals with, then what
+/// Keys of a CHILD_SA: KEYMAT = prf+(SK_d, [g^ir (new) |] Ni | Nr [| SK(1)]). SK(1) is the secret of an additional key exchange in
+/// IKE_FOLLOWUP_KE (RFC 9370 §2.2.4). First what the exchange's initiator seals with, then what
 /// its responder seals with.
 #[must_use]
 pub fn child(
     prf: Prf,
     sk_d: &Secret,
-    shared: Option<&Secret>,
+    (shared, additional): (Option<&Secret>, Option<&Secret>),
     nonce_i: &[u8],
     nonce_r: &[u8],
     aead: AeadAlgorithm,
 ) -> (SaKey, SaKey) {
     let shared = shared.map_or(&[][..], Secret::expose);
-    let keymat = prf.expand(sk_d.expose(), &[shared, nonce_i, nonce_r], 2 * aead.keymat_len());
+    let additional = additional.map_or(&[][..], Secret::expose);
+    let keymat = prf.expand(sk_d.expose(), &[shared, nonce_i, nonce_r, additional], 2 * aead.keymat_len());
     let (initiator, responder) = keymat.expose().split_at(aead.keymat_len());
     (SaKey { keymat: Secret::copy_of(initiator) }, SaKey { keymat: Secret::copy_of(responder) })
 }

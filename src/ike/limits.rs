@@ -59,6 +59,13 @@ pub const MAX_COOKIES: u32 = 5;
 /// INVALID_KE_PAYLOAD answers that one exchange follows: our list has three groups, of which one was tried.
 pub const MAX_INVALID_KE: u32 = 2;
 
+/// Answers to one IKE_SA_INIT that are followed side by side until AUTH tells which is the peer's (RFC 7296 §2.4). Each costs a key
+/// exchange and one message that is repeated.
+pub const MAX_ANSWERS: usize = 4;
+
+/// After the first answer, one that it has overtaken may come for so long; no initiation fails before.
+pub const ANSWERS_OPEN: Duration = Duration::from_secs(2);
+
 /// A probe is lost after this time: with 0.5 s, 1 s, 2 s between them, at least three transmissions went unanswered.
 pub const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 

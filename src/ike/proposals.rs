@@ -69,6 +69,25 @@ pub fn offer_esp(suites: &[AeadAlgorithm], groups: &[KeGroup], spi: Spi) -> Vec<
     vec![Proposal { number: FIRST, protocol: Protocol::Esp, spi, transforms }]
 }
 
+/// Our ESP proposals for CREATE_CHILD_SA: with a key exchange, `first_group` first, and (in a proposal of its own) without, for peers
+/// that do none here; before them, if `additional`, one that adds a post-quantum key exchange.
+#[must_use]
+pub fn offer_child(suites: &[AeadAlgorithm], first_group: KeGroup, additional: bool, spi: Spi) -> Vec<Proposal> {
+    let mut all = KeGroup::ALL.to_vec();
+    all.sort_by_key(|&group| group != first_group);
+    let mut proposals = offer_esp(suites, &all, spi);
+    if additional {
+        let mut hybrid = proposals[0].clone();
+        hybrid.transforms.push(plain(ADDITIONAL[0], KeGroup::ADDITIONAL.id()));
+        proposals.insert(0, hybrid);
+    }
+    proposals.extend(offer_esp(suites, &[], spi));
+    for (number, proposal) in (FIRST..).zip(&mut proposals) {
+        proposal.number = number;
+    }
+    proposals
+}
+
 /// A transform without attributes.
 const fn plain(kind: TransformType, id: u16) -> Transform {
     Transform { kind, id, key_length: None, unusable: false }
@@ -123,7 +142,8 @@ pub fn choose_ike(
 
 /// Chooses as responder for a CHILD_SA. `ke_group` is the group of the KE payload; without one only proposals that allow none
 /// (no KE transform, or NONE among them) match. In IKE_AUTH (`in_auth`) KE transforms are ignored. If the suite has another
-/// group than `ke_group`, the caller answers INVALID_KE_PAYLOAD; if it has none, the KE payload is ignored.
+/// group than `ke_group`, the caller answers INVALID_KE_PAYLOAD; if it has none, the KE payload is ignored. `additional`: whether
+/// IKE_FOLLOWUP_KE can follow; then what adds a post-quantum key exchange comes first, as in [`choose_ike`].
 ///
 /// # Errors
 /// As [`choose_ike`].
@@ -132,6 +152,7 @@ pub fn choose_esp(
     theirs: &[Proposal],
     ke_group: Option<u16>,
     in_auth: bool,
+    additional: bool,
 ) -> Result<Chosen<ChildSuite>, String> {
     choose(theirs, |proposal| {
         let mut matcher = Matcher::new(proposal, Protocol::Esp, &ESP_TYPES)?;
@@ -142,11 +163,10 @@ pub fn choose_esp(
             Some(_) if matcher.offers_a_group() => Some(matcher.group(ke_group)?),
             _ => matcher.no_group()?,
         };
-        if !in_auth {
-            matcher.additional(false)?;
-        }
+        let additional = if in_auth { None } else { matcher.additional(additional && group.is_some())? };
         let esn = matcher.esn()?;
-        Ok((rank, matcher.chosen(ChildSuite { aead, esn, group })))
+        let rank = if additional.is_some() { rank } else { rank + ours.len() };
+        Ok((rank, matcher.chosen(ChildSuite { aead, esn, group, additional })))
     })
 }
 
@@ -173,8 +193,9 @@ pub fn accept_esp(offered: &[Proposal], answer: &[Proposal]) -> Result<Chosen<Ch
     let mut matcher = Matcher::new(proposal, Protocol::Esp, &ESP_TYPES)?;
     let (_, aead) = matcher.aead(&AeadAlgorithm::ALL)?;
     let group = if matcher.offers_a_group() { Some(matcher.group(None)?) } else { None };
+    let additional = matcher.additional(group.is_some())?;
     let esn = matcher.esn()?;
-    Ok(matcher.chosen(ChildSuite { aead, esn, group }))
+    Ok(matcher.chosen(ChildSuite { aead, esn, group, additional }))
 }
 
 /// The best match of all proposals: the lowest rank, and of equal ranks the one that the peer named first.

@@ -231,6 +231,12 @@ impl Session {
         }
     }
 
+    /// Whether a message was sealed under our keys.
+    pub fn opens(&self, packet: Packet<'_>) -> bool {
+        let sealed = packet.message.protected.map(|view| self.channel.open_octets(view, packet.datagram));
+        sealed.is_some_and(|opened| !matches!(opened, Err(Unusable::Forged)))
+    }
+
     /// What a request holds, without taking it: nothing changes, and it is not answered.
     pub fn peek(&self, packet: Packet<'_>) -> Option<Contents> {
         let header = packet.message.header;

@@ -216,6 +216,8 @@ pub struct ChildSuite {
     pub esn: bool,
     /// The key exchange of the CREATE_CHILD_SA that made it; none for the child of IKE_AUTH.
     pub group: Option<KeGroup>,
+    /// The key exchange that was added to it (RFC 9370).
+    pub additional: Option<KeGroup>,
 }
 
 impl fmt::Display for ChildSuite {
@@ -223,6 +225,9 @@ impl fmt::Display for ChildSuite {
         write!(f, "{}", self.aead.name())?;
         if let Some(group) = self.group {
             write!(f, "-{}", group.name())?;
+        }
+        if let Some(additional) = self.additional {
+            write!(f, "-ke1_{}", additional.name())?;
         }
         write!(f, "-{}", if self.esn { "esn" } else { "noesn" })
     }

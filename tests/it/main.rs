@@ -17,10 +17,12 @@ mod foreign_alone;
 #[cfg(feature = "x509")]
 mod foreign_x509;
 mod host_keys;
+mod libreswan;
 mod loops;
 mod matrix;
 mod moving;
 mod mtu;
 mod pair;
+mod scapy;
 mod speed;
 mod storms;

@@ -75,7 +75,7 @@ where
         &self.public
     }
 
-    fn agree(self: Box<Self>, peer_value: &[u8]) -> Result<Secret, KeyExchangeError> {
+    fn agree(&self, peer_value: &[u8]) -> Result<Secret, KeyExchangeError> {
         if peer_value.len() != C::GROUP.public_len() {
             return Err(KeyExchangeError::Length);
         }

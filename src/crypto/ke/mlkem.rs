@@ -44,7 +44,7 @@ impl KeyExchange for MlKem768 {
     }
 
     /// A ciphertext that was not made for this key gives a secret that its sender does not know (FIPS 203 §6.3), no error.
-    fn agree(self: Box<Self>, peer_value: &[u8]) -> Result<Secret, KeyExchangeError> {
+    fn agree(&self, peer_value: &[u8]) -> Result<Secret, KeyExchangeError> {
         let ciphertext = Ciphertext::try_from(peer_value).map_err(|_| KeyExchangeError::Length)?;
         let shared = Zeroizing::new(self.private.decapsulate(&ciphertext));
         Ok(Secret::copy_of(shared.as_slice()))

@@ -39,7 +39,7 @@ impl KeyExchange for X25519 {
         self.public.as_bytes()
     }
 
-    fn agree(self: Box<Self>, peer_value: &[u8]) -> Result<Secret, KeyExchangeError> {
+    fn agree(&self, peer_value: &[u8]) -> Result<Secret, KeyExchangeError> {
         let peer: [u8; LEN] = peer_value.try_into().map_err(|_| KeyExchangeError::Length)?;
         let shared = self.private.diffie_hellman(&PublicKey::from(peer));
         // RFC 8031 §2 demands the check: a peer with a low-order value would choose the secret for both.

@@ -213,7 +213,7 @@ fn case_114_esp_inside_esp_needs_a_route() {
 fn each_flipped_bit_is_noticed_and_changes_nothing() {
     for aead in AeadAlgorithm::ALL {
         for esn in [true, false] {
-            let (mut alpha, mut beta) = pair(ChildSuite { aead, esn, group: None });
+            let (mut alpha, mut beta) = pair(ChildSuite { aead, esn, group: None, additional: None });
             let packet = to_beta(7);
             let datagram = alpha.seal(&packet);
             for bit in 0..datagram.len() * 8 {

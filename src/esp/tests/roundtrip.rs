@@ -5,7 +5,7 @@ use super::*;
 const PROVIDERS: [Provider; 2] = [Provider::Ring, Provider::RustCrypto];
 
 fn suites() -> impl Iterator<Item = ChildSuite> {
-    let each = |aead| [true, false].map(|esn| ChildSuite { aead, esn, group: None });
+    let each = |aead| [true, false].map(|esn| ChildSuite { aead, esn, group: None, additional: None });
     AeadAlgorithm::ALL.into_iter().flat_map(each)
 }
 
@@ -145,7 +145,7 @@ fn receiver(aead: AeadAlgorithm, esn: bool, keymat: &str, inbound: u32, local: &
     let peer = Route::Peer { peer: BETA, owner: WorkerIndex(0) };
     let mut host = Host::new(Provider::Ring, alpha_path(), &[(local, Route::Local), (remote, peer)]);
     host.plane.config.worker = spi(inbound).owner();
-    let mut child = alpha_child(ChildSuite { aead, esn, group: None });
+    let mut child = alpha_child(ChildSuite { aead, esn, group: None, additional: None });
     child.inbound_spi = spi(inbound);
     child.inbound_key = SaKey { keymat: Secret::new(hex(keymat)) };
     let any = || vec![TrafficSelector::from_prefix("0.0.0.0/0".parse().expect("a prefix"))];

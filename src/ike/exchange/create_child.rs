@@ -13,20 +13,23 @@
 //! Retire old
 //! ```
 //!
+//! With an additional key exchange IKE_FOLLOWUP_KE goes between, and only then is there something to install: see `follow_up`.
 //! If both rekey the same CHILD_SA, both answer; of the four nonces the lowest loses, and who asked for that SA deletes it.
 //! Between our own hosts there is one CHILD_SA per worker besides: see `worker_child`.
 
 use bytes::Bytes;
 
-use super::negotiate::{self, Answer, Nonces, Offer, Refusal, Setting};
+use super::follow_up::{Asked, Awaited};
+use super::negotiate::{self, Answer, Nonces, Offer, Refusal, Setting, Unkeyed};
 use super::worker_child::resource_info;
 use crate::ike::child::{Child, Phase, Then};
 use crate::ike::contents::Contents;
 use crate::ike::limits::{NEW_SA_INTERVAL, RETRY_REKEY};
+use crate::ike::proposals::PostQuantum;
 use crate::ike::shared::Shared;
 use crate::ike::state::{Established, IkeSa, Job, Task, stay};
 use crate::ike::{CloseReason, Event};
-use crate::model::{ChildSaParams, DropReason, Instant, KeGroup, Spi, WorkerIndex};
+use crate::model::{DropReason, Instant, KeGroup, Secret, Spi, WorkerIndex};
 use crate::wire::ike::{ExchangeType, Notify, NotifyType, Payload, Protocol};
 
 /// Our request.
@@ -41,6 +44,15 @@ pub struct ChildTask {
     pub rival_nonce: Option<Bytes>,
     /// SPIs that the peer deleted meanwhile and that we did not know: one may be that of the answer, which is late.
     pub deleted: Vec<Spi>,
+}
+
+/// What a CHILD_SA that the peer asks for is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Replaced {
+    /// The inbound SPI of the one that it replaces.
+    old: Option<Spi>,
+    /// None is everything, else this worker of ours.
+    purpose: Option<WorkerIndex>,
 }
 
 impl ChildTask {
@@ -80,7 +92,8 @@ impl Established {
         // The group of the IKE SA is one that the peer speaks.
         let group = self.birth.suite.group;
         let owner = purpose.unwrap_or(config.owner);
-        let offer = Offer::in_create_child_sa(shared, &config, owner, self.session.local_spi, group);
+        let additional = self.post_quantum() != PostQuantum::No;
+        let offer = Offer::in_create_child_sa(shared, &config, owner, self.session.local_spi, group, additional);
         let task = ChildTask { offer, replaces, purpose, rival_nonce: None, deleted: Vec::new() };
         self.send_child_request(shared, now, &task);
         Some(Task::Child(Box::new(task)))
@@ -111,18 +124,18 @@ impl Established {
             return stay(self, IkeSa::Established);
         }
         let nonce_r = response.nonce.clone().unwrap_or_default();
-        let esp_path = self.session.esp_path(shared.config.natt_port);
         let config = self.birth.config.clone();
-        let setting = Setting::new(shared, &config, esp_path);
-        let source = self.source();
-        match task.offer.accept(setting, source, &nonce_r, response) {
-            Ok(Answer::Child(params)) if self.child_by_outbound(params.outbound_spi).is_some() => {
+        match task.offer.accept(&config, &nonce_r, response) {
+            Ok(Answer::Child(child)) if self.child_by_outbound(child.outbound_spi).is_some() => {
                 self.child_unusable(shared, now, &task, "the answer's SPI is in use by another CHILD_SA".to_owned());
             }
-            Ok(Answer::Child(params)) if task.asks_for_worker() && response.notify(NotifyType::SaResourceInfo).is_none() => {
-                self.worker_child_unbound(shared, now, &task, &params);
+            Ok(Answer::Child(child)) if task.asks_for_worker() && response.notify(NotifyType::SaResourceInfo).is_none() => {
+                self.worker_child_unbound(shared, now, &task, child.outbound_spi);
             }
-            Ok(Answer::Child(params)) if !nonce_r.is_empty() => self.child_agreed(shared, now, &task, *params, nonce_r),
+            Ok(Answer::Child(child)) if !nonce_r.is_empty() => match child.suite.additional {
+                Some(method) => self.follow_up_child(shared, now, task, child, method, response),
+                None => self.child_agreed(shared, now, &task, *child, None),
+            },
             Ok(Answer::OtherGroup(group)) => return self.retry_child(shared, now, task, group),
             Ok(Answer::Child(_)) => self.child_unusable(shared, now, &task, "the answer has no nonce".to_owned()),
             Err(sentence) => self.child_unusable(shared, now, &task, sentence),
@@ -147,9 +160,66 @@ impl Established {
         stay(self, IkeSa::Established)
     }
 
+    /// The additional key exchange has to follow. If the peer has replaced the CHILD_SA meanwhile without one, its own stays.
+    fn follow_up_child(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        task: ChildTask,
+        child: Box<Unkeyed>,
+        method: KeGroup,
+        response: &Contents,
+    ) {
+        if task.rival_nonce.is_some() {
+            return shared.release_spi(child.inbound_spi);
+        }
+        if let Err(Asked::Child(task, _)) =
+            self.follow_up(shared, now, Asked::Child(Box::new(task), child), method, response)
+        {
+            shared.drop(DropReason::IkeMalformed);
+            self.child_abandoned(shared, now, &task, "the answer has no ADDITIONAL_KEY_EXCHANGE".to_owned());
+        }
+    }
+
+    /// The answer to IKE_FOLLOWUP_KE.
+    pub fn conclude_followed_child(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        task: &ChildTask,
+        child: Unkeyed,
+        additional: Result<Secret, String>,
+    ) {
+        match additional {
+            Ok(secret) => self.child_agreed(shared, now, task, child, Some(&secret)),
+            Err(sentence) => self.child_abandoned(shared, now, task, sentence),
+        }
+    }
+
+    /// Nothing was made at either end.
+    fn child_abandoned(&mut self, shared: &mut Shared, now: Instant, task: &ChildTask, sentence: String) {
+        shared.release_spi(task.offer.spi);
+        let reason = CloseReason::WeRefused(sentence);
+        if task.asks_for_worker() {
+            return self.no_more_worker_children(shared, now, reason);
+        }
+        shared.event(Event::ChildFailed { peer: self.peer(), reason });
+        self.postpone(shared, now, task.replaces);
+    }
+
     /// Both ends agree on a new CHILD_SA.
-    fn child_agreed(&mut self, shared: &mut Shared, now: Instant, task: &ChildTask, params: ChildSaParams, nonce_r: Bytes) {
-        let low_nonce = task.offer.nonce.clone().min(nonce_r);
+    fn child_agreed(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        task: &ChildTask,
+        child: Unkeyed,
+        additional: Option<&Secret>,
+    ) {
+        let low_nonce = child.low_nonce();
+        let config = self.birth.config.clone();
+        let setting = Setting::new(shared, &config, self.session.esp_path(shared.config.natt_port));
+        let params = child.keyed(setting, self.source(), additional);
         let lost = task.rival_nonce.as_ref().is_some_and(|rival| low_nonce < *rival);
         let old = task.replaces.filter(|old| self.children.contains_key(old));
         let pointless = task.replaces.is_some() && old.is_none() && self.has_live(task.purpose);
@@ -246,7 +316,8 @@ impl Established {
     }
 
     fn make_child(&mut self, shared: &mut Shared, now: Instant, request: &Contents) -> Result<(), Refusal> {
-        if matches!(self.task, Some(Task::RekeyIke(_) | Task::FollowUp(_))) {
+        self.drop_pending(shared);
+        if self.is_rekeying() {
             return Err(Refusal::new(NotifyType::TemporaryFailure, "the IKE SA is being rekeyed"));
         }
         let old = request.notify(NotifyType::RekeySa).map(|notify| self.rekeyed_child(notify)).transpose()?;
@@ -262,36 +333,64 @@ impl Established {
         let nonce_i = nonce_i.ok_or_else(|| Refusal::new(NotifyType::InvalidSyntax, "the request has no nonce"))?;
         let nonce_r = shared.nonce();
         let config = self.birth.config.clone();
-        let setting = Setting::new(shared, &config, self.session.esp_path(shared.config.natt_port));
-        let setting = setting.owned_by(purpose.unwrap_or(config.owner));
+        let owner = purpose.unwrap_or(config.owner);
         let nonces = Nonces { initiator: nonce_i, responder: &nonce_r, in_auth: false };
-        let (params, mut payloads) =
-            negotiate::answer(shared, self.session.local_spi, setting, self.source(), nonces, request)?;
-        if self.child_by_outbound(params.outbound_spi).is_some() {
-            shared.spi_owners.remove(&params.inbound_spi);
-            return Err(Refusal::new(NotifyType::NoProposalChosen, "the proposal's SPI is in use by another CHILD_SA"));
+        let (unkeyed, mut payloads) = negotiate::answer(shared, self.session.local_spi, &config, owner, nonces, request)?;
+        let replaces_too = old.is_some() && self.child_task().is_some_and(|task| task.replaces == old);
+        let refusal = if self.child_by_outbound(unkeyed.outbound_spi).is_some() {
+            Some((NotifyType::NoProposalChosen, "the proposal's SPI is in use by another CHILD_SA"))
+        } else if replaces_too && (unkeyed.suite.additional.is_some() || matches!(self.task, Some(Task::FollowUp(_)))) {
+            Some((NotifyType::TemporaryFailure, "both ends rekey the CHILD_SA"))
+        } else {
+            None
+        };
+        if let Some((notify, sentence)) = refusal {
+            shared.spi_owners.remove(&unkeyed.inbound_spi);
+            return Err(Refusal::new(notify, sentence));
         }
-        let low_nonce = nonce_i.clone().min(nonce_r);
         if let Some(worker) = purpose.filter(|_| old.is_none()) {
             payloads.push(resource_info(worker));
         }
+        let replaced = Replaced { old, purpose };
+        match unkeyed.suite.additional {
+            Some(method) => {
+                self.await_follow_up(shared, now, Awaited::Child(Box::new(unkeyed), replaced), method, payloads);
+            }
+            None => self.answer_child(shared, now, unkeyed, &replaced, None, &payloads),
+        }
+        Ok(())
+    }
+
+    /// Installs the CHILD_SA that the peer asked for; the answer leaves behind that.
+    pub fn answer_child(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        unkeyed: Unkeyed,
+        replaced: &Replaced,
+        additional: Option<&Secret>,
+        payloads: &[Payload],
+    ) {
+        let config = self.birth.config.clone();
+        let setting = Setting::new(shared, &config, self.session.esp_path(shared.config.natt_port));
+        let low_nonce = unkeyed.low_nonce();
+        let params = unkeyed.keyed(setting, self.source(), additional);
         let mut child = Child::new(&params, Phase::Standby, false, low_nonce.clone(), now);
-        child.per_worker = purpose.is_some();
+        child.per_worker = replaced.purpose.is_some();
         let ticket = shared.install_for(params, child.per_worker);
         child.phase = Phase::Installing(ticket, Then::Answer);
-        self.session.respond_after(ticket, &payloads);
-        if let Some(old) = old {
+        self.session.respond_after(ticket, payloads);
+        if let Some(old) = replaced.old {
             self.note_rekey(old, child.inbound_spi, low_nonce);
         }
         self.adopt_child(child);
-        Ok(())
     }
 
     /// The CHILD_SA that REKEY_SA names, by the SPI that the peer receives on (§1.3.3).
     fn rekeyed_child(&mut self, notify: &Notify) -> Result<Spi, Refusal> {
         let spi = <[u8; 4]>::try_from(&notify.spi[..]).ok().and_then(|octets| Spi::new(u32::from_be_bytes(octets)));
         let named = spi.filter(|_| notify.protocol == Protocol::Esp);
-        if matches!(self.task, Some(Task::Child(_))) && named.is_some_and(|spi| self.child_by_outbound(spi).is_none()) {
+        if self.child_task().is_some() && named.is_some_and(|spi| self.child_by_outbound(spi).is_none()) {
             // It may be the one that we are asking for: the answer is late.
             return Err(Refusal::new(NotifyType::TemporaryFailure, "a CHILD_SA is being made"));
         }

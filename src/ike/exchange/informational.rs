@@ -69,7 +69,7 @@ impl Established {
     /// The peer does not receive on this SPI any more. Returns our half's SPI for the answer.
     fn deleted_by_peer(&mut self, shared: &mut Shared, outbound: Spi) -> Option<Spi> {
         let Some((inbound, phase)) = self.child_by_outbound(outbound).map(|child| (child.inbound_spi, child.phase)) else {
-            if let Some(Task::Child(task)) = &mut self.task
+            if let Some(task) = self.child_task_mut()
                 && task.deleted.len() < MAX_CHILDREN
             {
                 task.deleted.push(outbound);

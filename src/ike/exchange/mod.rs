@@ -3,6 +3,7 @@
 //! - [`auth`]: the payloads of IKE_AUTH, their making and their checking;
 //! - [`create_child`]: CREATE_CHILD_SA for a new or a rekeyed CHILD_SA, as initiator and as responder;
 //! - [`rekey_ike`]: CREATE_CHILD_SA for the IKE SA itself;
+//! - [`follow_up`]: the additional key exchange of either;
 //! - [`informational`]: Delete and liveness;
 //! - [`negotiate`]: the payloads that make a CHILD_SA, in IKE_AUTH and in CREATE_CHILD_SA.
 //!
@@ -10,6 +11,7 @@
 
 pub mod auth;
 pub mod create_child;
+pub mod follow_up;
 pub mod informational;
 pub mod negotiate;
 pub mod rekey_ike;

@@ -8,7 +8,7 @@ use crate::ike::contents::Contents;
 use crate::ike::keymat;
 use crate::ike::limits::MAX_INVALID_KE;
 use crate::ike::narrow::{is_subset, narrow};
-use crate::ike::proposals::{accept_esp, choose_esp, offer_esp};
+use crate::ike::proposals::{PostQuantum, accept_esp, choose_esp, offer_child, offer_esp};
 use crate::ike::shared::Shared;
 use crate::ike::{PeerConfig, config::EndpointConfig};
 use crate::model::{ChildSaParams, ChildSuite, IkeSpi, KeGroup, Lifetime, Path, Secret, Spi, TrafficSelector, WorkerIndex};
@@ -53,8 +53,6 @@ pub struct Source<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Setting<'a> {
     pub config: &'a PeerConfig,
-    /// The worker that will own it.
-    pub owner: WorkerIndex,
     pub path: Path,
     pub replay_window: u32,
     pub lifetime: Lifetime,
@@ -63,37 +61,53 @@ pub struct Setting<'a> {
 impl<'a> Setting<'a> {
     pub fn new(shared: &mut Shared, config: &'a PeerConfig, path: Path) -> Self {
         let EndpointConfig { replay_window, .. } = shared.config;
-        Self { config, owner: config.owner, path, replay_window, lifetime: shared.lifetime() }
+        Self { config, path, replay_window, lifetime: shared.lifetime() }
     }
+}
 
-    /// The same, placed with this worker.
-    pub const fn owned_by(mut self, owner: WorkerIndex) -> Self {
-        self.owner = owner;
-        self
-    }
+/// A CHILD_SA that both ends agree on and that has no keys: an additional key exchange may still have to follow.
+#[derive(Debug)]
+pub struct Unkeyed {
+    pub inbound_spi: Spi,
+    pub outbound_spi: Spi,
+    pub suite: ChildSuite,
+    pub nonce_i: Bytes,
+    pub nonce_r: Bytes,
+    /// Whether we asked for it.
+    initiator: bool,
+    /// Of the exchange's own key exchange.
+    secret: Option<Secret>,
+    local_selectors: Vec<TrafficSelector>,
+    remote_selectors: Vec<TrafficSelector>,
+}
 
-    #[allow(clippy::too_many_arguments, reason = "a CHILD_SA has that many parts")]
-    fn child(
-        self,
-        spis: (Spi, Spi),
-        suite: ChildSuite,
-        (inbound_key, outbound_key): (crate::model::SaKey, crate::model::SaKey),
-        local_selectors: Vec<TrafficSelector>,
-        remote_selectors: Vec<TrafficSelector>,
-    ) -> ChildSaParams {
+impl Unkeyed {
+    /// Gives it keys; `additional` is the secret of the additional key exchange that its suite names.
+    pub fn keyed(self, setting: Setting<'_>, source: Source<'_>, additional: Option<&Secret>) -> ChildSaParams {
+        let secrets = (self.secret.as_ref(), additional);
+        let aead = self.suite.aead;
+        let (of_initiator, of_responder) =
+            keymat::child(source.prf, source.sk_d, secrets, &self.nonce_i, &self.nonce_r, aead);
+        let (inbound_key, outbound_key) =
+            if self.initiator { (of_responder, of_initiator) } else { (of_initiator, of_responder) };
         ChildSaParams {
-            peer: self.config.index,
-            inbound_spi: spis.0,
-            outbound_spi: spis.1,
-            suite,
+            peer: setting.config.index,
+            inbound_spi: self.inbound_spi,
+            outbound_spi: self.outbound_spi,
+            suite: self.suite,
             inbound_key,
             outbound_key,
-            local_selectors,
-            remote_selectors,
-            path: self.path,
-            lifetime: self.lifetime,
-            replay_window: self.replay_window,
+            local_selectors: self.local_selectors,
+            remote_selectors: self.remote_selectors,
+            path: setting.path,
+            lifetime: setting.lifetime,
+            replay_window: setting.replay_window,
         }
+    }
+
+    /// The lower nonce: decides collisions (RFC 7296 §2.8.1).
+    pub fn low_nonce(&self) -> Bytes {
+        self.nonce_i.clone().min(self.nonce_r.clone())
     }
 }
 
@@ -116,8 +130,8 @@ impl std::fmt::Debug for Offer {
 /// What the answer to an offer means.
 #[derive(Debug)]
 pub enum Answer {
-    /// The CHILD_SA.
-    Child(Box<ChildSaParams>),
+    /// The CHILD_SA, complete or not: its suite says whether IKE_FOLLOWUP_KE is to come.
+    Child(Box<Unkeyed>),
     /// The peer wants another group: ask again.
     OtherGroup(KeGroup),
 }
@@ -130,24 +144,19 @@ impl Offer {
         Self { spi, nonce, proposals, key_exchange: None, groups_tried: 0 }
     }
 
-    /// The offer of CREATE_CHILD_SA: with a key exchange, or (a second set of proposals) without, for peers that do none here.
+    /// The offer of CREATE_CHILD_SA; `additional`: with an additional key exchange, if the peer likes.
     pub fn in_create_child_sa(
         shared: &mut Shared,
         config: &PeerConfig,
         owner: WorkerIndex,
         ike: IkeSpi,
         group: KeGroup,
+        additional: bool,
     ) -> Self {
         let spi = shared.reserve_spi(config, owner, ike);
         let nonce = shared.nonce();
         let key_exchange = crypto::key_exchange(group, &mut *shared.rng);
-        let mut groups = KeGroup::ALL.to_vec();
-        groups.sort_by_key(|&other| other != group);
-        let mut proposals = offer_esp(&config.suites, &groups, spi);
-        for mut plain in offer_esp(&config.suites, &[], spi) {
-            plain.number = proposals.last().map_or(1, |last| last.number + 1);
-            proposals.push(plain);
-        }
+        let proposals = offer_child(&config.suites, group, additional, spi);
         Self { spi, nonce, proposals, key_exchange: Some(key_exchange), groups_tried: 0 }
     }
 
@@ -175,13 +184,7 @@ impl Offer {
     }
 
     /// Checks the answer against what was asked for. `nonce_r` is IKE_SA_INIT's in IKE_AUTH, else the answer's own.
-    pub fn accept(
-        &mut self,
-        setting: Setting<'_>,
-        source: Source<'_>,
-        nonce_r: &[u8],
-        answer: &Contents,
-    ) -> Result<Answer, String> {
+    pub fn accept(&mut self, config: &PeerConfig, nonce_r: &Bytes, answer: &Contents) -> Result<Answer, String> {
         if let Some(notify) = answer.notify(NotifyType::InvalidKePayload) {
             return Ok(Answer::OtherGroup(wanted_group(notify)?));
         }
@@ -192,10 +195,10 @@ impl Offer {
         let remote = answer.ts_r.clone().ok_or("the answer has no TSr payload")?;
         let narrowed =
             |ours: &[TrafficSelector], answered: &[TrafficSelector]| !answered.is_empty() && is_subset(answered, ours);
-        if !narrowed(&setting.config.local_selectors, &local) || !narrowed(&setting.config.remote_selectors, &remote) {
+        if !narrowed(&config.local_selectors, &local) || !narrowed(&config.remote_selectors, &remote) {
             return Err("the answer's traffic selectors are wider than what was asked for".to_owned());
         }
-        let shared_secret = match chosen.suite.group {
+        let secret = match chosen.suite.group {
             None => None,
             Some(group) => {
                 let value = answer.key_exchange.as_ref().ok_or("the answer has no KE payload")?;
@@ -204,38 +207,45 @@ impl Offer {
                 Some(half.agree(&value.value).map_err(|error| error.to_string())?)
             }
         };
-        let (ours, theirs) =
-            keymat::child(source.prf, source.sk_d, shared_secret.as_ref(), &self.nonce, nonce_r, chosen.suite.aead);
-        let spis = (self.spi, outbound_spi);
-        Ok(Answer::Child(Box::new(setting.child(spis, chosen.suite, (theirs, ours), local, remote))))
+        Ok(Answer::Child(Box::new(Unkeyed {
+            inbound_spi: self.spi,
+            outbound_spi,
+            suite: chosen.suite,
+            nonce_i: self.nonce.clone(),
+            nonce_r: nonce_r.clone(),
+            initiator: true,
+            secret,
+            local_selectors: local,
+            remote_selectors: remote,
+        })))
     }
 }
 
 /// The nonces of the exchange, as responder.
 #[derive(Clone, Copy, Debug)]
 pub struct Nonces<'a> {
-    pub initiator: &'a [u8],
+    pub initiator: &'a Bytes,
     pub responder: &'a Bytes,
     /// Whether this is IKE_AUTH, where they come from IKE_SA_INIT and there is no key exchange.
     pub in_auth: bool,
 }
 
-/// Makes the CHILD_SA that the peer asks for, and the payloads that say so. Takes an SPI only if nothing is refused.
+/// Agrees on the CHILD_SA that the peer asks for, and makes the payloads that say so. Takes an SPI only if nothing is refused.
 pub fn answer(
     shared: &mut Shared,
     ike: IkeSpi,
-    setting: Setting<'_>,
-    source: Source<'_>,
+    config: &PeerConfig,
+    owner: WorkerIndex,
     nonces: Nonces<'_>,
     request: &Contents,
-) -> Result<(ChildSaParams, Vec<Payload>), Refusal> {
+) -> Result<(Unkeyed, Vec<Payload>), Refusal> {
     let syntax = |what: &str| Refusal::new(NotifyType::InvalidSyntax, format!("the request has no {what} payload"));
-    let config = setting.config;
     let proposals = request.proposals.as_ref().ok_or_else(|| syntax("SA"))?;
     let ts_i = request.ts_i.as_ref().ok_or_else(|| syntax("TSi"))?;
     let ts_r = request.ts_r.as_ref().ok_or_else(|| syntax("TSr"))?;
     let ke_group = request.key_exchange.as_ref().map(|value| value.group);
-    let chosen = choose_esp(&config.suites, proposals, ke_group, nonces.in_auth)
+    let additional = config.post_quantum != PostQuantum::No;
+    let chosen = choose_esp(&config.suites, proposals, ke_group, nonces.in_auth, additional)
         .map_err(|sentence| Refusal::new(NotifyType::NoProposalChosen, sentence))?;
     let outbound_spi = esp_spi(&chosen.spi).map_err(|sentence| Refusal::new(NotifyType::NoProposalChosen, sentence))?;
     let remote = narrow(ts_i, &config.remote_selectors);
@@ -251,7 +261,7 @@ pub fn answer(
         return Err(Refusal::new(NotifyType::TsUnacceptable, sentence));
     }
     let mut payloads = Vec::new();
-    let shared_secret = match chosen.suite.group {
+    let secret = match chosen.suite.group {
         None => None,
         Some(group) => {
             let value = request.key_exchange.as_ref().filter(|value| value.group == group.id());
@@ -262,15 +272,7 @@ pub fn answer(
             Some(agreed.map_err(|error| Refusal::new(NotifyType::InvalidSyntax, error.to_string()))?)
         }
     };
-    let (theirs, ours) = keymat::child(
-        source.prf,
-        source.sk_d,
-        shared_secret.as_ref(),
-        nonces.initiator,
-        nonces.responder,
-        chosen.suite.aead,
-    );
-    let inbound_spi = shared.allocate_spi(setting.owner, ike);
+    let inbound_spi = shared.allocate_spi(owner, ike);
     let mut answer = chosen.answer;
     answer.spi = Bytes::copy_from_slice(&inbound_spi.value().to_be_bytes());
     payloads.insert(0, Payload::SecurityAssociation(vec![answer]));
@@ -279,7 +281,18 @@ pub fn answer(
     }
     payloads.push(Payload::TsInitiator(remote.clone()));
     payloads.push(Payload::TsResponder(local.clone()));
-    Ok((setting.child((inbound_spi, outbound_spi), chosen.suite, (theirs, ours), local, remote), payloads))
+    let unkeyed = Unkeyed {
+        inbound_spi,
+        outbound_spi,
+        suite: chosen.suite,
+        nonce_i: nonces.initiator.clone(),
+        nonce_r: nonces.responder.clone(),
+        initiator: false,
+        secret,
+        local_selectors: local,
+        remote_selectors: remote,
+    };
+    Ok((unkeyed, payloads))
 }
 
 /// A status notification without data.

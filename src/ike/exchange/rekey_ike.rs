@@ -11,33 +11,24 @@
 //! If both ask at once, both answer and wait with the CHILD_SAs; of the four nonces the lowest loses, who made that IKE SA deletes
 //! it, and who made the other one deletes the old.
 //!
-//! With an additional key exchange (RFC 9370 §2.2.4) a second exchange goes between:
-//!
-//! ```text
-//! HDR, SK {SA(spi), Ni, KEi}     ->
-//!                                <- HDR, SK {SA(spi), Nr, KEr, N(ADDITIONAL_KEY_EXCHANGE)(link)}
-//! HDR, SK {KEi(1), N(...)(link)} ->                                   IKE_FOLLOWUP_KE
-//!                                <- HDR, SK {KEr(1)}                  the new IKE SA has every CHILD_SA from here on
-//! ```
-//!
-//! Then there are no collisions to be judged: who has asked answers the other's request with TEMPORARY_FAILURE, and both try again
-//! after a pause of chance.
+//! With an additional key exchange a second exchange goes between: see `follow_up`. Then there are no collisions to be judged.
 
 use bytes::Bytes;
 
+use super::follow_up::{Asked, Awaited};
 use super::negotiate::{Refusal, key_exchange_payload, wanted_group};
 use crate::crypto::{self, KeyExchange, Prf};
 use crate::ike::channel::Channel;
 use crate::ike::contents::Contents;
 use crate::ike::effect::Effect;
 use crate::ike::keymat;
-use crate::ike::limits::{GIVE_UP, MAX_INVALID_KE, MAX_REKEY_FAILURES, RETRY_REKEY};
+use crate::ike::limits::{MAX_INVALID_KE, MAX_REKEY_FAILURES, RETRY_REKEY};
 use crate::ike::proposals::{PostQuantum, accept_ike, choose_ike, offer_ike};
 use crate::ike::session::{Session, SessionStart};
 use crate::ike::shared::Shared;
 use crate::ike::state::{Birth, Candidate, Established, IkeSa, Leaving, Task, stay};
 use crate::model::{DropReason, IkeSpi, IkeSuite, Instant, KeGroup, Secret};
-use crate::wire::ike::{ExchangeType, KeyExchangePayload, Notify, NotifyType, Payload, Proposal};
+use crate::wire::ike::{ExchangeType, NotifyType, Payload, Proposal};
 
 /// Our request.
 pub struct IkeOffer {
@@ -56,37 +47,8 @@ impl std::fmt::Debug for IkeOffer {
     }
 }
 
-/// Our request for the additional key exchange.
-pub struct FollowUp {
-    agreed: Agreed,
-    half: Box<dyn KeyExchange>,
-}
-
-impl std::fmt::Debug for FollowUp {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FollowUp({}, {:?})", self.agreed.local_spi, self.half.group())
-    }
-}
-
-/// The peer's rekey, of which only the additional key exchange is missing.
-pub struct Pending {
-    agreed: Agreed,
-    method: KeGroup,
-    link: Bytes,
-    pub until: Instant,
-}
-
-impl std::fmt::Debug for Pending {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Pending({}, {:?})", self.agreed.local_spi, self.method)
-    }
-}
-
-/// Octets of a link between the two exchanges.
-const LINK_LEN: usize = 16;
-
 /// The secrets and names of one side's view of a rekey.
-struct Agreed {
+pub struct Agreed {
     suite: IkeSuite,
     secret: Secret,
     /// Of the additional key exchange.
@@ -118,7 +80,7 @@ impl Established {
     }
 
     /// Whether a rekey adds a key exchange: if the peer has shown that it speaks one.
-    fn post_quantum(&self) -> PostQuantum {
+    pub fn post_quantum(&self) -> PostQuantum {
         if self.birth.suite.additional.is_some() { self.birth.config.post_quantum } else { PostQuantum::No }
     }
 
@@ -156,8 +118,15 @@ impl Established {
             None => check_answer(offer, response),
         };
         let agreed = match agreed {
-            Ok(agreed) if agreed.suite.additional.is_some() && rival.is_none() => {
-                return self.follow_up(shared, now, agreed, response);
+            Ok(agreed)
+                if let Some(method) = agreed.suite.additional
+                    && rival.is_none() =>
+            {
+                if self.follow_up(shared, now, Asked::Ike(agreed), method, response).is_err() {
+                    shared.drop(DropReason::IkeMalformed);
+                    self.rekey_refused(shared, now);
+                }
+                return stay(self, IkeSa::Established);
             }
             // The peer made one without; it did not want ours that way.
             Ok(agreed) if agreed.suite.additional.is_some() => Err("the additional key exchange is missing".to_owned()),
@@ -188,52 +157,23 @@ impl Established {
         }
     }
 
-    /// Asks for the additional key exchange.
-    fn follow_up(
+    /// The answer to IKE_FOLLOWUP_KE, if it has what it takes.
+    pub fn conclude_ike(
         mut self: Box<Self>,
         shared: &mut Shared,
         now: Instant,
-        agreed: Agreed,
-        response: &Contents,
+        mut agreed: Agreed,
+        additional: Option<Secret>,
     ) -> Option<IkeSa> {
-        let link = response.notify(NotifyType::AdditionalKeyExchange).cloned();
-        let (Some(link), Some(method)) = (link, agreed.suite.additional) else {
-            shared.drop(DropReason::IkeMalformed);
+        if additional.is_none() {
             self.rekey_refused(shared, now);
             return stay(self, IkeSa::Established);
-        };
-        let half = crypto::key_exchange(method, &mut *shared.rng);
-        let payloads = [key_exchange_payload(half.as_ref()), Payload::Notify(link)];
-        self.ask(shared, now, ExchangeType::IkeFollowupKe, &payloads);
-        self.task = Some(Task::FollowUp(Box::new(FollowUp { agreed, half })));
-        stay(self, IkeSa::Established)
-    }
-
-    /// The answer to that.
-    pub fn conclude_follow_up(
-        mut self: Box<Self>,
-        shared: &mut Shared,
-        now: Instant,
-        follow_up: FollowUp,
-        response: &Contents,
-    ) -> Option<IkeSa> {
-        let FollowUp { mut agreed, half } = follow_up;
-        let method = half.group().id();
-        let value = response.key_exchange.as_ref().filter(|value| value.group == method && response.error().is_none());
-        match value.and_then(|value| half.agree(&value.value).ok()) {
-            Some(secret) => {
-                agreed.additional = Some(secret);
-                let heir = agreed.local_spi;
-                let candidate = self.candidate(now, agreed);
-                shared.effects.push_back(Effect::Insert(heir, IkeSa::Candidate(Box::new(candidate))));
-                self.bequeath(shared, now, heir, true)
-            }
-            None => {
-                shared.drop(DropReason::IkeUnexpected);
-                self.rekey_refused(shared, now);
-                stay(self, IkeSa::Established)
-            }
         }
+        agreed.additional = additional;
+        let heir = agreed.local_spi;
+        let candidate = self.candidate(now, agreed);
+        shared.effects.push_back(Effect::Insert(heir, IkeSa::Candidate(Box::new(candidate))));
+        self.bequeath(shared, now, heir, true)
     }
 
     fn rekey_refused(&mut self, shared: &mut Shared, now: Instant) {
@@ -248,15 +188,11 @@ impl Established {
     // --- responder ---
 
     pub fn answer_rekey_ike(mut self: Box<Self>, shared: &mut Shared, now: Instant, request: &Contents) -> Option<IkeSa> {
+        self.drop_pending(shared);
         match self.make_ike(shared, now, request) {
-            Ok((agreed, mut payloads)) => {
+            Ok((agreed, payloads)) => {
                 if let Some(method) = agreed.suite.additional {
-                    let mut link = vec![0; LINK_LEN];
-                    shared.rng.fill(&mut link);
-                    let link = Bytes::from(link);
-                    payloads.push(Payload::Notify(Notify::new(NotifyType::AdditionalKeyExchange, link.clone())));
-                    self.session.respond(shared, &payloads);
-                    self.pending = Some(Pending { agreed, method, link, until: now + GIVE_UP });
+                    self.await_follow_up(shared, now, Awaited::Ike(agreed), method, payloads);
                     return stay(self, IkeSa::Established);
                 }
                 self.session.respond(shared, &payloads);
@@ -280,27 +216,15 @@ impl Established {
         }
     }
 
-    /// IKE_FOLLOWUP_KE: the additional key exchange of the rekey that the link names.
-    pub fn answer_follow_up(mut self: Box<Self>, shared: &mut Shared, now: Instant, request: &Contents) -> Option<IkeSa> {
-        let link = request.notify(NotifyType::AdditionalKeyExchange).map(|notify| notify.data.clone());
-        let Some(Pending { mut agreed, method, .. }) = self.pending.take_if(|pending| link.as_ref() == Some(&pending.link))
-        else {
-            shared.drop(DropReason::IkeUnexpected);
-            self.session.respond(shared, &[Refusal::new(NotifyType::StateNotFound, "").payload()]);
-            return stay(self, IkeSa::Established);
-        };
-        let value = request.key_exchange.as_ref().filter(|value| value.group == method.id());
-        let answer = value.and_then(|value| crypto::answer_key_exchange(method, &value.value, &mut *shared.rng).ok());
-        let Some((value, secret)) = answer else {
-            shared.drop(DropReason::IkeMalformed);
-            let sentence = format!("IKE_FOLLOWUP_KE has no usable KE payload for {}", method.name());
-            shared.refused(Some(self.peer()), self.session.path, sentence);
-            self.session.respond(shared, &[Refusal::new(NotifyType::InvalidSyntax, "").payload()]);
-            return stay(self, IkeSa::Established);
-        };
-        self.session
-            .respond(shared, &[Payload::KeyExchange(KeyExchangePayload { group: method.id(), value: value.into() })]);
-        agreed.additional = Some(secret);
+    /// IKE_FOLLOWUP_KE was answered.
+    pub fn hand_to_candidate(
+        self: Box<Self>,
+        shared: &mut Shared,
+        now: Instant,
+        mut agreed: Agreed,
+        additional: Secret,
+    ) -> Option<IkeSa> {
+        agreed.additional = Some(additional);
         let heir = agreed.local_spi;
         let candidate = self.candidate(now, agreed);
         shared.effects.push_back(Effect::Insert(heir, IkeSa::Candidate(Box::new(candidate))));
@@ -310,6 +234,9 @@ impl Established {
     fn make_ike(&self, shared: &mut Shared, now: Instant, request: &Contents) -> Result<(Agreed, Vec<Payload>), Refusal> {
         match &self.task {
             Some(Task::Child(_) | Task::DeleteChild(_)) => {
+                return Err(Refusal::new(NotifyType::TemporaryFailure, "a CHILD_SA is being made or deleted"));
+            }
+            Some(Task::FollowUp(_)) if self.child_task().is_some() => {
                 return Err(Refusal::new(NotifyType::TemporaryFailure, "a CHILD_SA is being made or deleted"));
             }
             Some(Task::FollowUp(_)) => {
@@ -398,6 +325,7 @@ impl Established {
     /// Leaves everything to a successor.
     pub fn leave_to(&mut self, shared: &mut Shared, heir: IkeSpi) {
         shared.candidates.remove(&heir);
+        self.drop_pending(shared);
         let estate = self.estate();
         shared.effects.push_back(Effect::Inherit { heir, estate });
     }

@@ -25,7 +25,7 @@ use crate::ike::limits::{MAX_CHILDREN, MAX_WORKER_CHILDREN, RETRY_WORKER_CHILD, 
 use crate::ike::shared::Shared;
 use crate::ike::state::{Established, Job, Task};
 use crate::ike::{CloseReason, Event};
-use crate::model::{ChildSaParams, Instant, Spi, WorkerIndex};
+use crate::model::{Instant, Spi, WorkerIndex};
 use crate::wire::ike::{Notify, NotifyType, Payload};
 
 /// SA_RESOURCE_INFO (RFC 9611 §5.1) with the worker's number as resource identifier.
@@ -69,9 +69,9 @@ impl Established {
     }
 
     /// The peer made one for everything, which there is already: it does not know SA_RESOURCE_INFO.
-    pub fn worker_child_unbound(&mut self, shared: &mut Shared, now: Instant, task: &ChildTask, params: &ChildSaParams) {
+    pub fn worker_child_unbound(&mut self, shared: &mut Shared, now: Instant, task: &ChildTask, outbound: Spi) {
         let (spi, nonce) = (task.offer.spi, task.offer.nonce.clone());
-        self.adopt_child(Child::unwanted(spi, Some(params.outbound_spi), nonce, now));
+        self.adopt_child(Child::unwanted(spi, Some(outbound), nonce, now));
         self.enqueue(Job::DeleteChild(spi));
         let sentence = "the peer makes no CHILD_SAs for single workers".to_owned();
         self.no_more_worker_children(shared, now, CloseReason::WeRefused(sentence));

@@ -113,7 +113,7 @@ fn acvp_child_sa() {
         for aead in AeadAlgorithm::ALL {
             for (shared, name) in [(None, "child"), (Some(vector.secret("g_ir_new")), "child_pfs")] {
                 let (ni, nr) = (vector.octets("ni"), vector.octets("nr"));
-                let (initiator, responder) = child(Prf(vector.prf), &vector.sk_d(), shared.as_ref(), &ni, &nr, aead);
+                let (initiator, responder) = child(Prf(vector.prf), &vector.sk_d(), (shared.as_ref(), None), &ni, &nr, aead);
                 let keymat = vector.octets(name);
                 let len = aead.keymat_len();
                 assert_eq!(initiator.keymat.expose(), &keymat[..len]);

@@ -53,7 +53,7 @@ fn chosen_ike(text: &str, ke_group: Option<u16>) -> Result<String, String> {
 }
 
 fn chosen_esp(text: &str, ke_group: Option<u16>, in_auth: bool) -> Result<String, String> {
-    choose_esp(&OURS, &[esp(1, text)], ke_group, in_auth).map(|chosen| chosen.suite.to_string())
+    choose_esp(&OURS, &[esp(1, text)], ke_group, in_auth, false).map(|chosen| chosen.suite.to_string())
 }
 
 #[test]
@@ -90,9 +90,12 @@ fn what_we_offer_we_choose_and_accept() {
 
             for groups in [&[][..], &[first]] {
                 let offer = offer_esp(&[suite], groups, spi());
-                let mut chosen =
-                    choose_esp(&OURS, &offer, groups.first().map(|group| group.id()), groups.is_empty()).expect("ours");
-                assert_eq!(chosen.suite, ChildSuite { aead: suite, esn: true, group: groups.first().copied() });
+                let mut chosen = choose_esp(&OURS, &offer, groups.first().map(|group| group.id()), groups.is_empty(), false)
+                    .expect("ours");
+                assert_eq!(
+                    chosen.suite,
+                    ChildSuite { aead: suite, esn: true, group: groups.first().copied(), additional: None }
+                );
                 chosen.answer.spi = Bytes::from_static(&[9; 4]);
                 assert_eq!(accept_esp(&offer, &[chosen.answer]).expect("what we chose").suite, chosen.suite);
             }
@@ -145,7 +148,7 @@ fn case_30_sentences_stay_short() {
 fn case_34_and_86_spis() {
     for octets in [&[0, 0, 0, 0][..], &[0, 0, 0, 255], &[1; 3], &[1; 8], &[]] {
         let theirs = Proposal { spi: Bytes::copy_from_slice(octets), ..esp(1, "encr:20/256 esn:0") };
-        let refused = choose_esp(&OURS, std::slice::from_ref(&theirs), None, true);
+        let refused = choose_esp(&OURS, std::slice::from_ref(&theirs), None, true, false);
         assert_eq!(refused, Err("no proposal of theirs fits; 1: their SPI is reserved".to_owned()));
         assert!(accept_esp(&offer_esp(&OURS, &[], spi()), &[theirs]).is_err());
     }
@@ -163,8 +166,8 @@ fn case_34_and_86_spis() {
 fn case_35_other_protocols_are_skipped() {
     let other = |value| Proposal { protocol: Protocol::from_value(value), ..esp(1, "encr:20/256 esn:0") };
     for value in [0, 1, 2, 200] {
-        assert!(choose_esp(&OURS, &[other(value)], None, true).is_err(), "{value}");
-        let chosen = choose_esp(&OURS, &[other(value), esp(2, "encr:20/256 esn:0")], None, true).expect("the second");
+        assert!(choose_esp(&OURS, &[other(value)], None, true, false).is_err(), "{value}");
+        let chosen = choose_esp(&OURS, &[other(value), esp(2, "encr:20/256 esn:0")], None, true, false).expect("the second");
         assert_eq!(chosen.answer.number, 2);
     }
 }
@@ -313,9 +316,9 @@ fn case_42_additional_key_exchanges() {
     // ML-KEM is no method that an exchange begins with.
     assert!(choose_ike(&OURS, &[ike(1, "encr:20/256 prf:5 ke:36")], Some(36), true).is_err());
     // A CHILD_SA is keyed without it, if that is allowed.
-    assert!(choose_esp(&OURS, &[esp(1, "encr:20/256 ke:31 6:36 6:0 esn:0")], Some(31), false).is_ok());
-    assert!(choose_esp(&OURS, &[esp(1, "encr:20/256 ke:31 6:36 esn:0")], Some(31), false).is_err());
-    assert!(choose_esp(&OURS, &[esp(1, "encr:20/256 ke:31 6:36 esn:0")], None, true).is_ok(), "IKE_AUTH has no KE");
+    assert!(choose_esp(&OURS, &[esp(1, "encr:20/256 ke:31 6:36 6:0 esn:0")], Some(31), false, false).is_ok());
+    assert!(choose_esp(&OURS, &[esp(1, "encr:20/256 ke:31 6:36 esn:0")], Some(31), false, false).is_err());
+    assert!(choose_esp(&OURS, &[esp(1, "encr:20/256 ke:31 6:36 esn:0")], None, true, false).is_ok(), "IKE_AUTH has no KE");
 }
 
 #[test]
@@ -345,7 +348,8 @@ fn case_43_group_of_the_ke_payload_not_proposed() {
 #[test]
 fn esp_with_and_without_key_exchange() {
     let of = |text: &str, ke_group, in_auth| {
-        choose_esp(&OURS, &[esp(1, text)], ke_group, in_auth).map(|chosen| (chosen.suite.group, chosen.answer.transforms))
+        choose_esp(&OURS, &[esp(1, text)], ke_group, in_auth, false)
+            .map(|chosen| (chosen.suite.group, chosen.answer.transforms))
     };
     let x25519 = Some(KeGroup::X25519);
     let none = "encr:20/256 esn:1";

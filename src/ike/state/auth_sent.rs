@@ -5,15 +5,16 @@
 
 use std::sync::Arc;
 
+use super::Leaving;
 use super::established::{Birth, Established, Lineage, Pair};
-use super::{IkeSa, Leaving, stay};
+use super::initiating::{Course, Progress};
 use crate::crypto::Prf;
 use crate::ike::auth::Authenticated;
 use crate::ike::child::{Child, Phase, Then};
 use crate::ike::contents::Contents;
 use crate::ike::effect::Effect;
 use crate::ike::exchange::auth::{self, Claim, Record};
-use crate::ike::exchange::negotiate::{Answer, Offer, Setting, Source};
+use crate::ike::exchange::negotiate::{Answer, Offer, Setting};
 use crate::ike::keymat::IkeKeys;
 use crate::ike::limits::{GIVE_UP_INITIATE, IKE_PORT};
 use crate::ike::mobike::{self, Mobility};
@@ -22,7 +23,7 @@ use crate::ike::session::{Packet, Received, Session};
 use crate::ike::shared::Shared;
 use crate::ike::state::established::Job;
 use crate::ike::{CloseReason, Event, PeerConfig, ProvedBy, RemoteEndpoint};
-use crate::model::{DropReason, IkeSuite, Instant, PeerId, PeerIndex, Spi};
+use crate::model::{DropReason, IkeSuite, Instant, PeerId, Spi};
 use crate::wire::ike::{ExchangeType, NotifyType};
 
 /// What IKE_SA_INIT came to.
@@ -34,17 +35,10 @@ pub struct AuthStart {
     pub keys: IkeKeys,
     /// When the initiation began.
     pub started: Instant,
-    /// When somebody last asked for it.
-    pub wanted: Instant,
     pub record: Record,
 }
 
 impl AuthStart {
-    /// Nothing comes of it.
-    pub fn fail(self, shared: &mut Shared, reason: CloseReason) {
-        shared.initiate_failed(self.config.index, self.wanted, reason);
-    }
-
     /// The first exchange may have travelled on another port, which firewalls know better than 4500.
     pub fn no_answer(&self, request: &'static str) -> CloseReason {
         let answered_on = match self.config.remote {
@@ -78,8 +72,8 @@ impl AuthSent {
         Self { start, offer }
     }
 
-    pub fn peer(&self) -> PeerIndex {
-        self.start.config.index
+    pub const fn start_data(&self) -> &AuthStart {
+        &self.start
     }
 
     /// The SPI that was reserved for the CHILD_SA.
@@ -87,14 +81,9 @@ impl AuthSent {
         self.offer.spi
     }
 
-    /// Somebody asks for this initiation again.
-    pub const fn want(&mut self, now: Instant) {
-        self.start.wanted = now;
-    }
-
-    pub fn handle(mut self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Option<IkeSa> {
+    pub fn handle(mut self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Progress {
         match self.start.session.receive(shared, packet, &[]) {
-            Received::Nothing | Received::Request(..) => stay(self, IkeSa::AuthSent),
+            Received::Nothing | Received::Request(..) => Progress::GoesOn(Course::Auth(self)),
             Received::Broken(sentence) => {
                 self.fail(shared, CloseReason::WeRefused(format!("malformed IKE_AUTH: {sentence}")))
             }
@@ -102,7 +91,7 @@ impl AuthSent {
         }
     }
 
-    fn judge(self: Box<Self>, shared: &mut Shared, now: Instant, response: &Contents, asked: Instant) -> Option<IkeSa> {
+    fn judge(self: Box<Self>, shared: &mut Shared, now: Instant, response: &Contents, asked: Instant) -> Progress {
         // An error without AUTH refuses the IKE SA; beside AUTH it is about the CHILD_SA.
         if let (Some(error), None) = (response.error(), &response.auth) {
             if error.kind == NotifyType::AuthenticationFailed {
@@ -121,19 +110,18 @@ impl AuthSent {
     }
 
     /// The responder believes in an IKE SA that we do not want: tell it.
-    fn refuse(self: Box<Self>, shared: &mut Shared, now: Instant, sentence: String) -> Option<IkeSa> {
+    fn refuse(self: Box<Self>, shared: &mut Shared, now: Instant, sentence: String) -> Progress {
         shared.drop(DropReason::IkeUnexpected);
         shared.release_spi(self.offer.spi);
         let peer = self.start.config.index;
         shared.refused(Some(peer), self.start.session.path, sentence.clone());
-        shared.initiate_failed(peer, self.start.wanted, CloseReason::WeRefused(sentence));
-        stay(Box::new(Leaving::unauthenticated(shared, now, self.start.session, peer)), IkeSa::Leaving)
+        let leaving = Leaving::unauthenticated(shared, now, self.start.session, peer);
+        Progress::Refused(CloseReason::WeRefused(sentence), Box::new(leaving))
     }
 
-    fn fail(self: Box<Self>, shared: &mut Shared, reason: CloseReason) -> Option<IkeSa> {
+    fn fail(self: Box<Self>, shared: &mut Shared, reason: CloseReason) -> Progress {
         shared.release_spi(self.offer.spi);
-        self.start.fail(shared, reason);
-        None
+        Progress::Failed(reason)
     }
 
     fn establish(
@@ -143,21 +131,21 @@ impl AuthSent {
         response: &Contents,
         proof: (Authenticated<PeerId>, ProvedBy),
         asked: Instant,
-    ) -> Option<IkeSa> {
+    ) -> Progress {
         let AuthSent { start, mut offer } = *self;
         let AuthStart { mut session, config, suite, keys, started, record, .. } = start;
         let spis = session.spis();
         let kin = session.nat.observe_vendor_id(response, spis, session.path);
         let low_nonce = record.low_nonce();
-        let source = Source { prf: Prf(suite.prf), sk_d: &keys.sk_d };
         let esp_path = session.esp_path(shared.config.natt_port);
-        let setting = Setting::new(shared, &config, esp_path);
+        let setting_config = Arc::clone(&config);
+        let setting = Setting::new(shared, &setting_config, esp_path);
         let answer = match response.error() {
             Some(error) => {
                 let notify = error.kind.name().into_owned();
                 Err(CloseReason::PeerRefused { notify, authenticated: true })
             }
-            None => offer.accept(setting, source, &record.nonce_r, response).map_err(CloseReason::WeRefused),
+            None => offer.accept(&config, &record.nonce_r, response).map_err(CloseReason::WeRefused),
         };
         let (peer, spi) = (config.index, session.local_spi);
         let (proof, theirs) = proof;
@@ -182,9 +170,11 @@ impl AuthSent {
         state.announce(shared);
         shared.event(Event::Proof { peer, asked });
         match answer {
-            Ok(Answer::Child(params)) => {
+            Ok(Answer::Child(child)) => {
+                // IKE_AUTH has no key exchange of its own, so nothing follows.
+                let params = child.keyed(setting, state.source(), None);
                 let mut child = Child::new(&params, Phase::Standby, true, low_nonce, now);
-                let ticket = shared.install(*params);
+                let ticket = shared.install(params);
                 child.phase = Phase::Installing(ticket, Then::UseAndDelete(None));
                 state.adopt_child(child);
             }
@@ -205,15 +195,15 @@ impl AuthSent {
         state.look_at_nat(shared, now);
         state.pump(shared, now);
         shared.effects.push_back(Effect::Settle { spi, initial_contact: false });
-        stay(Box::new(state), IkeSa::Established)
+        Progress::Up(Box::new(state))
     }
 
-    pub fn handle_timeout(mut self: Box<Self>, shared: &mut Shared, now: Instant) -> Option<IkeSa> {
+    pub fn handle_timeout(mut self: Box<Self>, shared: &mut Shared, now: Instant) -> Progress {
         if self.start.session.handle_timeout(shared, now) {
             let reason = self.start.no_answer("IKE_AUTH");
             return self.fail(shared, reason);
         }
-        stay(self, IkeSa::AuthSent)
+        Progress::GoesOn(Course::Auth(self))
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {

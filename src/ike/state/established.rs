@@ -14,8 +14,9 @@ use crate::crypto::Prf;
 use crate::ike::auth::Authenticated;
 use crate::ike::child::{Child, Phase, Then};
 use crate::ike::exchange::create_child::ChildTask;
+use crate::ike::exchange::follow_up::{FollowUp, Pending};
 use crate::ike::exchange::negotiate::Source;
-use crate::ike::exchange::rekey_ike::{FollowUp, IkeOffer, Pending};
+use crate::ike::exchange::rekey_ike::IkeOffer;
 use crate::ike::limits::{
     CLOSED_LINGER, MAX_JOBS, PROBE_PATIENCE, RETRY_CHILD_CAP, RETRY_CHILD_FIRST, RETRY_CHILD_PATIENCE, SURPLUS_OVERLAP,
 };
@@ -91,7 +92,7 @@ pub enum Task {
     Child(Box<ChildTask>),
     /// CREATE_CHILD_SA for this IKE SA.
     RekeyIke(Box<IkeOffer>),
-    /// IKE_FOLLOWUP_KE for this IKE SA.
+    /// IKE_FOLLOWUP_KE for either.
     FollowUp(Box<FollowUp>),
     /// INFORMATIONAL with Delete.
     DeleteChild(Spi),
@@ -125,7 +126,7 @@ pub struct Established {
     pub queue: VecDeque<Job>,
     pub children: BTreeMap<Spi, Child>,
     pub replacement: Option<Replacement>,
-    /// The peer's rekey of this IKE SA that IKE_FOLLOWUP_KE is to complete. Meanwhile we ask for nothing but signs of life.
+    /// The peer's CREATE_CHILD_SA that IKE_FOLLOWUP_KE is to complete. Meanwhile we ask for nothing but signs of life.
     pub pending: Option<Pending>,
     /// After a rekey by the peer: until then we make no request.
     pub silent_until: Option<Instant>,
@@ -378,7 +379,7 @@ impl Established {
     /// If there is nothing that every worker can fall back to, asks for a CHILD_SA after a pause that grows with each failure. `ours`: whether we are the side
     /// that asked so far; the other one gives it time.
     pub fn want_child(&mut self, shared: &mut Shared, now: Instant, ours: bool) {
-        let creating = matches!(&self.task, Some(Task::Child(task)) if task.replaces.is_none() && task.purpose.is_none());
+        let creating = self.child_task().is_some_and(|task| task.replaces.is_none() && task.purpose.is_none());
         if creating || self.child_retry.is_some() || self.has_live(None) {
             return;
         }
@@ -447,7 +448,9 @@ impl Established {
             shared.event(Event::ProbeLost { peer: self.peer() });
         }
         self.silent_until.take_if(|until| now >= *until);
-        self.pending.take_if(|pending| now >= pending.until);
+        if self.pending.as_ref().is_some_and(|pending| now >= pending.until) {
+            self.drop_pending(shared);
+        }
         if now >= self.rekey_at && self.replacement.is_none() {
             // Each attempt sets the next date.
             self.rekey_at = self.expires;
@@ -533,9 +536,10 @@ impl Established {
         for child in std::mem::take(&mut self.children).into_values() {
             child.retire(shared, at_once);
         }
-        if let Some(Task::Child(task)) = &self.task {
+        if let Some(task) = self.child_task() {
             shared.release_spi(task.offer.spi);
         }
+        self.drop_pending(shared);
     }
 
     pub fn report_down(&self, shared: &mut Shared, reason: CloseReason) {

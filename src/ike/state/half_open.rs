@@ -372,7 +372,8 @@ impl HalfOpen {
         let child = request.proposals.is_some().then(|| {
             let esp_path = session.esp_path(shared.config.natt_port);
             let setting = Setting::new(shared, &config, esp_path);
-            negotiate::answer(shared, self.local_spi, setting, source, nonces, request)
+            negotiate::answer(shared, self.local_spi, &config, config.owner, nonces, request)
+                .map(|(child, payloads)| (child.keyed(setting, source, None), payloads))
         });
         let low_nonce = self.record.low_nonce();
         let birth = Birth {

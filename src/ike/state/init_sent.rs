@@ -1,9 +1,8 @@
 //! Initiator, IKE_SA_INIT sent (RFC 7296 §1.2, §2.6, §2.7, §2.21.1).
 //!
 //! Nothing that comes back is authenticated. An error is a hint: it is remembered for the reason of the failure, and the request
-//! is sent again. COOKIE and INVALID_KE_PAYLOAD are followed a bounded number of times. The first answer that makes sense wins;
-//! another one that comes later is dropped. Who can forge the first can end this attempt, and the reconciler's next one too, but
-//! gains nothing else: AUTH covers both messages.
+//! is sent again. COOKIE and INVALID_KE_PAYLOAD are followed a bounded number of times and until an answer makes sense. Which answer
+//! is the peer's, AUTH will tell: see `initiating`. After a forged INVALID_KE_PAYLOAD the answer to the earlier request is still good.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,7 +10,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{AuthSent, IkeSa, IntermediateSent, stay};
 use crate::crypto::{self, KeyExchange};
 use crate::ike::channel::Channel;
 use crate::ike::contents::Contents;
@@ -27,7 +25,7 @@ use crate::ike::session::{Packet, Session, SessionStart};
 use crate::ike::shared::Shared;
 use crate::ike::state::auth_sent::AuthStart;
 use crate::ike::{CloseReason, Event, PeerConfig, RemoteEndpoint};
-use crate::model::{DropReason, IkeSpi, IkeSuite, Instant, Path, PeerIndex, Transport};
+use crate::model::{DropReason, IkeSpi, IkeSuite, Instant, KeGroup, Path, PeerIndex, Secret, Transport};
 use crate::wire::ike::{ExchangeType, Flags, Header, Message, Notify, NotifyType, Payload, Proposal};
 
 /// See the module.
@@ -46,12 +44,11 @@ pub struct InitSent {
     path: Path,
     transport: Transport,
     proposals: Vec<Proposal>,
-    half: Box<dyn KeyExchange>,
     nonce: Bytes,
     cookie: Option<Bytes>,
     cookies_followed: u32,
-    groups_followed: u32,
-    message: Bytes,
+    /// The requests that were sent, one for each group; the last is repeated.
+    asked: Vec<Asked>,
     clock: Retransmit,
     /// The last unauthenticated refusal.
     hint: Option<CloseReason>,
@@ -63,12 +60,20 @@ impl std::fmt::Debug for InitSent {
     }
 }
 
+/// A request with its key exchange.
+struct Asked {
+    half: Box<dyn KeyExchange>,
+    message: Bytes,
+}
+
 /// What a usable answer holds.
 struct Accepted {
     remote_spi: IkeSpi,
+    /// The request that it answers.
+    request: Bytes,
     suite: IkeSuite,
     nonce: Bytes,
-    value: Bytes,
+    secret: Secret,
     nat: Nat,
     fragmentation: bool,
     full_transcript: bool,
@@ -108,12 +113,10 @@ impl InitSent {
             path,
             transport,
             proposals,
-            half,
             nonce: shared.nonce(),
             cookie: None,
             cookies_followed: 0,
-            groups_followed: 0,
-            message: Bytes::new(),
+            asked: vec![Asked { half, message: Bytes::new() }],
             clock: Retransmit::start(now, patience, &mut *shared.rng),
             hint: None,
         };
@@ -132,7 +135,8 @@ impl InitSent {
             payloads.push(Payload::Notify(Notify::new(NotifyType::Cookie, cookie.clone())));
         }
         payloads.push(Payload::SecurityAssociation(self.proposals.clone()));
-        payloads.push(key_exchange_payload(self.half.as_ref()));
+        let asked = self.asked.last_mut().expect("there is a request from the start");
+        payloads.push(key_exchange_payload(asked.half.as_ref()));
         payloads.push(Payload::Nonce(self.nonce.clone()));
         payloads.extend(nat::notifies(&mut *shared.rng, self.local_spi.value(), 0, self.path));
         payloads.extend([FRAGMENTATION_SUPPORTED, INTERMEDIATE_SUPPORTED, FULL_TRANSCRIPT]);
@@ -146,13 +150,14 @@ impl InitSent {
             flags: Flags { initiator: true, version: false, response: false },
             message_id: 0,
         };
-        self.message = Message::emit_clear(&header, &payloads).into();
+        asked.message = Message::emit_clear(&header, &payloads).into();
+        shared.transmit(self.path, self.transport, asked.message.clone());
         let left = self.patience.saturating_sub(now.since(self.started));
         self.clock = Retransmit::start(now, left, &mut *shared.rng);
-        shared.transmit(self.path, self.transport, self.message.clone());
     }
 
-    pub fn handle(mut self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Option<IkeSa> {
+    /// What IKE_SA_INIT came to by this answer, if to anything. Unless it is the `first`, nothing is asked again.
+    pub fn handle(&mut self, shared: &mut Shared, now: Instant, packet: Packet<'_>, first: bool) -> Option<AuthStart> {
         let header = packet.message.header;
         let fits = header.exchange == ExchangeType::IkeSaInit
             && header.flags.response
@@ -162,28 +167,26 @@ impl InitSent {
             && packet.path.remote == self.path.remote;
         if !fits {
             shared.drop(DropReason::IkeUnexpected);
-            return stay(self, IkeSa::InitSent);
+            return None;
         }
         let contents = Contents::of(packet.message.payloads.clone());
-        match self.judge(shared, header.responder_spi, &contents, packet.path) {
-            Verdict::Accept(accepted) => self.proceed(shared, now, packet, accepted),
-            Verdict::Again => {
-                self.send(shared, now);
-                stay(self, IkeSa::InitSent)
-            }
-            Verdict::Ignore(reason) => {
-                shared.drop(reason);
-                stay(self, IkeSa::InitSent)
-            }
+        match self.judge(shared, header.responder_spi, &contents, packet.path, first) {
+            Verdict::Accept(accepted) => return Some(self.proceed(shared, packet, accepted)),
+            Verdict::Again => self.send(shared, now),
+            Verdict::Ignore(reason) => shared.drop(reason),
             Verdict::Hint(reason) => {
                 shared.drop(DropReason::IkeUnexpected);
                 self.note(shared, reason);
-                stay(self, IkeSa::InitSent)
             }
         }
+        None
     }
 
-    fn judge(&mut self, shared: &mut Shared, responder_spi: u64, contents: &Contents, path: Path) -> Verdict {
+    fn judge(&mut self, shared: &mut Shared, responder_spi: u64, contents: &Contents, path: Path, first: bool) -> Verdict {
+        let asks_again = [NotifyType::Cookie, NotifyType::InvalidKePayload].map(|kind| contents.notify(kind).is_some());
+        if !first && asks_again != [false, false] {
+            return Verdict::Ignore(DropReason::IkeUnexpected);
+        }
         if let Some(cookie) = contents.notify(NotifyType::Cookie) {
             return self.follow_cookie(&cookie.data);
         }
@@ -215,14 +218,18 @@ impl InitSent {
     /// stay.
     fn follow_group(&mut self, shared: &mut Shared, notify: &Notify) -> Verdict {
         match wanted_group(notify) {
-            Ok(group) if group != self.half.group() && self.groups_followed < MAX_INVALID_KE => {
-                self.groups_followed += 1;
-                self.half = crypto::key_exchange(group, &mut *shared.rng);
+            Ok(group) if Some(group) != self.group() && self.asked.len() <= MAX_INVALID_KE as usize => {
+                self.asked.push(Asked { half: crypto::key_exchange(group, &mut *shared.rng), message: Bytes::new() });
                 Verdict::Again
             }
             Ok(_) => Verdict::Ignore(DropReason::IkeUnexpected),
             Err(sentence) => Verdict::Hint(CloseReason::WeRefused(sentence)),
         }
+    }
+
+    /// The group of the last request.
+    fn group(&self) -> Option<KeGroup> {
+        self.asked.last().map(|asked| asked.half.group())
     }
 
     fn check(&self, responder_spi: u64, contents: &Contents, path: Path) -> Result<Accepted, String> {
@@ -234,9 +241,8 @@ impl InitSent {
         let suite = accept_ike(&self.proposals, proposals)?.suite;
         let value = contents.key_exchange.as_ref().ok_or("the answer has no KE payload")?;
         let nonce = contents.nonce.clone().ok_or("the answer has no nonce")?;
-        if suite.group != self.half.group() || value.group != suite.group.id() {
-            return Err("the answer's KE payload is not for the group that was asked for".to_owned());
-        }
+        let asked = self.asked.iter().rfind(|asked| asked.half.group() == suite.group && value.group == suite.group.id());
+        let asked = asked.ok_or("the answer's KE payload is not for the group that was asked for")?;
         if nonce == self.nonce {
             return Err("the answer's nonce is our own: a reflection".to_owned());
         }
@@ -247,27 +253,19 @@ impl InitSent {
         }
         Ok(Accepted {
             remote_spi,
+            request: asked.message.clone(),
             suite,
             nonce,
-            value: value.value.clone(),
+            secret: asked.half.agree(&value.value).map_err(|error| error.to_string())?,
             nat,
             fragmentation: said(NotifyType::Ikev2FragmentationSupported),
             full_transcript: said(NotifyType::IkeSaInitFullTranscriptAuth),
         })
     }
 
-    /// Derives the keys and goes on with IKE_INTERMEDIATE or IKE_AUTH on the NAT-T port.
-    fn proceed(self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>, accepted: Accepted) -> Option<IkeSa> {
-        let Accepted { remote_spi, suite, nonce, value, nat, fragmentation, full_transcript } = accepted;
-        let secret = match self.half.agree(&value) {
-            Ok(secret) => secret,
-            Err(error) => {
-                shared.drop(DropReason::IkeMalformed);
-                let reason = CloseReason::WeRefused(error.to_string());
-                shared.initiate_failed(self.config.index, self.wanted, reason);
-                return None;
-            }
-        };
+    /// Derives the keys; what follows travels on the NAT-T port.
+    fn proceed(&self, shared: &mut Shared, packet: Packet<'_>, accepted: Accepted) -> AuthStart {
+        let Accepted { remote_spi, request, suite, nonce, secret, nat, fragmentation, full_transcript } = accepted;
         // Somebody is there: the next initiation begins here, too.
         shared.places.insert(self.config.index, self.first + self.tried);
         let spis = (self.local_spi.value(), remote_spi.value());
@@ -284,41 +282,35 @@ impl InitSent {
             channel: Channel::new(suite.aead, &keys, true),
             first_id: 1,
         });
-        let start = AuthStart {
+        AuthStart {
             session,
-            config: self.config,
+            config: Arc::clone(&self.config),
             suite,
             keys,
             started: self.started,
-            wanted: self.wanted,
             record: Record {
-                request: self.message,
+                request,
                 response: Bytes::copy_from_slice(packet.datagram),
-                nonce_i: self.nonce,
+                nonce_i: self.nonce.clone(),
                 nonce_r: nonce,
                 full_transcript,
                 int_auth: Vec::new(),
             },
-        };
-        match suite.additional {
-            Some(method) => {
-                let state = IntermediateSent::start(shared, now, start, method);
-                stay(Box::new(state), IkeSa::IntermediateSent)
-            }
-            None => stay(Box::new(AuthSent::start(shared, now, start)), IkeSa::AuthSent),
         }
     }
 
-    pub fn handle_timeout(mut self: Box<Self>, shared: &mut Shared, now: Instant) -> Option<IkeSa> {
+    /// Whether it goes on.
+    pub fn handle_timeout(&mut self, shared: &mut Shared, now: Instant) -> bool {
         match self.clock.poll(now, &mut *shared.rng) {
-            Due::Wait => stay(self, IkeSa::InitSent),
+            Due::Wait => true,
             Due::Send => {
-                shared.transmit(self.path, self.transport, self.message.clone());
+                let message = self.asked.last().map(|asked| asked.message.clone()).unwrap_or_default();
+                shared.transmit(self.path, self.transport, message);
                 if self.hint.is_none() && now.since(self.started) >= SILENCE {
                     let reason = self.no_answer();
                     self.note(shared, reason);
                 }
-                stay(self, IkeSa::InitSent)
+                true
             }
             Due::GiveUp if self.patience < GIVE_UP_INITIATE => {
                 if self.hint.is_none() {
@@ -327,18 +319,18 @@ impl InitSent {
                 }
                 let (peer, tried) = (self.config.index, self.tried + 1);
                 shared.effects.push_back(Effect::TryNext { peer, tried, wanted: self.wanted });
-                None
+                false
             }
             Due::GiveUp => {
                 let reason = self.hint.take().unwrap_or_else(|| self.no_answer());
                 shared.initiate_failed(self.config.index, self.wanted, reason);
-                None
+                false
             }
         }
     }
 
     /// Remembers what seems to be wrong; said once.
-    fn note(&mut self, shared: &mut Shared, reason: CloseReason) {
+    pub fn note(&mut self, shared: &mut Shared, reason: CloseReason) {
         if self.hint.as_ref() != Some(&reason) {
             shared.event(Event::Trouble { peer: self.config.index, reason: reason.clone() });
             self.hint = Some(reason);

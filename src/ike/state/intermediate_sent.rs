@@ -9,7 +9,7 @@
 //! ```
 
 use super::auth_sent::{AuthSent, AuthStart};
-use super::{IkeSa, stay};
+use super::initiating::{Course, Progress};
 use crate::crypto::{self, KeyExchange, Prf};
 use crate::ike::CloseReason;
 use crate::ike::channel::Channel;
@@ -20,7 +20,7 @@ use crate::ike::keymat;
 use crate::ike::limits::GIVE_UP_INITIATE;
 use crate::ike::session::{Packet, Received};
 use crate::ike::shared::Shared;
-use crate::model::{DropReason, Instant, KeGroup, PeerIndex};
+use crate::model::{DropReason, Instant, KeGroup};
 use crate::wire::ike::ExchangeType;
 
 /// See the module.
@@ -45,43 +45,37 @@ impl IntermediateSent {
         Self { start, half }
     }
 
-    pub fn peer(&self) -> PeerIndex {
-        self.start.config.index
+    pub const fn start_data(&self) -> &AuthStart {
+        &self.start
     }
 
-    /// Somebody asks for this initiation again.
-    pub const fn want(&mut self, now: Instant) {
-        self.start.wanted = now;
-    }
-
-    pub fn handle(mut self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Option<IkeSa> {
+    pub fn handle(mut self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Progress {
         match self.start.session.receive(shared, packet, &[]) {
-            Received::Nothing | Received::Request(..) => stay(self, IkeSa::IntermediateSent),
+            Received::Nothing | Received::Request(..) => Progress::GoesOn(Course::Intermediate(self)),
             Received::Broken(sentence) => {
-                self.fail(shared, CloseReason::WeRefused(format!("malformed IKE_INTERMEDIATE: {sentence}")))
+                Progress::Failed(CloseReason::WeRefused(format!("malformed IKE_INTERMEDIATE: {sentence}")))
             }
             Received::Response(contents, _) => self.judge(shared, now, &contents),
         }
     }
 
-    fn judge(self: Box<Self>, shared: &mut Shared, now: Instant, response: &Contents) -> Option<IkeSa> {
+    fn judge(self: Box<Self>, shared: &mut Shared, now: Instant, response: &Contents) -> Progress {
         if let Some(error) = response.error() {
             let notify = error.kind.name().into_owned();
-            return self.fail(shared, CloseReason::PeerRefused { notify, authenticated: true });
+            return Progress::Failed(CloseReason::PeerRefused { notify, authenticated: true });
         }
         let method = self.half.group();
         let Some(value) = response.key_exchange.as_ref().filter(|value| value.group == method.id()) else {
             let sentence = format!("the answer to IKE_INTERMEDIATE has no KE payload for {}", method.name());
             shared.drop(DropReason::IkeMalformed);
-            return self.fail(shared, CloseReason::WeRefused(sentence));
+            return Progress::Failed(CloseReason::WeRefused(sentence));
         };
         let Self { mut start, half } = *self;
         let secret = match half.agree(&value.value) {
             Ok(secret) => secret,
             Err(error) => {
                 shared.drop(DropReason::IkeMalformed);
-                start.fail(shared, CloseReason::WeRefused(error.to_string()));
-                return None;
+                return Progress::Failed(CloseReason::WeRefused(error.to_string()));
             }
         };
         let (prf, spis) = (Prf(start.suite.prf), start.session.spis());
@@ -91,20 +85,14 @@ impl IntermediateSent {
         start.keys = keymat::rekeyed(prf, &start.keys.sk_d, start.suite, (&secret, None), nonce_i, nonce_r, spis.0, spis.1);
         start.session.rekey(Channel::new(start.suite.aead, &start.keys, true));
         start.record.int_auth = int_auth.octets();
-        stay(Box::new(AuthSent::start(shared, now, start)), IkeSa::AuthSent)
+        Progress::GoesOn(Course::Auth(Box::new(AuthSent::start(shared, now, start))))
     }
 
-    fn fail(self: Box<Self>, shared: &mut Shared, reason: CloseReason) -> Option<IkeSa> {
-        self.start.fail(shared, reason);
-        None
-    }
-
-    pub fn handle_timeout(mut self: Box<Self>, shared: &mut Shared, now: Instant) -> Option<IkeSa> {
+    pub fn handle_timeout(mut self: Box<Self>, shared: &mut Shared, now: Instant) -> Progress {
         if self.start.session.handle_timeout(shared, now) {
-            let reason = self.start.no_answer("IKE_INTERMEDIATE");
-            return self.fail(shared, reason);
+            return Progress::Failed(self.start.no_answer("IKE_INTERMEDIATE"));
         }
-        stay(self, IkeSa::IntermediateSent)
+        Progress::GoesOn(Course::Intermediate(self))
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {

@@ -1,10 +1,10 @@
 //! The states of an IKE SA, one struct each. Only [`Established`] has CHILD_SAs, and only a verified AUTH makes one.
 //!
 //! ```text
-//! initiator: InitSent [-> IntermediateSent] -> AuthSent -+
-//!                                                        +-> Established -> Leaving -> Closed
-//! responder:        HalfOpen ------+        ^
-//!                          rekey: Candidate -+
+//! initiator: Initiating: InitSent [-> IntermediateSent] -> AuthSent -+
+//!                                                                    +-> Established -> Leaving -> Closed
+//! responder:                    HalfOpen ------+        ^
+//!                                      rekey: Candidate -+
 //! ```
 
 mod auth_sent;
@@ -13,6 +13,7 @@ mod established;
 mod estate;
 mod half_open;
 mod init_sent;
+mod initiating;
 mod intermediate_sent;
 mod leaving;
 
@@ -22,6 +23,7 @@ pub use established::{Birth, Established, Job, Lineage, Replacement, Task};
 pub use estate::Estate;
 pub use half_open::{HalfOpen, init_answer_header, respond_to_init};
 pub use init_sent::InitSent;
+pub use initiating::Initiating;
 pub use intermediate_sent::IntermediateSent;
 pub use leaving::{Closed, Leaving};
 
@@ -32,12 +34,8 @@ use crate::model::{Instant, PeerIndex};
 /// An IKE SA in one of its states.
 #[derive(Debug)]
 pub enum IkeSa {
-    /// We sent IKE_SA_INIT.
-    InitSent(Box<InitSent>),
-    /// We sent IKE_INTERMEDIATE.
-    IntermediateSent(Box<IntermediateSent>),
-    /// We sent IKE_AUTH.
-    AuthSent(Box<AuthSent>),
+    /// We sent IKE_SA_INIT, and what follows it up to IKE_AUTH.
+    Initiating(Box<Initiating>),
     /// We answered IKE_SA_INIT.
     HalfOpen(Box<HalfOpen>),
     /// It is up.
@@ -54,9 +52,7 @@ impl IkeSa {
     /// Takes a message that names this IKE SA; what comes back is the next state, if any is left.
     pub fn handle(self, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Option<IkeSa> {
         match self {
-            Self::InitSent(state) => state.handle(shared, now, packet),
-            Self::IntermediateSent(state) => state.handle(shared, now, packet),
-            Self::AuthSent(state) => state.handle(shared, now, packet),
+            Self::Initiating(state) => state.handle(shared, now, packet),
             Self::HalfOpen(state) => state.handle(shared, now, packet),
             Self::Established(state) => state.handle(shared, now, packet),
             Self::Candidate(state) => state.handle(shared, now, packet),
@@ -68,9 +64,7 @@ impl IkeSa {
     /// Does what is due.
     pub fn handle_timeout(self, shared: &mut Shared, now: Instant) -> Option<IkeSa> {
         match self {
-            Self::InitSent(state) => state.handle_timeout(shared, now),
-            Self::IntermediateSent(state) => state.handle_timeout(shared, now),
-            Self::AuthSent(state) => state.handle_timeout(shared, now),
+            Self::Initiating(state) => state.handle_timeout(shared, now),
             Self::HalfOpen(state) => state.handle_timeout(now),
             Self::Established(state) => state.handle_timeout(shared, now),
             Self::Candidate(state) => state.handle_timeout(shared, now),
@@ -82,9 +76,7 @@ impl IkeSa {
     /// When something is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self {
-            Self::InitSent(state) => Some(state.poll_timeout()),
-            Self::IntermediateSent(state) => state.poll_timeout(),
-            Self::AuthSent(state) => state.poll_timeout(),
+            Self::Initiating(state) => state.poll_timeout(),
             Self::HalfOpen(state) => Some(state.expires),
             Self::Established(state) => state.poll_timeout(),
             Self::Candidate(state) => Some(state.expires),
@@ -96,9 +88,7 @@ impl IkeSa {
     /// Whose it is, as far as that is known (before AUTH: whom we wanted to reach).
     pub fn peer(&self) -> Option<PeerIndex> {
         match self {
-            Self::InitSent(state) => Some(state.peer()),
-            Self::IntermediateSent(state) => Some(state.peer()),
-            Self::AuthSent(state) => Some(state.peer()),
+            Self::Initiating(state) => Some(state.peer()),
             Self::HalfOpen(_) | Self::Closed(_) => None,
             Self::Established(state) => Some(state.peer()),
             Self::Candidate(state) => Some(state.peer()),
@@ -109,16 +99,14 @@ impl IkeSa {
     /// Somebody asks for an initiation that is open already.
     pub fn want(&mut self, now: Instant) {
         match self {
-            Self::InitSent(state) => state.wanted = now,
-            Self::IntermediateSent(state) => state.want(now),
-            Self::AuthSent(state) => state.want(now),
+            Self::Initiating(state) => state.want(now),
             _ => {}
         }
     }
 
     /// Whether it is an initiation of ours that is not done.
     pub const fn is_initiating(&self) -> bool {
-        matches!(self, Self::InitSent(_) | Self::IntermediateSent(_) | Self::AuthSent(_))
+        matches!(self, Self::Initiating(_))
     }
 }
 

@@ -359,16 +359,6 @@ fn answers_from_elsewhere_do_not_count() {
 }
 
 #[test]
-fn case_55_two_answers() {
-    let (mut sim, request) = initiating();
-    respond(&mut sim, &good_answer(&request, 1));
-    assert_eq!(sent(&mut sim).len(), 1);
-    let second = good_answer(&request, 2);
-    must_only_count(&mut sim, DropReason::IkeUnexpected, "the first wins", |sim| respond(sim, &second));
-    assert!(sent(&mut sim).is_empty());
-}
-
-#[test]
 fn case_56_the_same_request_a_thousand_times() {
     let mut sim = alone(Proof::Psk);
     let octets = Greeting::new(1).message();

@@ -1,5 +1,6 @@
 //! Scenarios between whole endpoints: who sends what, then what each side holds.
 
+mod answers;
 mod attacks;
 mod bad_auth;
 mod bad_child;
@@ -10,6 +11,7 @@ mod certificates;
 mod collision_table;
 mod collisions;
 mod duplicates;
+mod followed_children;
 mod fragments;
 mod hand;
 mod handshake;
@@ -18,6 +20,7 @@ mod moves;
 mod per_worker;
 mod post_quantum;
 mod rekey;
+mod unasked;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::hand::{Hand, alone, errors, own_config, sent};
-use super::{HOST, count, pair, pair_by_hand, script, sender};
+use super::{HOST, classical_pair_by_hand, count, pair, script, sender};
 use crate::ike::limits::{MAX_WORKER_CHILDREN, NEW_SA_BURST, RETRY_WORKER_CHILD};
 use crate::ike::simulator::{Proof, Simulator};
 use crate::ike::{Command, Event, nat};
@@ -74,7 +74,7 @@ fn resource_info(worker: u8) -> Payload {
 
 #[test]
 fn a_worker_gets_its_own_and_the_peer_places_the_other_half_by_modulo() {
-    let mut sim = with_workers(pair_by_hand(1), [4, 2]);
+    let mut sim = with_workers(classical_pair_by_hand(1), [4, 2]);
     let fallback = [sender(&sim, 0), sender(&sim, 1)];
     want(&mut sim, 0, 3);
     sim.deliver(0);
@@ -131,7 +131,7 @@ fn what_the_peer_made_is_used_after_a_while_without_a_first_packet() {
 #[test]
 fn both_ask_at_once_and_one_of_each_pair_stays() {
     for nonces in super::permutations() {
-        let mut sim = with_workers(pair_by_hand(5), [2, 2]);
+        let mut sim = with_workers(classical_pair_by_hand(5), [2, 2]);
         let [ni_a, nr_b, ni_b, nr_a] = nonces;
         script(&mut sim, 0, &[ni_a, 0, nr_a, 0]);
         script(&mut sim, 1, &[ni_b, 0, nr_b, 0]);
@@ -377,7 +377,7 @@ fn a_newer_ike_sa_takes_the_packets_of_all_workers() {
 
 #[test]
 fn a_request_that_crosses_a_rekey_of_the_ike_sa_is_made_again() {
-    let mut sim = with_workers(pair_by_hand(17), [2, 2]);
+    let mut sim = with_workers(classical_pair_by_hand(17), [2, 2]);
     want(&mut sim, 0, 1);
     sim.command(1, Command::RekeyIke(HOST[0]));
     sim.deliver_all();

@@ -342,7 +342,9 @@ fn case_48_answers_of_the_additional_key_exchange() {
         let answer = channel.seal(&header, &payloads);
         sim.inject(0, SocketAddr::new(address(1), 4500), Transport::Natt, &answer);
         let failed = |event: &&Event| matches!(event, Event::InitiateFailed { .. });
-        assert_eq!(sim.hosts[0].events.iter().filter(failed).count(), 1, "{payloads:?}");
+        // A better answer to IKE_SA_INIT may still come.
+        sim.run_for(Duration::from_millis(2100));
+        assert_eq!(sim.hosts[0].events.iter().filter(failed).count(), 1);
         assert_eq!(sim.hosts[0].endpoint.ike_sa_count(), 0);
     }
     // Any 1088 octets are a ciphertext (FIPS 203 §6.3), so IKE_AUTH follows, under keys that nobody else has.

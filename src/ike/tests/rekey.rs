@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{HOST, count, must_be_settled, pair, pair_by_hand, sender};
+use super::{HOST, classical_pair_by_hand, count, must_be_settled, pair, sender};
 use crate::ike::simulator::{Content, Faults};
 use crate::ike::{CloseReason, Command, Event};
 use crate::model::DropReason;
@@ -70,7 +70,7 @@ fn time_alone_rekeys_everything() {
 
 #[test]
 fn a_responder_uses_the_new_child_when_the_first_packet_arrives() {
-    let mut sim = pair_by_hand(4);
+    let mut sim = classical_pair_by_hand(4);
     let old = [sender(&sim, 0), sender(&sim, 1)];
     sim.command(0, Command::RekeyChild(old[0]));
     sim.deliver(0);
@@ -86,7 +86,7 @@ fn a_responder_uses_the_new_child_when_the_first_packet_arrives() {
 
 #[test]
 fn a_repeated_request_gets_the_same_answer_and_installs_nothing() {
-    let mut sim = pair_by_hand(5);
+    let mut sim = classical_pair_by_hand(5);
     let old = sender(&sim, 0);
     sim.command(0, Command::RekeyChild(old));
     let request = sim.waiting[0].clone();
@@ -149,7 +149,7 @@ fn a_probe_proves_both_directions() {
 
 #[test]
 fn retransmissions_are_identical_octets() {
-    let mut sim = pair_by_hand(9);
+    let mut sim = classical_pair_by_hand(9);
     sim.command(0, Command::Probe(HOST[1]));
     sim.run_for(Duration::from_secs(4));
     assert!(sim.waiting.len() >= 4);

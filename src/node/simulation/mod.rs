@@ -5,6 +5,7 @@
 //! gives the same run. Somebody watches: [`World::witness`] notes what must never happen. [`schedule`] plays random schedules.
 
 mod judge;
+mod play;
 pub mod schedule;
 mod wire;
 mod witness;

@@ -155,7 +155,7 @@ fn an_answer_leaves_from_the_address_that_was_asked() {
 }
 
 #[test]
-fn a_train_travels_whole_and_is_cut_by_its_stride() {
+fn case_115_a_train_travels_whole_and_is_cut_by_its_stride() {
     in_new_netns(|| {
         for (any, remote) in
             [(ANY, "127.0.0.1"), (Ipv6Addr::UNSPECIFIED.into(), "::1"), (Ipv6Addr::UNSPECIFIED.into(), "127.0.0.1")]

@@ -7,8 +7,21 @@ use std::sync::Once;
 use std::time::Duration;
 
 /// Every tool that the laboratory calls.
-const TOOLS: &[&str] =
-    &["ip", "nft", "ping", "iperf3", "tcpdump", "swanctl", "pki", "setpriv", "timeout", "sysctl", "conntrack", "ethtool"];
+const TOOLS: &[&str] = &[
+    "ip",
+    "nft",
+    "ping",
+    "iperf3",
+    "tcpdump",
+    "swanctl",
+    "pki",
+    "setpriv",
+    "timeout",
+    "sysctl",
+    "conntrack",
+    "ethtool",
+    "certutil",
+];
 
 /// The IKE daemon of the Debian package `charon-systemd`.
 pub const CHARON: &str = "/usr/sbin/charon-systemd";

@@ -7,6 +7,7 @@ pub mod agent;
 pub mod command;
 pub mod flows;
 pub mod net;
+pub mod pluto;
 pub mod swan;
 pub mod traces;
 pub mod traffic;

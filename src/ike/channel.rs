@@ -65,6 +65,16 @@ impl Channel {
         Self { outbound: Direction::new(algorithm, ours), inbound: Direction::new(algorithm, theirs), next_iv: 1 }
     }
 
+    /// Leaves out the IVs that went before: of another channel, or of another course of the same initiation.
+    pub const fn go_on_from(&mut self, iv: u64) {
+        self.next_iv = iv;
+    }
+
+    /// The IV of the next message.
+    pub const fn next_iv(&self) -> u64 {
+        self.next_iv
+    }
+
     /// A whole message with these payloads inside SK.
     pub fn seal(&mut self, header: &Header, payloads: &[Payload]) -> Bytes {
         let iv = self.next_iv.to_be_bytes();

@@ -476,8 +476,14 @@ impl Session {
     }
 
     /// Speaks under other keys from now on. What was sent already is repeated as it was.
-    pub fn rekey(&mut self, channel: Channel) {
+    pub fn rekey(&mut self, mut channel: Channel) {
+        channel.go_on_from(self.channel.next_iv());
         self.channel = channel;
+    }
+
+    /// Keeps to IVs of its own: several answers to one IKE_SA_INIT may come under one pair of SPIs.
+    pub const fn take_ivs(&mut self, number: u64) {
+        self.channel.go_on_from((number << 32) + 1);
     }
 
     fn send_response(&mut self, shared: &mut Shared, response: Vec<Bytes>) {

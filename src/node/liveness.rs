@@ -86,6 +86,11 @@ impl Liveness {
         heard.is_some() && heard > silent
     }
 
+    /// Whether the peer was heard as lately as a peer must be that is alive.
+    pub fn was_heard(&self, now: Instant) -> bool {
+        self.heard.is_some_and(|heard| now.since(heard) < PROOF_AGE)
+    }
+
     /// Whether a probe should leave now. `interval` is the longest time between proofs.
     pub fn wants_probe(&self, now: Instant, interval: Duration) -> bool {
         if self.open {

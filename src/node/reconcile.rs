@@ -220,8 +220,9 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&index) else { return };
         peer.liveness.probe_lost();
         let unreachable = peer.config().remote.is_none();
-        if unreachable && !peer.liveness.is_heard(now) {
-            // We cannot call it; it will call us. What it had is of no use to anybody.
+        if unreachable && !peer.liveness.was_heard(now) {
+            // We cannot call it; it will call us. What it had is of no use to anybody. One that was heard a moment ago may be behind
+            // a NAT that forgot it: its next sign of life, which comes within ten seconds, shows where it is.
             self.endpoint.handle_command(now, Command::Close(index));
         }
         self.remember(now, index, "the peer does not answer".to_owned(), true);

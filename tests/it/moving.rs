@@ -208,13 +208,15 @@ fn nat_that_forgets(lab: &Lab, alpha: &Agent, (rounds, pause): (u32, u32), most:
     let before = alpha.peer("beta").ike_spis();
     let seconds = (rounds * pause).to_string();
     let pings = [(&lab.alpha, &lab.beta), (&lab.beta, &lab.alpha)]
-        .map(|(from, to)| Pinging::with(from, &["-i", "0.05", "-w", &seconds, "-I", from.inner, to.inner]));
+        .map(|(from, to)| Pinging::with(from, &["-i", "0.05", "-w", &seconds, "-I", from.inner, to.inner]))
+        // Somebody must read what they say, or they stop when the pipe is full.
+        .map(|pings| std::thread::spawn(|| pings.wait()));
     for _ in 0..rounds {
         sleep(Duration::from_secs(pause.into()) / 2);
         lab.forget_nat();
         sleep(Duration::from_secs(pause.into()) / 2);
     }
-    let pings = pings.map(Pinging::wait);
+    let pings = pings.map(|pings| pings.join().expect("figures"));
     let lost = pings.map(|pings| pings.lost());
     eprintln!("{rounds} times forgotten: {pings:?}");
     assert!(lost.iter().all(|&lost| lost <= most * rounds), "{lost:?} lost in {rounds} rounds");

@@ -37,7 +37,7 @@ pub struct FollowUp {
 /// What our CREATE_CHILD_SA agreed on.
 pub enum Asked {
     /// A successor of the IKE SA.
-    Ike(Agreed),
+    Ike(Box<Agreed>),
     /// A CHILD_SA.
     Child(Box<ChildTask>, Box<Unkeyed>),
 }
@@ -104,7 +104,7 @@ impl Established {
             shared.drop(DropReason::IkeUnexpected);
         }
         match what {
-            Asked::Ike(agreed) => self.conclude_ike(shared, now, agreed, secret.ok()),
+            Asked::Ike(agreed) => self.conclude_ike(shared, now, *agreed, secret.ok()),
             Asked::Child(task, unkeyed) => {
                 self.conclude_followed_child(shared, now, &task, *unkeyed, secret);
                 stay(self, IkeSa::Established)

@@ -122,7 +122,7 @@ impl Established {
                 if let Some(method) = agreed.suite.additional
                     && rival.is_none() =>
             {
-                if self.follow_up(shared, now, Asked::Ike(agreed), method, response).is_err() {
+                if self.follow_up(shared, now, Asked::Ike(Box::new(agreed)), method, response).is_err() {
                     shared.drop(DropReason::IkeMalformed);
                     self.rekey_refused(shared, now);
                 }

@@ -141,7 +141,7 @@ impl Initiating {
         let known = self.courses.iter().any(|course| course.start().record.response == packet.datagram);
         if known || self.followed.len() == MAX_ANSWERS {
             shared.drop(DropReason::IkeUnexpected);
-        } else if let Some(start) = self.init.handle(shared, now, packet, self.followed.is_empty()) {
+        } else if let Some(mut start) = self.init.handle(shared, now, packet, self.followed.is_empty()) {
             if self.followed.iter().any(|sk_d| crypto::equal(sk_d.expose(), start.keys.sk_d.expose())) {
                 shared.drop(DropReason::IkeUnexpected);
                 return stay(self, IkeSa::Initiating);
@@ -149,6 +149,7 @@ impl Initiating {
             if self.followed.is_empty() {
                 self.open_until = now + ANSWERS_OPEN;
             }
+            start.session.take_ivs(self.followed.len() as u64);
             self.followed.push(start.keys.sk_d.clone());
             self.courses.push(Course::begin(shared, now, start));
         }

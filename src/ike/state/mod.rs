@@ -98,9 +98,8 @@ impl IkeSa {
 
     /// Somebody asks for an initiation that is open already.
     pub fn want(&mut self, now: Instant) {
-        match self {
-            Self::Initiating(state) => state.want(now),
-            _ => {}
+        if let Self::Initiating(state) = self {
+            state.want(now);
         }
     }
 

@@ -396,9 +396,8 @@ impl HalfOpen {
         if mobility.spoken {
             payloads.extend(mobike::auth_payloads(shared, session.path));
         }
-        let peer = config.index;
         // Its AUTH covers our nonce, so our answer to IKE_SA_INIT arrived: both directions are proved.
-        shared.event(Event::Proof { peer, asked: self.arrived });
+        shared.event(Event::Proof { peer: config.index, asked: self.arrived });
         let (mut failure, mut answered) = (None, None);
         match child {
             Some(Ok((params, child_payloads))) => {
@@ -420,7 +419,7 @@ impl HalfOpen {
         state.mobility = mobility;
         state.announce(shared);
         if let Some(sentence) = failure {
-            shared.event(Event::ChildFailed { peer, reason: CloseReason::WeRefused(sentence) });
+            shared.event(Event::ChildFailed { peer: config.index, reason: CloseReason::WeRefused(sentence) });
         }
         match answered {
             Some(child) => state.adopt_child(child),

@@ -61,8 +61,13 @@ impl<'n> Section<'n> {
     pub(crate) fn take(&mut self, key: &'static str) -> Option<Field<'n>> {
         self.known.push(key);
         let (found, node) = self.entries.iter().find(|(entry, _)| entry.text == key)?;
-        let path = if self.key.is_empty() { key.to_owned() } else { format!("{}.{key}", self.key) };
+        let path = self.path(key);
         Some(Field { line: found.line, key: path, node })
+    }
+
+    /// A key of this section as seen from the whole file.
+    fn path(&self, key: &str) -> String {
+        if self.key.is_empty() { key.to_owned() } else { format!("{}.{key}", self.key) }
     }
 
     /// Whether a key is there.
@@ -73,7 +78,7 @@ impl<'n> Section<'n> {
     /// Refuses a key with a message of its own, if it is there.
     pub(crate) fn refuse(&mut self, key: &'static str, message: &str, report: &mut Report) {
         if let Some((found, _)) = self.entries.iter().find(|(entry, _)| entry.text == key) {
-            report.error(found.line, key, message);
+            report.error(found.line, self.path(key), message);
             self.refused.push(key);
         }
     }
@@ -95,7 +100,7 @@ impl<'n> Section<'n> {
         });
         for key in strangers {
             let text = shortened(&key.text);
-            let path = if self.key.is_empty() { text } else { format!("{}.{text}", self.key) };
+            let path = self.path(&text);
             let message = match scalar::closest(&key.text, &self.known) {
                 Some(meant) => format!("unknown key; did you mean {meant:?}?"),
                 None => format!("unknown key; expected {}", scalar::listed(&self.known, "or")),

@@ -476,6 +476,7 @@ mod tests {
                     "local_behind_nat": "yes", "remote_behind_nat": "unknown",
                     "ike": {
                         "suite": "aes256gcm16-prfsha256-x25519-ke1_mlkem768", "post_quantum": true,
+                        "local_proof": null, "remote_proof": null,
                         "local_spi": "0123456789abcdef",
                         "remote_spi": "fedcba9876543210", "age_seconds": 61, "rekey_in_seconds": 14000, "initiator": true
                     },

@@ -6,7 +6,7 @@
 //! - P4: no IKE SA with somebody who has not the other's key;
 //! - P5: a rekey loses no packet where the network loses none;
 //! - P6: who proves nothing costs a bounded number of half-open IKE SAs;
-//! - P7: when the network works again, packets pass within [`FLOWS_WITHIN`](super::play::FLOWS_WITHIN);
+//! - P7: when the network works again, packets pass within `FLOWS_WITHIN`;
 //! - P8: no input makes endless work.
 //!
 //! A schedule is made of a seed or of octets that a fuzzer chose, and can be printed. It is played in three acts: the steps; then

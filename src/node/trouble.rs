@@ -13,8 +13,11 @@ use super::{Node, PeerState};
 use crate::ike::{CloseReason, LocalAuth, PeerConfig, PostQuantum};
 use crate::model::{Instant, Path, PeerIndex, TrafficSelector};
 
-/// Refusals that are logged in one [`REFUSAL_WINDOW`] of one source: what is wrong stands in the first.
+/// Refusals of one stranger that are logged in one [`REFUSAL_WINDOW`]: what is wrong stands in the first.
 const MAX_PER_SOURCE: u32 = 5;
+
+/// The same, of one configured peer: it may be wrong in many ways.
+const MAX_PER_PEER: u32 = 20;
 
 /// The same, of all strangers together: anybody can be one, and a log is not to be filled by strangers.
 const MAX_OF_STRANGERS: u32 = 20;
@@ -70,13 +73,13 @@ impl Refusals {
         if matches!(who, Refused::Stranger(_)) && self.of_source.len() >= MAX_SOURCES && !self.of_source.contains_key(&who) {
             who = Refused::Stranger(None);
         }
-        let (all, limit) = match who {
-            Refused::Proven(_) => (&mut 0, u32::MAX),
-            Refused::Claimed(_) => (&mut self.at_peers, MAX_AT_PEERS),
-            Refused::Stranger(_) => (&mut self.of_strangers, MAX_OF_STRANGERS),
+        let (all, limit, own_limit) = match who {
+            Refused::Proven(_) => (&mut 0, u32::MAX, MAX_PER_PEER),
+            Refused::Claimed(_) => (&mut self.at_peers, MAX_AT_PEERS, MAX_PER_PEER),
+            Refused::Stranger(_) => (&mut self.of_strangers, MAX_OF_STRANGERS, MAX_PER_SOURCE),
         };
         let own = self.of_source.entry(who).or_default();
-        let logged = *own < MAX_PER_SOURCE && *all < limit;
+        let logged = *own < own_limit && *all < limit;
         if logged {
             *own += 1;
             *all += 1;
@@ -216,7 +219,7 @@ mod tests {
         assert!(refusals.of_source.len() <= MAX_SOURCES + 1, "bounded");
         // Who is at a peer's address, and who proved to be one.
         assert_eq!(logged(&mut refusals, 10_000, |number| Refused::Claimed(PeerIndex(number % 100))), MAX_AT_PEERS);
-        assert_eq!(logged(&mut refusals, 1000, |number| Refused::Proven(PeerIndex(number % 10))), 10 * MAX_PER_SOURCE);
+        assert_eq!(logged(&mut refusals, 1000, |number| Refused::Proven(PeerIndex(number % 10))), 10 * MAX_PER_PEER);
         // The next window, and what was missed in this one.
         let missed = refusals.missed;
         assert_eq!(refusals.count(at(159), stranger(1)), (false, 0));

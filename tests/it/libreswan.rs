@@ -76,10 +76,19 @@ fn wait_for_sign(agent: &Agent, sign: Sign, before: u64, log: usize, limit: Dura
 /// Beta is libreswan and calls; we answer. Each fault once, then a call without.
 #[test]
 fn faults_of_a_caller() {
+    // Of whom it does not know yet, an agent logs five refusals a minute: each gets eight faults.
+    thread::scope(|scope| {
+        for faults in OF_A_CALLER.chunks(8) {
+            scope.spawn(|| call_with(faults));
+        }
+    });
+}
+
+fn call_with(faults: &[(&str, Sign)]) {
     let lab = Lab::direct();
     let alpha = Agent::running(&lab.alpha, &AgentConfig::new(&lab.alpha, &[PeerConfig::calling(&lab.beta)]));
     let beta = Pluto::start(&lab.beta, &lab.alpha);
-    for &(fault, sign) in OF_A_CALLER {
+    for &(fault, sign) in faults {
         let (log, before) = (alpha.log().len(), if let Counted(reason) = sign { counted(&alpha, reason) } else { 0 });
         beta.impair(fault);
         beta.initiate();

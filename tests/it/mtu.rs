@@ -190,6 +190,10 @@ fn a_forged_router_cannot_make_the_path_narrower_than_the_floor() {
     let lab = Lab::direct();
     let (alpha, beta) = pair(&lab, "1400");
     wait_for_mtu(&alpha, &beta, 1400, NOTICED);
+    // IKE may be fragmented, and the first packet has the SAs of the workers made.
+    assert_eq!(answered(&lab.alpha, &lab.beta, 1200, "do"), 5);
+    let workers = alpha.status()["workers"].as_array().expect("a list of workers").len();
+    wait_for("the SAs of all workers", NOTICED, || (alpha.peer("beta").child_spis().len() >= workers).then_some(()));
     let capture = Capture::start(&lab.beta);
     forge_fragmentation_needed(&lab.beta, &lab.alpha, 68);
     let (route, _) = wait_for("alpha's kernel to believe it", NOTICED, || {

@@ -53,10 +53,12 @@ impl TrustAnchors {
             let anchor =
                 webpki::anchor_from_trusted_cert(&certificate).map_err(|error| format!("not a certificate: {error}"))?;
             let anchor = anchor.to_owned();
-            match der::key_usage(der) {
-                Some(usage) if usage.may_certify() => Ok(anchor),
-                _ => Err(format!("{} may not issue certificates (key usage)", subject_text(&anchor.subject))),
-            }
+            let missing = match (der::is_authority(der), der::key_usage(der)) {
+                (Some(true), Some(usage)) if usage.may_certify() => return Ok(anchor),
+                (Some(true), _) => "key usage",
+                _ => "basic constraints",
+            };
+            Err(format!("{} may not issue certificates ({missing})", subject_text(&anchor.subject)))
         };
         let anchors = blocks.iter().map(|der| anchor(der)).collect::<Result<Vec<TrustAnchor<'static>>, String>>()?;
         let key_hash = |anchor: &TrustAnchor<'_>| sha1(&[&der::wrap(der::SEQUENCE, &anchor.subject_public_key_info)]);

@@ -20,6 +20,9 @@ const EXTENSIONS: u8 = 0xa3;
 /// id-ce-keyUsage (RFC 5280 §4.2.1.3).
 const KEY_USAGE: [u8; 3] = [0x55, 0x1d, 0x0f];
 
+/// id-ce-basicConstraints, 2.5.29.19.
+const BASIC_CONSTRAINTS: [u8; 3] = [0x55, 0x1d, 0x13];
+
 /// Relative names of one distinguished name: more has no use.
 const MAX_RDNS: usize = 16;
 
@@ -80,7 +83,20 @@ fn expect<'a>(input: &mut &'a [u8], tag: u8) -> Option<&'a [u8]> {
 
 /// The key usage of a certificate; none if it cannot be read.
 pub fn key_usage(certificate: &[u8]) -> Option<KeyUsage> {
-    let mut certificate = certificate;
+    let Some(mut value) = extension(certificate, &KEY_USAGE)? else { return Some(KeyUsage::ALL) };
+    let (_unused, bits) = expect(&mut value, BIT_STRING)?.split_first()?;
+    Some(KeyUsage(bits.first().copied().unwrap_or(0)))
+}
+
+/// Whether a certificate says that it is an authority's (basicConstraints, RFC 5280 §4.2.1.9); none if it cannot be read.
+pub fn is_authority(certificate: &[u8]) -> Option<bool> {
+    let Some(mut value) = extension(certificate, &BASIC_CONSTRAINTS)? else { return Some(false) };
+    let mut constraints = expect(&mut value, SEQUENCE)?;
+    Some(expect(&mut constraints, BOOLEAN).is_some_and(|flag| flag != [0]))
+}
+
+/// The value of an extension. The outer none: the certificate cannot be read; the inner one: it has no such extension.
+fn extension<'a>(mut certificate: &'a [u8], wanted: &[u8]) -> Option<Option<&'a [u8]>> {
     let mut tbs = expect(&mut expect(&mut certificate, SEQUENCE)?, SEQUENCE)?;
     expect(&mut tbs, VERSION)?;
     // serialNumber, signature, issuer, validity, subject, subjectPublicKeyInfo
@@ -89,7 +105,7 @@ pub fn key_usage(certificate: &[u8]) -> Option<KeyUsage> {
     }
     let mut extensions = loop {
         match element(&mut tbs) {
-            None if tbs.is_empty() => return Some(KeyUsage::ALL),
+            None if tbs.is_empty() => return Some(None),
             None => return None,
             Some((EXTENSIONS, mut content)) => break expect(&mut content, SEQUENCE)?,
             Some(_) => {}
@@ -102,13 +118,11 @@ pub fn key_usage(certificate: &[u8]) -> Option<KeyUsage> {
         if tag == BOOLEAN {
             (tag, value) = element(&mut extension)?;
         }
-        if id == KEY_USAGE {
-            let mut value = Some(value).filter(|_| tag == OCTET_STRING)?;
-            let (_unused, bits) = expect(&mut value, BIT_STRING)?.split_first()?;
-            return Some(KeyUsage(bits.first().copied().unwrap_or(0)));
+        if id == wanted {
+            return Some(Some(value)).filter(|_| tag == OCTET_STRING);
         }
     }
-    Some(KeyUsage::ALL)
+    Some(None)
 }
 
 /// What is in the one element of this tag that the octets are.

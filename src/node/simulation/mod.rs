@@ -163,8 +163,13 @@ impl World {
             })
             .collect();
         let (first, second) = (SeededRng::new(self.rng.u64()), SeededRng::new(self.rng.u64()));
-        // A machine keeps its clock when its agent restarts.
-        let clock = self.hosts.get(&address).map(|host| host.clock).unwrap_or_default();
+        // A machine keeps its clock when its agent restarts. If it slept, it is awake, and what it did not sleep is not missing.
+        let clock = self.hosts.get(&address).map(|host| {
+            let unslept =
+                host.asleep.filter(|&until| until < Instant::END).map_or(Duration::ZERO, |until| until.since(self.now));
+            Clock { behind: host.clock.behind.saturating_sub(unslept), ..host.clock }
+        });
+        let clock = clock.unwrap_or_default();
         let node = Node::new(clock.read(self.now), config, Box::new(first), Box::new(second));
         self.lives += 1;
         let host = Host {

@@ -11,8 +11,6 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::FlockOperation;
-
 use super::record::{self, BadLine, Record, VERSION};
 use super::{IpamError, LOCK_PATIENCE};
 
@@ -127,7 +125,7 @@ impl Journal {
             let _ = fs::remove_file(&draft);
             let mut file = options().create_new(true).open(&draft)?;
             // Locked before it has the name, so that nobody else has it first.
-            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            file.try_lock()?;
             file.write_all(&octets)?;
             file.sync_all()?;
             fs::rename(&draft, &self.path)?;
@@ -149,7 +147,8 @@ impl Drop for Journal {
 
 /// By word and not by closing: a child between fork and exec holds the same open file.
 fn unlock(file: &File) {
-    let _ = rustix::fs::flock(file, FlockOperation::Unlock);
+    // What cannot be unlocked goes with the last holder of the file.
+    let _ = file.unlock();
 }
 
 fn options() -> OpenOptions {
@@ -182,22 +181,22 @@ fn lock(path: &Path, access: Access) -> Result<File, IpamError> {
         if !file.metadata().map_err(failed)?.is_file() {
             return Err(failed(io::Error::other("not an ordinary file")));
         }
-        let kind = match access {
-            Access::Look => FlockOperation::NonBlockingLockShared,
-            Access::Change => FlockOperation::NonBlockingLockExclusive,
+        let locked = match access {
+            Access::Look => file.try_lock_shared(),
+            Access::Change => file.try_lock(),
         };
-        match rustix::fs::flock(&file, kind) {
+        match locked.map_err(io::Error::from) {
             Ok(()) if has_name(&file, path) => return Ok(file),
             // Somebody put another in its place meanwhile.
             Ok(()) => unlock(&file),
-            Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                 if Instant::now() >= deadline {
                     return Err(IpamError::Locked(path.to_owned()));
                 }
                 thread::sleep(pause);
                 pause = (pause * 2).min(LOCK_PAUSE);
             }
-            Err(errno) => return Err(failed(errno.into())),
+            Err(error) => return Err(failed(error)),
         }
     }
 }

@@ -39,12 +39,7 @@ use crate::model::{DropReason, Instant, Path, Spi};
 use crate::wire::ike::{ExchangeType, Notify, NotifyType, Payload};
 
 /// MOBIKE_SUPPORTED (RFC 4555 §4.2.1).
-pub const MOBIKE_SUPPORTED: Payload = Payload::Notify(Notify {
-    protocol: crate::wire::ike::Protocol::None,
-    spi: Bytes::new(),
-    kind: NotifyType::MobikeSupported,
-    data: Bytes::new(),
-});
+pub const MOBIKE_SUPPORTED: Payload = Payload::bare_notify(NotifyType::MobikeSupported);
 
 /// Octets of our COOKIE2 (§4.2.5 allows 8 to 64).
 const COOKIE_LEN: usize = 16;
@@ -139,14 +134,6 @@ fn forbids(notify: &Notify, way: Path) -> bool {
     }
     ends.iter().for_each(|end| seen.extend(end.port().to_be_bytes()));
     notify.data != seen
-}
-
-fn update_payload() -> Payload {
-    Payload::Notify(Notify::new(NotifyType::UpdateSaAddresses, Bytes::new()))
-}
-
-fn refusal(kind: NotifyType) -> Payload {
-    Payload::Notify(Notify::new(kind, Bytes::new()))
 }
 
 impl Established {
@@ -330,7 +317,7 @@ impl Established {
     fn address_payloads(&mut self, shared: &Shared) -> Vec<Payload> {
         let own = own_addresses(shared, self.session.path);
         let payloads = if own.is_empty() {
-            vec![Payload::Notify(Notify::new(NotifyType::NoAdditionalAddresses, Bytes::new()))]
+            vec![Payload::bare_notify(NotifyType::NoAdditionalAddresses)]
         } else {
             own.iter().copied().map(address_payload).collect()
         };
@@ -348,7 +335,7 @@ impl Established {
     /// Tells where we are.
     pub fn start_update(&mut self, shared: &mut Shared, now: Instant) -> Option<Task> {
         let cookie = self.cookie(shared);
-        let mut payloads = vec![update_payload()];
+        let mut payloads = vec![Payload::bare_notify(NotifyType::UpdateSaAddresses)];
         payloads.extend(self.nat_payloads(shared, self.session.path));
         payloads.extend(cookie.iter().map(cookie_payload));
         payloads.extend(self.address_payloads(shared));
@@ -465,7 +452,7 @@ impl Established {
         }
         if request.notify(NotifyType::NoNatsAllowed).is_some_and(|notify| forbids(notify, way)) {
             shared.drop(DropReason::IkeUnexpected);
-            payloads.push(refusal(NotifyType::UnexpectedNatDetected));
+            payloads.push(Payload::bare_notify(NotifyType::UnexpectedNatDetected));
             return payloads;
         }
         let told = addresses_in(request);
@@ -495,7 +482,7 @@ impl Established {
         }
         if !self.is_outside(way.remote) {
             shared.drop(DropReason::IkeUnexpected);
-            return Some(refusal(NotifyType::UnacceptableAddresses));
+            return Some(Payload::bare_notify(NotifyType::UnacceptableAddresses));
         }
         if self.session.is_path(way) {
             self.mobility.claim = None;

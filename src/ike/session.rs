@@ -340,7 +340,7 @@ impl Session {
             Ok(contents) => self.screen(shared, header.exchange, contents),
             Err(sentence) => {
                 shared.drop(DropReason::IkeMalformed);
-                self.respond(shared, &[Payload::Notify(Notify::new(NotifyType::InvalidSyntax, Bytes::new()))]);
+                self.respond(shared, &[Payload::bare_notify(NotifyType::InvalidSyntax)]);
                 Received::Broken(sentence)
             }
         }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::negotiate;
 use crate::crypto::{Prf, VerifyingKey};
 use crate::ike::auth::{self, Authenticated, SignedOctets, id_body, parse_id};
 use crate::ike::contents::Contents;
@@ -97,7 +96,7 @@ impl Record {
 }
 
 /// IKE_SA_INIT_FULL_TRANSCRIPT_AUTH: whoever sends it covers both messages if the other side sends it too.
-pub const FULL_TRANSCRIPT: Payload = negotiate::flag(NotifyType::IkeSaInitFullTranscriptAuth);
+pub const FULL_TRANSCRIPT: Payload = Payload::bare_notify(NotifyType::IkeSaInitFullTranscriptAuth);
 
 /// What one side's AUTH covers besides its identity.
 #[derive(Clone, Copy, Debug)]
@@ -129,7 +128,7 @@ pub fn initiator_payloads(prf: Prf, config: &PeerConfig, ours: Transcript<'_>, i
     payloads.extend(certificates(&config.local_auth));
     payloads.extend(certificate_request(std::iter::once(config)));
     if initial_contact {
-        payloads.push(Payload::Notify(Notify::new(NotifyType::InitialContact, Bytes::new())));
+        payloads.push(Payload::bare_notify(NotifyType::InitialContact));
     }
     payloads.push(Payload::IdResponder(identification(id_body(&config.remote_id))));
     payloads.push(Payload::Auth(auth));

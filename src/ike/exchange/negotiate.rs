@@ -12,7 +12,7 @@ use crate::ike::proposals::{PostQuantum, accept_esp, choose_esp, offer_child, of
 use crate::ike::shared::Shared;
 use crate::ike::{PeerConfig, config::EndpointConfig};
 use crate::model::{ChildSaParams, ChildSuite, IkeSpi, KeGroup, Lifetime, Path, Secret, Spi, TrafficSelector, WorkerIndex};
-use crate::wire::ike::{KeyExchangePayload, Notify, NotifyType, Payload, Proposal, Protocol};
+use crate::wire::ike::{KeyExchangePayload, Notify, NotifyType, Payload, Proposal};
 
 /// Why we do not make what the peer asks for: the notify for the peer, the sentence for our log.
 #[derive(Clone, Debug)]
@@ -295,16 +295,11 @@ pub fn answer(
     Ok((unkeyed, payloads))
 }
 
-/// A status notification without data.
-pub const fn flag(kind: NotifyType) -> Payload {
-    Payload::Notify(Notify { protocol: Protocol::None, spi: Bytes::new(), kind, data: Bytes::new() })
-}
-
 /// We reassemble fragments (RFC 7383 §2.3).
-pub const FRAGMENTATION_SUPPORTED: Payload = flag(NotifyType::Ikev2FragmentationSupported);
+pub const FRAGMENTATION_SUPPORTED: Payload = Payload::bare_notify(NotifyType::Ikev2FragmentationSupported);
 
 /// We speak IKE_INTERMEDIATE (RFC 9242 §3.1).
-pub const INTERMEDIATE_SUPPORTED: Payload = flag(NotifyType::IntermediateExchangeSupported);
+pub const INTERMEDIATE_SUPPORTED: Payload = Payload::bare_notify(NotifyType::IntermediateExchangeSupported);
 
 /// The KE payload of our half.
 pub fn key_exchange_payload(half: &dyn KeyExchange) -> Payload {

@@ -30,7 +30,7 @@ use crate::ike::session::{Packet, Received, Session, SessionStart};
 use crate::ike::shared::Shared;
 use crate::ike::{CloseReason, Event, PeerConfig, PostQuantum, ProvedBy};
 use crate::model::{AeadAlgorithm, DropReason, IkeSpi, IkeSuite, Instant, KeGroup, Path, PeerId};
-use crate::wire::ike::{ExchangeType, Flags, Header, KeyExchangePayload, Message, Notify, NotifyType, Payload, Proposal};
+use crate::wire::ike::{ExchangeType, Flags, Header, KeyExchangePayload, Message, NotifyType, Payload, Proposal};
 
 /// See the module.
 #[derive(Debug)]
@@ -295,7 +295,7 @@ impl HalfOpen {
             Err(sentence) => {
                 shared.drop(DropReason::IkeMalformed);
                 shared.refused(None, path, sentence);
-                session.respond(shared, &[Payload::Notify(Notify::new(NotifyType::InvalidSyntax, Bytes::new()))]);
+                session.respond(shared, &[Payload::bare_notify(NotifyType::InvalidSyntax)]);
                 return self.into_closed();
             }
         };
@@ -326,9 +326,8 @@ impl HalfOpen {
                 shared.drop(reason);
                 shared.refused(peer, path, sentence);
                 // The wire says no more than this (RFC 7296 §2.21.2); the log does.
-                let failed = Notify::new(NotifyType::AuthenticationFailed, Bytes::new());
                 if let Secret::Keyed(keyed) = &mut self.secret {
-                    keyed.session.respond(shared, &[Payload::Notify(failed)]);
+                    keyed.session.respond(shared, &[Payload::bare_notify(NotifyType::AuthenticationFailed)]);
                 }
                 self.into_closed()
             }

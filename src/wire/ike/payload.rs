@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::cursor::Cursor;
-use super::{Notify, ParseError, Proposal, proposal, selectors};
+use super::{Notify, NotifyType, ParseError, Proposal, proposal, selectors};
 use crate::model::{Spi, TrafficSelector};
 
 /// Octets of a nonce that a peer may send (§2.10, §3.9).
@@ -159,6 +159,12 @@ pub enum Payload {
 }
 
 impl Payload {
+    /// A notification that says all by its kind: no SPI, no data.
+    #[must_use]
+    pub const fn bare_notify(kind: NotifyType) -> Self {
+        Self::Notify(Notify { protocol: Protocol::None, spi: Bytes::new(), kind, data: Bytes::new() })
+    }
+
     /// The number of its type, as the Next Payload field before it has it.
     #[must_use]
     pub const fn kind(&self) -> u8 {

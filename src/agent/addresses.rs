@@ -1,13 +1,10 @@
 //! Which addresses containers of this host may have: told to the journal, from which CNI plugins take them.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::config::Config;
-use crate::ipam::{Ipam, IpamError, Namespaces, Source};
-
-/// The network of `overlay`: the one that containers get which name none.
-const MANAGED: &str = "managed";
+use crate::ipam::{Ipam, IpamError, MANAGED, Namespaces, Source};
+use crate::sys::clock::wall_clock;
 
 /// Writes this host's blocks down, and takes back leases whose namespaces are gone, as after the host's restart. Plugins work
 /// without us, so what fails here is a warning.
@@ -27,8 +24,7 @@ fn try_tell(config: &Config, state_dir: &Path) -> Result<(), IpamError> {
     if ipam.set_network(MANAGED, &config.overlay.blocks, &config.overlay.addresses, Source::Agent)? {
         tracing::debug!("wrote this host's blocks down for CNI plugins");
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default();
-    for lease in ipam.release_gone(&Namespaces::look(), now)? {
+    for lease in ipam.release_gone(&Namespaces::look(), wall_clock())? {
         tracing::info!("network {}: took back what {} had: its network namespace is gone", lease.network, lease.owner);
     }
     Ok(())

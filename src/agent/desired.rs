@@ -81,7 +81,10 @@ fn one_peer(peer: &Peer, host_keys: &[SigningKey]) -> Option<ike::PeerConfig> {
         #[cfg(feature = "x509")]
         PeerAuth::Certificate(credential, anchors) => (
             LocalAuth::Certificate(credential.clone()),
-            ike::PeerAuth::Certificate(ike::Authorities { anchors: anchors.clone(), wall_clock }),
+            ike::PeerAuth::Certificate(ike::Authorities {
+                anchors: anchors.clone(),
+                wall_clock: crate::sys::clock::wall_clock,
+            }),
         ),
         // Key files were read with the configuration.
         PeerAuth::PskFile(_) | PeerAuth::CaFile(_) => return None,
@@ -103,12 +106,6 @@ fn one_peer(peer: &Peer, host_keys: &[SigningKey]) -> Option<ike::PeerConfig> {
         local_selectors: selectors(&peer.local_blocks),
         remote_selectors: selectors(&peer.remote_blocks),
     })
-}
-
-/// Seconds since 1970.
-#[cfg(feature = "x509")]
-fn wall_clock() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }
 
 fn endpoint(remote: PeerRemote) -> RemoteEndpoint {

@@ -1,13 +1,13 @@
 //! `underpass ipam`: the addresses that this host gave out. It reads the journal itself: no agent need run.
 
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
 use super::output::{complain, print, print_json};
 use super::{Exit, Places};
 use crate::ipam::{self, Book, Finding, Ipam, IpamError, JOURNAL, Lease, Namespaces, Network, Seconds, Source};
+use crate::sys::clock::wall_clock;
 
 /// Shows networks and leases.
 pub(super) fn ls(places: &Places, network: Option<&str>) -> Exit {
@@ -27,7 +27,7 @@ pub(super) fn ls(places: &Places, network: Option<&str>) -> Exit {
 
 /// Holds the journal against this host, and with `repair` mends it.
 pub(super) fn check(places: &Places, repair: bool) -> Exit {
-    let findings = match ipam::check(&places.state_dir, &Namespaces::look(), now(), repair) {
+    let findings = match ipam::check(&places.state_dir, &Namespaces::look(), wall_clock(), repair) {
         Ok(findings) => findings,
         Err(error) => return complain(&error, Exit::from(&error)),
     };
@@ -54,16 +54,11 @@ pub(super) fn check(places: &Places, repair: bool) -> Exit {
     print(&text, exit)
 }
 
-/// What a system clock says; before 1970 it says nothing.
-fn now() -> Seconds {
-    SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
-}
-
 fn as_text(book: &Book, shown: &[(&str, &Network)]) -> String {
     if book.networks().next().is_none() {
         return "no addresses: no agent has said which blocks are this host's\n".to_owned();
     }
-    let now = now();
+    let now = wall_clock();
     let mut rows = vec![["NETWORK", "ADDRESS", "CONTAINER", "INTERFACE", "SINCE", "NAMESPACE"].map(str::to_owned)];
     let leases = shown.iter().flat_map(|(_, network)| network.leases());
     let mut held: Vec<(IpAddr, &Lease)> =
@@ -145,7 +140,7 @@ fn finding_json(finding: &Finding, mended: bool) -> Value {
 }
 
 fn as_json(places: &Places, shown: &[(&str, &Network)]) -> Value {
-    let now = now();
+    let now = wall_clock();
     let networks: Vec<Value> = shown
         .iter()
         .map(|(name, network)| {

@@ -7,20 +7,17 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use super::request::{Command, Request};
 use super::result::{self, Address, Fault, Route, Success};
-use crate::ipam::{self, Ipam, IpamError, JOURNAL, Lease, Namespaces, Owner, Sandbox, Seconds, Source, Wish};
+use crate::ipam::{self, Ipam, IpamError, JOURNAL, Lease, MANAGED, Namespaces, Owner, Sandbox, Source, Wish};
+use crate::sys::clock::wall_clock;
 
 /// Where the journal is unless something else is said.
 const STATE_DIR: &str = "/var/lib/underpass";
-
-/// The network of the agent's `overlay`.
-const MANAGED: &str = "managed";
 
 /// The prefix length that containers see unless `subnetPrefixSize` says another, as it always was.
 const PREFIX_LEN: u8 = 16;
@@ -50,11 +47,6 @@ pub(super) fn answer(request: &Request) -> Result<Option<Value>, Fault> {
     }
 }
 
-/// What the system's clock says; before 1970 it says nothing.
-pub(super) fn now() -> Seconds {
-    SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
-}
-
 fn add(request: &Request, conf: &Conf) -> Result<Success, Fault> {
     let mut ipam = Ipam::open(&conf.state_dir)?;
     conf.tell_blocks(&mut ipam)?;
@@ -70,11 +62,11 @@ fn add(request: &Request, conf: &Conf) -> Result<Success, Fault> {
         wish,
         never: conf.gateways(&blocks),
     };
-    let lease = match ipam.lease(asked.clone(), now()) {
+    let lease = match ipam.lease(asked.clone(), wall_clock()) {
         // What containers left behind whose namespaces are gone is looked for only now: it takes milliseconds.
         Err(IpamError::Full { .. }) => {
-            ipam.release_gone(&Namespaces::look(), now())?;
-            ipam.lease(asked, now())?
+            ipam.release_gone(&Namespaces::look(), wall_clock())?;
+            ipam.lease(asked, wall_clock())?
         }
         other => other?,
     };
@@ -85,7 +77,7 @@ fn del(request: &Request, conf: &Conf) -> Result<(), Fault> {
     if !conf.state_dir.join(JOURNAL).exists() {
         return Ok(());
     }
-    Ipam::open(&conf.state_dir)?.release(&conf.network, &owner(request), now())?;
+    Ipam::open(&conf.state_dir)?.release(&conf.network, &owner(request), wall_clock())?;
     Ok(())
 }
 
@@ -131,7 +123,7 @@ fn gc(request: &Request, conf: &Conf) -> Result<(), Fault> {
     let ours = |lease: &&Lease| lease.network == conf.network && lease.owner.cni_network == request.network;
     let dead = ipam.book().leases().filter(ours).map(|lease| lease.owner.clone()).filter(|owner| !living.contains(owner));
     for owner in dead.collect::<Vec<_>>() {
-        ipam.release(&conf.network, &owner, now())?;
+        ipam.release(&conf.network, &owner, wall_clock())?;
     }
     Ok(())
 }
@@ -146,7 +138,7 @@ fn status(conf: &Conf) -> Result<(), Fault> {
     }
     let Some(network) = network else { return Ok(()) };
     for ipv6 in [false, true] {
-        let counts = network.counts(ipv6, &conf.gateways(blocks), now());
+        let counts = network.counts(ipv6, &conf.gateways(blocks), wall_clock());
         if blocks.iter().any(|block| block.addr().is_ipv6() == ipv6) && counts.free() == 0 {
             return Err(Fault::unavailable(format!("network {}: no free address: {counts}", conf.network)));
         }

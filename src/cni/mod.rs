@@ -18,6 +18,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
+use crate::sys::clock::wall_clock;
 use request::Request;
 use result::{Fault, Version};
 
@@ -115,7 +116,7 @@ fn log(plugin: Plugin, request: &Request, answer: &Result<Option<Value>, Fault>)
     let debug = matches!(key("isDebugLevel"), Some(Value::Bool(true))) || key("isDebugLevel") == Some(&"true".into());
     let asked = if debug { format!(" asked {}:", Value::Object(request.netconf.clone())) } else { String::new() };
     let Request { command, container, interface, .. } = request;
-    let now = ipam::now();
+    let now = wall_clock();
     let line = format!("{now} {} {} {container} {interface}:{asked} {outcome}\n", plugin.name(), command.name());
     let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
     let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));

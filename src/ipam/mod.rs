@@ -27,6 +27,9 @@ use ipnet::IpNet;
 use journal::{Access, Journal};
 use record::Record;
 
+/// The network of the agent's `overlay`: the one that containers get which name none.
+pub const MANAGED: &str = "managed";
+
 /// The journal in the state directory.
 pub const JOURNAL: &str = "ipam.journal";
 

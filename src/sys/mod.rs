@@ -7,6 +7,7 @@
 pub mod allocator;
 pub mod burst;
 pub mod caps;
+pub mod clock;
 pub mod faults;
 pub mod netlink;
 pub mod netns;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::output::{complain, print, print_json};
 use super::{Exit, Places};
 use crate::ipam::{self, Book, Finding, Ipam, IpamError, JOURNAL, Lease, Namespaces, Network, Seconds, Source};
+use crate::observe::table;
 use crate::sys::clock::wall_clock;
 
 /// Shows networks and leases.
@@ -76,7 +77,7 @@ fn as_text(book: &Book, shown: &[(&str, &Network)]) -> String {
     }
     let mut text = String::new();
     if rows.len() > 1 {
-        text.push_str(&table(&rows));
+        table(&mut text, &rows, "");
         text.push('\n');
     }
     for (name, network) in shown {
@@ -88,19 +89,6 @@ fn as_text(book: &Book, shown: &[(&str, &Network)]) -> String {
                 text.push_str(&format!("{name}: {}: {counts}, {} free\n", blocks.join(", "), counts.free()));
             }
         }
-    }
-    text
-}
-
-/// Columns as wide as their widest cell.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let widths: [usize; N] =
-        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
-    let mut text = String::new();
-    for row in rows {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
     }
     text
 }

@@ -11,7 +11,7 @@ mod path_mtu;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use super::simulation::World;
+use super::simulation::{World, packet};
 use super::{NodeConfig, PeerState, Rekey};
 use crate::esp::Outcome;
 use crate::ike::{EndpointConfig, LocalAuth, PeerAuth, PeerConfig, PostQuantum, RemoteEndpoint};
@@ -63,19 +63,6 @@ fn two_hosts(seed: u64, workers: u8) -> World {
     world.start(ALPHA, config(1, 2, workers));
     world.start(BETA, config(2, 1, workers));
     world
-}
-
-/// An IPv4 packet with a UDP header whose payload is `tag`.
-fn packet(from: [u8; 4], to: [u8; 4], tag: u32) -> Vec<u8> {
-    let mut packet = vec![0x45, 0, 0, 32, 0, 0, 0x40, 0, 64, 17, 0, 0];
-    packet.extend_from_slice(&from);
-    packet.extend_from_slice(&to);
-    let sum: u32 = packet.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
-    let sum = (sum & 0xffff) + (sum >> 16);
-    packet[10..12].copy_from_slice(&(!(sum as u16)).to_be_bytes());
-    packet.extend_from_slice(&[0x12, 0x34, 0x12, 0x35, 0, 12, 0, 0]);
-    packet.extend_from_slice(&tag.to_be_bytes());
-    packet
 }
 
 fn ping(world: &mut World, tag: u32) -> bool {

@@ -8,7 +8,7 @@ mod render;
 mod status;
 
 pub use log::init_log;
-pub use render::{duration_in_words, render_peer, render_status};
+pub use render::{duration_in_words, render_peer, render_status, table};
 pub use status::{
     Change, Child, ControlCounters, Drops, Ike, Peer, PeerDirection, PeerState, Peers, Remark, STATUS_SCHEMA, Sockets,
     Status, Tristate, Tun, Worker,

@@ -296,7 +296,7 @@ fn counted(count: u64, noun: &str) -> String {
 }
 
 /// Left-aligned columns, two spaces apart; no spaces at the ends of lines.
-fn table<const N: usize>(out: &mut String, rows: &[[String; N]], indent: &str) {
+pub fn table<const N: usize>(out: &mut String, rows: &[[String; N]], indent: &str) {
     let widths: [usize; N] =
         std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
     for row in rows {

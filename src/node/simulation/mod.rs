@@ -20,6 +20,7 @@ use crate::crypto::Provider;
 use crate::esp::{Config, DataPlane, Event, Inbox, Incoming, Outbox, Outcome, Update};
 use crate::model::{DropReason, Drops, Instant, Path, Rng, SeededRng, Transport, WorkerIndex};
 
+pub use play::packet;
 pub use witness::Witness;
 
 /// Octets of a worker's arenas here.

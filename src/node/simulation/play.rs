@@ -48,8 +48,11 @@ fn name(number: u8) -> String {
 }
 
 /// An IPv4 packet with a UDP header whose payload is `tag`.
-fn packet(from: u8, to: u8, tag: u32) -> Vec<u8> {
-    let mut packet = vec![0x45, 0, 0, 32, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 42, from, 7, 10, 42, to, 9];
+#[must_use]
+pub fn packet(from: [u8; 4], to: [u8; 4], tag: u32) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 32, 0, 0, 0x40, 0, 64, 17, 0, 0];
+    packet.extend_from_slice(&from);
+    packet.extend_from_slice(&to);
     let sum: u32 = packet.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
     let sum = (sum & 0xffff) + (sum >> 16);
     packet[10..12].copy_from_slice(&(!(sum as u16)).to_be_bytes());
@@ -300,7 +303,7 @@ impl<'a> Play<'a> {
     fn talk(&mut self, a: u8, b: u8, worker: u8) {
         self.tag += 1;
         let worker = WorkerIndex(worker % self.schedule.workers);
-        self.world.send(address(a), worker, &packet(a, b, self.tag));
+        self.world.send(address(a), worker, &packet([10, 42, a, 7], [10, 42, b, 9], self.tag));
     }
 
     /// What holds at any time (P3, P4, P6, P8).

@@ -102,13 +102,12 @@ fn of(sets: &[Set; 2], net: IpNet) -> &'static str {
     sets[usize::from(net.addr().is_ipv6())].name
 }
 
-/// Puts the fence up around a network.
-pub(super) fn raise(network: &HostNetwork, netlink: &mut Netlink) -> Result<(), AttachError> {
-    let strangers = strangers(network, netlink)?;
+/// Puts the fence up around a network, and takes down what stood around [`strangers`].
+pub(super) fn raise(network: &HostNetwork, strangers: &[(String, IpNet)]) -> Result<(), AttachError> {
     let mut inet = inet_rules();
     let mut bridge = bridge_rules();
-    for (gone, subnet) in strangers {
-        inet.delete_prefix(of(&INSIDE, subnet), Key::default().interface(&gone), subnet);
+    for &(ref gone, subnet) in strangers {
+        inet.delete_prefix(of(&INSIDE, subnet), Key::default().interface(gone), subnet);
         inet.delete_prefix(of(&SUBNETS, subnet), Key::default(), subnet);
         bridge.delete_prefix(of(&SUBNETS, subnet), Key::default(), subnet);
         if has_nat(subnet)? {
@@ -143,7 +142,7 @@ fn overlap(error: GuardError, network: &HostNetwork) -> AttachError {
 
 /// What stands in the sets for bridges that are gone, and would overlap; one that is there is an error, and so is a subnet of the
 /// network's own bridge that is another than before.
-fn strangers(network: &HostNetwork, netlink: &mut Netlink) -> Result<Vec<(String, IpNet)>, AttachError> {
+pub(super) fn strangers(network: &HostNetwork, netlink: &mut Netlink) -> Result<Vec<(String, IpNet)>, AttachError> {
     let mut gone = Vec::new();
     for set in &INSIDE {
         for (first, last) in ranges(Family::Inet, TABLE, set.name)? {

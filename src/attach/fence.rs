@@ -263,6 +263,18 @@ fn unpublish(addresses: &[Vec<u8>]) -> Result<(), GuardError> {
 
 /// Forgets what ports may say, of those that are chosen by name. A port that is not known may say nothing with an overlay address.
 pub(super) fn expel(chosen: impl Fn(&str) -> bool) -> Result<usize, GuardError> {
+    /// Somebody else may forget the same ports meanwhile.
+    const ATTEMPTS: usize = 5;
+    let mut attempt = 1;
+    loop {
+        match try_expel(&chosen) {
+            Err(GuardError::Netlink(error)) if error.is_absent() && attempt < ATTEMPTS => attempt += 1,
+            other => return other,
+        }
+    }
+}
+
+fn try_expel(chosen: impl Fn(&str) -> bool) -> Result<usize, GuardError> {
     let mut bridge = Transaction::new(Family::Bridge, TABLE);
     let (mut count, mut addresses) = (0, Vec::new());
     for set in LEASES.iter().chain([&MACS, &PORTS]) {

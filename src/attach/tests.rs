@@ -136,6 +136,11 @@ fn what_a_network_needs_is_made_once_and_taken_away() {
     let made = world.state();
     assert!(!world.host.run(|| prepare(&network("br-test")).unwrap()).unwrap().is_new);
     assert_eq!(world.state(), made);
+    assert!(run(&world.host, "ip", &["route", "get", "10.42.2.5"]).0);
+    world.host.run(|| Netlink::open().unwrap().set_down("br-test").unwrap()).unwrap();
+    let leads = run(&world.host, "ip", &["route", "show", "10.42.0.0/16"]).1;
+    assert!(leads.starts_with("unreachable 10.42.0.0/16"), "what no bridge takes goes nowhere: {leads}");
+    world.host.run(|| prepare(&network("br-test")).unwrap()).unwrap();
     let error = world.host.run(|| prepare(&network("br-other")).unwrap_err()).unwrap();
     assert!(matches!(&error, AttachError::Overlap { other, .. } if other == "br-test"), "{error}");
     for (bridge, subnet) in [("br-other", "10.40.0.0/14"), ("br-other", "10.42.1.0/24"), ("br-test", "10.42.0.0/17")] {

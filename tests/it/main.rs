@@ -24,7 +24,6 @@ mod matrix;
 mod moving;
 mod mtu;
 mod pair;
-mod podman;
 mod scapy;
 mod speed;
 mod storms;

@@ -24,6 +24,7 @@ mod matrix;
 mod moving;
 mod mtu;
 mod pair;
+mod podman;
 mod scapy;
 mod speed;
 mod storms;

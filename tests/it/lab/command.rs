@@ -21,6 +21,8 @@ const TOOLS: &[&str] = &[
     "conntrack",
     "ethtool",
     "certutil",
+    "podman",
+    "etcd",
 ];
 
 /// The IKE daemon of the Debian package `charon-systemd`.

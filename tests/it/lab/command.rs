@@ -22,6 +22,7 @@ const TOOLS: &[&str] = &[
     "ethtool",
     "certutil",
     "podman",
+    "containerd",
     "etcd",
 ];
 

@@ -102,13 +102,12 @@ fn of(sets: &[Set; 2], net: IpNet) -> &'static str {
     sets[usize::from(net.addr().is_ipv6())].name
 }
 
-/// Puts the fence up around a network.
-pub(super) fn raise(network: &HostNetwork, netlink: &mut Netlink) -> Result<(), AttachError> {
-    let strangers = strangers(network, netlink)?;
+/// Puts the fence up around a network, and takes down what stood around [`strangers`].
+pub(super) fn raise(network: &HostNetwork, strangers: &[(String, IpNet)]) -> Result<(), AttachError> {
     let mut inet = inet_rules();
     let mut bridge = bridge_rules();
-    for (gone, subnet) in strangers {
-        inet.delete_prefix(of(&INSIDE, subnet), Key::default().interface(&gone), subnet);
+    for &(ref gone, subnet) in strangers {
+        inet.delete_prefix(of(&INSIDE, subnet), Key::default().interface(gone), subnet);
         inet.delete_prefix(of(&SUBNETS, subnet), Key::default(), subnet);
         bridge.delete_prefix(of(&SUBNETS, subnet), Key::default(), subnet);
         if has_nat(subnet)? {
@@ -143,7 +142,7 @@ fn overlap(error: GuardError, network: &HostNetwork) -> AttachError {
 
 /// What stands in the sets for bridges that are gone, and would overlap; one that is there is an error, and so is a subnet of the
 /// network's own bridge that is another than before.
-fn strangers(network: &HostNetwork, netlink: &mut Netlink) -> Result<Vec<(String, IpNet)>, AttachError> {
+pub(super) fn strangers(network: &HostNetwork, netlink: &mut Netlink) -> Result<Vec<(String, IpNet)>, AttachError> {
     let mut gone = Vec::new();
     for set in &INSIDE {
         for (first, last) in ranges(Family::Inet, TABLE, set.name)? {
@@ -264,6 +263,18 @@ fn unpublish(addresses: &[Vec<u8>]) -> Result<(), GuardError> {
 
 /// Forgets what ports may say, of those that are chosen by name. A port that is not known may say nothing with an overlay address.
 pub(super) fn expel(chosen: impl Fn(&str) -> bool) -> Result<usize, GuardError> {
+    /// Somebody else may forget the same ports meanwhile.
+    const ATTEMPTS: usize = 5;
+    let mut attempt = 1;
+    loop {
+        match try_expel(&chosen) {
+            Err(GuardError::Netlink(error)) if error.is_absent() && attempt < ATTEMPTS => attempt += 1,
+            other => return other,
+        }
+    }
+}
+
+fn try_expel(chosen: impl Fn(&str) -> bool) -> Result<usize, GuardError> {
     let mut bridge = Transaction::new(Family::Bridge, TABLE);
     let (mut count, mut addresses) = (0, Vec::new());
     for set in LEASES.iter().chain([&MACS, &PORTS]) {

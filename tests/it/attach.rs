@@ -140,7 +140,6 @@ fn two_hosts(lab: &Lab) -> (Agent, Agent, Site, Site) {
     let alpha = Agent::running(&lab.alpha, &AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)]));
     let beta = Agent::running(&lab.beta, &AgentConfig::new(&lab.beta, &[PeerConfig::at(&lab.alpha)]));
     let mut sites = (Site::of_agent(&lab.alpha, &alpha), Site::of_agent(&lab.beta, &beta));
-    sites.0.conf();
     for site in [&mut sites.0, &mut sites.1] {
         site.add("c1");
     }
@@ -163,6 +162,9 @@ fn stream(from: &Namespace, to: &Namespace, address: IpAddr, octets: usize) -> s
             let (mut stream, caller) = listener.accept()?;
             let mut got = Vec::new();
             stream.read_to_end(&mut got)?;
+            if got.is_empty() {
+                return Err(ErrorKind::ConnectionAborted.into());
+            }
             assert!(got.len() == octets && got.iter().enumerate().all(|(at, octet)| *octet == (at % 251) as u8));
             Ok(caller.ip())
         });

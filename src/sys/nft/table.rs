@@ -30,6 +30,7 @@ const SET_KEY_TYPE: u16 = 4;
 const SET_KEY_LEN: u16 = 5;
 const SET_DESC: u16 = 9;
 const SET_ID: u16 = 10;
+const SET_USERDATA: u16 = 13;
 const SET_DESC_CONCAT: u16 = 2;
 const SET_FIELD_LEN: u16 = 1;
 const LIST_ELEM: u16 = 1;
@@ -47,6 +48,12 @@ const FLAG_CONCAT: u32 = 0x80;
 
 /// `NFT_SET_ELEM_INTERVAL_END`: the first that is outside again.
 const ELEMENT_INTERVAL_END: u32 = 1;
+
+/// What the `nft` program writes with a set of names, so that it can read them: type 0 (the keys' order), 4 octets, 1 (the machine's).
+const NAMES_AS_THEY_ARE: [u8; 6] = {
+    let [a, b, c, d] = 1u32.to_ne_bytes();
+    [0, 4, a, b, c, d]
+};
 
 /// Which packets a table sees.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -193,6 +200,9 @@ impl Transaction {
             let field = |length: usize| Attributes::default().number(SET_FIELD_LEN, length as u32);
             let fields = lengths.fold(Attributes::default(), |all, length| all.nested(LIST_ELEM, field(length)));
             attributes = attributes.nested(SET_DESC, Attributes::default().nested(SET_DESC_CONCAT, fields));
+        }
+        if single && set.parts[0] == Part::Interface {
+            attributes = attributes.octets(SET_USERDATA, &NAMES_AS_THEY_ARE);
         }
         self.push(NEW_SET, attributes.number(SET_FLAGS, flags), NLM_F_CREATE);
     }

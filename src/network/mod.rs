@@ -9,6 +9,7 @@
 //! counted. They load here as they did, but each such key earns a warning with its line, or an error if the reader is strict.
 //! What could not have worked is an error always.
 
+pub mod choice;
 mod compose;
 mod interpolate;
 mod netconf;

@@ -22,6 +22,7 @@ mod loops;
 mod matrix;
 mod moving;
 mod mtu;
+mod networks;
 mod pair;
 mod scapy;
 mod speed;

@@ -21,7 +21,10 @@ pub(super) fn run(places: &Places, file: &Path) -> Exit {
     };
     let (drivers, mut report) = files::parse_compose(file, &octets, false);
     if report.has_errors() {
-        return complain(format_args!("{} cannot be used\n{}", file.display(), report.to_string().trim_end()), Exit::BadConfig);
+        return complain(
+            format_args!("{} cannot be used\n{}", file.display(), report.to_string().trim_end()),
+            Exit::BadConfig,
+        );
     }
     report.include(network::not_taken(file, octets.expose()));
     let blocks: Vec<Value> = drivers.iter().map(network::Driver::as_block).collect();
@@ -57,8 +60,8 @@ fn as_json(report: &Report, blocks: &[Value]) -> Value {
 /// A value as YAML, behind so many blanks.
 fn emit(value: &Value, indent: usize, out: &mut String) {
     match value {
-        Value::Object(members) => emit_members(members, indent, out),
-        Value::Array(items) => {
+        Value::Object(members) if !members.is_empty() => emit_members(members, indent, out),
+        Value::Array(items) if !items.is_empty() => {
             for item in items {
                 let mut inner = String::new();
                 emit(item, indent + 2, &mut inner);
@@ -73,14 +76,16 @@ fn emit(value: &Value, indent: usize, out: &mut String) {
 fn emit_members(members: &Map<String, Value>, indent: usize, out: &mut String) {
     for (key, value) in members {
         let key = if is_plain(key) { key.clone() } else { json!(key).to_string() };
-        match value {
-            Value::Object(inner) if inner.is_empty() => out.push_str(&format!("{:indent$}{key}: {{}}\n", "")),
-            Value::Array(inner) if inner.is_empty() => out.push_str(&format!("{:indent$}{key}: []\n", "")),
-            Value::Object(_) | Value::Array(_) => {
-                out.push_str(&format!("{:indent$}{key}:\n", ""));
-                emit(value, indent + 2, out);
-            }
-            scalar => out.push_str(&format!("{:indent$}{key}: {}\n", "", scalar_text(scalar))),
+        let has_lines = match value {
+            Value::Object(inner) => !inner.is_empty(),
+            Value::Array(inner) => !inner.is_empty(),
+            _ => false,
+        };
+        if has_lines {
+            out.push_str(&format!("{:indent$}{key}:\n", ""));
+            emit(value, indent + 2, out);
+        } else {
+            out.push_str(&format!("{:indent$}{key}: {}\n", "", scalar_text(value)));
         }
     }
 }

@@ -25,6 +25,9 @@ const PREFIX_LEN: u8 = 16;
 /// Keys that tell a runtime's living attachments: the specification's, and what libcni 1.3 sends besides.
 const ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
+/// What may stand in the object `underpass`; `tun` and `runDir` are for plugins that make interfaces.
+const OWN_KEYS: [&str; 5] = ["stateDir", "network", "blocks", "tun", "runDir"];
+
 /// What the configuration says to us.
 #[derive(Debug)]
 struct Conf {
@@ -163,8 +166,9 @@ impl Conf {
             Some(_) => Err(Fault::configuration(format!("{key}: expected an object"))),
         };
         let (ours, own) = (section("ipam")?, section("underpass")?);
-        if let Some(key) = own.keys().find(|key| !["stateDir", "network", "blocks"].contains(&key.as_str())) {
-            return Err(Fault::configuration(format!("underpass.{key}: unknown key; expected stateDir, network or blocks")));
+        if let Some(key) = own.keys().find(|key| !OWN_KEYS.contains(&key.as_str())) {
+            let expected = OWN_KEYS.join(", ");
+            return Err(Fault::configuration(format!("underpass.{key}: unknown key; expected one of {expected}")));
         }
         let state_dir = text(own, "underpass", "stateDir")?.or(request.state_dir.as_deref()).unwrap_or(STATE_DIR);
         if !Path::new(state_dir).is_absolute() {

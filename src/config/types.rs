@@ -1,5 +1,6 @@
 //! What a configuration says, checked and with every default filled in.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -29,6 +30,8 @@ pub struct Config {
     pub drivers: Vec<DriverSource>,
     /// Where container runtimes look.
     pub cni: Cni,
+    /// `host.labels`.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// `host`.

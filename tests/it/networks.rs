@@ -163,7 +163,7 @@ fn drivers(folder: &Path) -> String {
         bridge: up-plain
         isGateway: true
         ipam: {{type: host-local, subnet: 10.88.0.0/24, dataDir: {}}}
-      20-tune.conf: {{type: tuning, sysctl: {{net.ipv4.conf.eth0.log_martians: '1'}}}}
+      20-tune.conf: {{type: tuning, mtu: 1400}}
 ",
         folder.join("host-local").display()
     )
@@ -176,15 +176,22 @@ fn two_drivers_side_by_side_and_one_removed_under_its_containers() {
     let [c1, c2, c3, c4] = ["c1", "c2", "c3", "c4"].map(Container::new);
     let (first, second) = (site.add("managed", &c1), site.add("ours", &c2));
     let (third, fourth) = (site.add("plain", &c3), site.add("plain", &c4));
-    assert_eq!((first.as_str(), second.as_str()), ("10.42.1.2", "10.42.1.3"), "out of this host's block, past its own address");
+    assert_eq!(
+        (first.as_str(), second.as_str()),
+        ("10.42.1.2", "10.42.1.3"),
+        "out of this host's block, past its own address"
+    );
     assert_eq!((third.as_str(), fourth.as_str()), ("10.88.0.2", "10.88.0.3"));
     assert!(c1.addresses().contains(&"10.42.1.2/16".to_owned()), "a flat network: {:?}", c1.addresses());
     assert!(c1.reaches(&second) && c2.reaches(&first), "on ours");
     assert!(c3.reaches(&fourth) && c4.reaches(&third), "on plain");
+    let mtu = |container: &Container| container.namespace.run(|| Netlink::open().unwrap().link("eth0").unwrap().mtu).unwrap();
+    assert_eq!((mtu(&c1), mtu(&c3)), (1500, 1400), "the second file of plain ran");
     let noted: Value = serde_json::from_slice(&fs::read(site.note("managed", &c1)).unwrap()).unwrap();
     assert_eq!(noted["result"]["dns"]["nameservers"], json!(["192.0.2.53"]), "the driver's name server");
     assert_eq!(site.networks(), ["ours active 2", "plain active 2"]);
 
+    assert!(c3.reaches("10.88.0.1"));
     let (code, said) = site.net(&["rm", "plain"]);
     assert_eq!(code, Some(1));
     let who = "network plain is in use by 2 containers: c3 (eth0 10.88.0.2), c4 (eth0 10.88.0.3): stop them";
@@ -192,15 +199,22 @@ fn two_drivers_side_by_side_and_one_removed_under_its_containers() {
     site.del("plain", &c4);
     assert_eq!(site.networks(), ["ours active 2", "plain active 1"]);
     let (code, said) = site.net(&["rm", "plain", "--force"]);
-    assert_eq!((code, said.as_str()), (Some(0), "network plain is removed; disconnected 1 container: c3 (eth0 10.88.0.2)\n"));
+    assert_eq!(
+        (code, said.as_str()),
+        (Some(0), "network plain is removed; disconnected 1 container: c3 (eth0 10.88.0.2)\n")
+    );
     assert!(!site.list("plain").exists() && site.list("ours").exists());
     let status = site.agent.control(&["status"]);
     assert_eq!(status.status.code(), Some(3), "{}", text(&status.stdout));
     let line = "  c3 (eth0)  10.88.0.2  network plain was removed by force";
     assert!(text(&status.stdout).contains(line), "{}", text(&status.stdout));
     let lost = &site.agent.status()["disconnected"];
-    assert_eq!((&lost[0]["container"], &lost[0]["network"], lost.as_array().unwrap().len()), (&json!("c3"), &json!("plain"), 1));
+    assert_eq!(
+        (&lost[0]["container"], &lost[0]["network"], lost.as_array().unwrap().len()),
+        (&json!("c3"), &json!("plain"), 1)
+    );
     assert!(c1.reaches(&second), "the other network goes on");
+    assert!(!c3.reaches("10.88.0.1"), "what is shown as disconnected is");
     site.del("plain", &c3);
     assert_eq!(site.agent.status()["disconnected"], json!([]));
     assert_eq!(site.agent.control(&["status"]).status.code(), Some(0));

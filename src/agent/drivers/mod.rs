@@ -19,22 +19,25 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
-pub use install::{link_plugins, missing_links, replace};
 use install::Places;
-pub use list::{HostFacts, List, Network, Origin, State};
+pub use install::{link_plugins, missing_links, replace};
 use list::ListLock;
+pub use list::{HostFacts, List, Network, Origin, State};
 pub use usage::Container;
 
 use super::{Options, files};
 use crate::config::{Config, Report};
 use crate::ipam::{Ipam, IpamError, MANAGED, Namespaces, Seconds, Source};
-use crate::observe::{self, Disconnected, Status};
 use crate::network::{Change, Driver, Labels, Spec};
+use crate::observe::{self, Disconnected, Status};
 use crate::sys::clock::wall_clock;
 use crate::sys::netlink::{Netlink, NetlinkError};
 
 /// Containers that are named in a message; of more, the number.
 const NAMED: usize = 8;
+
+/// The bridge of Docker's own network.
+const DOCKERS_BRIDGE: &str = "docker0";
 
 /// Why a network is not made, changed or removed.
 #[derive(Debug, thiserror::Error)]
@@ -116,12 +119,20 @@ fn try_apply(config: &Config, options: &Options) -> Result<Vec<String>, Networks
     let mut list = List::read(&state_dir)?;
     let mut warnings = Vec::new();
     let facts = host_facts(config, options)?;
-    if let Some(old) = list.host.replace(facts).filter(|old| list.host.as_ref().is_some_and(|new| old.conf_dir != new.conf_dir)) {
+    if let Some(old) =
+        list.host.replace(facts).filter(|old| list.host.as_ref().is_some_and(|new| old.conf_dir != new.conf_dir))
+    {
         let places = Places { host: &old, state_dir: &state_dir };
         let gone = list.networks.iter().map(|network| places.uninstall(&network.spec.name));
         warnings.extend(gone.chain([places.uninstall_managed()]).filter_map(Result::err));
     }
-    let mut reconciler = Reconciler { list: &mut list, state_dir: &state_dir, now: wall_clock(), warnings: &mut warnings };
+    let mut reconciler = Reconciler {
+        list: &mut list,
+        state_dir: &state_dir,
+        labels: &config.labels,
+        now: wall_clock(),
+        warnings: &mut warnings,
+    };
     for driver in &drivers {
         reconciler.driver(driver);
     }
@@ -151,6 +162,7 @@ fn host_facts(config: &Config, options: &Options) -> Result<HostFacts, NetworksE
 struct Reconciler<'l> {
     list: &'l mut List,
     state_dir: &'l Path,
+    labels: &'l Labels,
     now: Seconds,
     warnings: &'l mut Vec<String>,
 }
@@ -158,7 +170,7 @@ struct Reconciler<'l> {
 impl Reconciler<'_> {
     /// A driver that is configured: its network is made, or changed.
     fn driver(&mut self, driver: &Driver) {
-        let Some(spec) = Spec::of(driver, &Labels::new()) else {
+        let Some(spec) = Spec::of(driver, self.labels) else {
             self.warnings.push(format!("driver {}: no default_network: it brings no network", driver.name));
             return;
         };
@@ -297,7 +309,8 @@ pub fn disconnected(list: &List, network: &Network, state_dir: &Path) -> Vec<Con
     let Some(host) = &list.host else { return Vec::new() };
     // It may have been the default network.
     let there = usage::containers(network, true, host, state_dir);
-    let same = |left: &Container| there.iter().any(|it| (&it.container, &it.interface) == (&left.container, &left.interface));
+    let same =
+        |left: &Container| there.iter().any(|it| (&it.container, &it.interface) == (&left.container, &left.interface));
     network.left.iter().filter(|left| same(left)).cloned().collect()
 }
 
@@ -428,7 +441,8 @@ fn tell_journal(list: &List, host: &HostFacts, state_dir: &Path) -> Result<Vec<S
             let subnets: Vec<String> = network.spec.prefixes().iter().map(ToString::to_string).collect();
             let subnets = subnets.join(", ");
             let name = &network.spec.name;
-            warnings.push(format!("network {name}: this host owns no block of {subnets}: containers get no address on it here"));
+            warnings
+                .push(format!("network {name}: this host owns no block of {subnets}: containers get no address on it here"));
         }
         let reserved = network.spec.reserved(&blocks).unwrap_or_else(|| {
             let name = &network.spec.name;
@@ -452,7 +466,9 @@ fn tell_journal(list: &List, host: &HostFacts, state_dir: &Path) -> Result<Vec<S
         reserved.extend(host.addresses.iter().filter(|address| blocks.iter().any(|block| block.contains(*address))));
         // An address is somebody's whatever its network was called when it was given.
         let elsewhere = ipam.book().leases().filter(|lease| lease.network != pool);
-        reserved.extend(elsewhere.flat_map(|lease| &lease.addresses).filter(|it| blocks.iter().any(|block| block.contains(*it))));
+        reserved.extend(
+            elsewhere.flat_map(|lease| &lease.addresses).filter(|it| blocks.iter().any(|block| block.contains(*it))),
+        );
         let reserved: Vec<IpAddr> = reserved.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
         if ipam.set_network(&pool, &blocks, &reserved, Source::Agent)? {
             tracing::debug!("wrote this host's blocks of {pool} down for CNI plugins");
@@ -505,6 +521,9 @@ pub fn create(state_dir: &Path, wanted: Wanted) -> Result<(Network, Vec<String>)
                 (network.state, network.removed) = (State::Active, None);
                 network.left.clear();
             }
+            for warning in switch_bridges(&list, &name, true) {
+                tracing::warn!("{warning}");
+            }
             name
         }
     };
@@ -512,6 +531,28 @@ pub fn create(state_dir: &Path, wanted: Wanted) -> Result<(Network, Vec<String>)
     list.write(state_dir, &lock)?;
     let network = list.find(&name).cloned().ok_or_else(|| not_found(&list, &name))?;
     Ok((network, warnings))
+}
+
+/// Takes a network's bridges down, and with them every container on it, or up again. A bridge that somebody else uses as well stays.
+fn switch_bridges(list: &List, name: &str, up: bool) -> Vec<String> {
+    let Some(network) = list.find(name) else { return Vec::new() };
+    let mut warnings = Vec::new();
+    for bridge in network.spec.bridges() {
+        let others = list.wanted().filter(|other| other.spec.name != network.spec.name);
+        let shared = others.flat_map(|other| other.spec.bridges().collect::<Vec<_>>()).any(|other| other == bridge);
+        if shared || bridge == DOCKERS_BRIDGE {
+            if !up {
+                let message = format!("bridge {bridge} is not for network {name} alone: its containers keep their links");
+                warnings.push(message);
+            }
+            continue;
+        }
+        let done =
+            Netlink::open().and_then(|mut netlink| if up { netlink.set_up(bridge) } else { netlink.set_down(bridge) });
+        // A bridge is made with the first container, in whichever way.
+        warnings.extend(done.err().filter(|error| !error.is_absent()).map(|error| error.to_string()));
+    }
+    warnings
 }
 
 /// Which network is wanted.
@@ -539,6 +580,9 @@ pub fn remove(state_dir: &Path, name: &str, force: bool) -> Result<(Vec<Containe
         return Err(NetworksError::InUse { name, containers });
     }
     let mut warnings: Vec<String> = uninstall(&list, &name, state_dir).into_iter().collect();
+    if !containers.is_empty() {
+        warnings.extend(switch_bridges(&list, &name, false));
+    }
     if let Some(network) = list.find_mut(&name) {
         network.state = if containers.is_empty() { State::Removed } else { State::Disconnected };
         network.removed = Some(wall_clock());

@@ -185,7 +185,8 @@ fn two_drivers_side_by_side_and_one_removed_under_its_containers() {
     assert!(c1.addresses().contains(&"10.42.1.2/16".to_owned()), "a flat network: {:?}", c1.addresses());
     assert!(c1.reaches(&second) && c2.reaches(&first), "on ours");
     assert!(c3.reaches(&fourth) && c4.reaches(&third), "on plain");
-    let mtu = |container: &Container| container.namespace.run(|| Netlink::open().unwrap().link("eth0").unwrap().mtu).unwrap();
+    let mtu =
+        |container: &Container| container.namespace.run(|| Netlink::open().unwrap().link("eth0").unwrap().mtu).unwrap();
     assert_eq!((mtu(&c1), mtu(&c3)), (1500, 1400), "the second file of plain ran");
     let noted: Value = serde_json::from_slice(&fs::read(site.note("managed", &c1)).unwrap()).unwrap();
     assert_eq!(noted["result"]["dns"]["nameservers"], json!(["192.0.2.53"]), "the driver's name server");

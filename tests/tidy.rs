@@ -2,9 +2,11 @@
 //! it found, as `file:line: what`.
 //!
 //! [`IMPORTS`] and the constants below it are the rules as data, and the one place to change them. Below them stand
-//! one function per rule and one test per rule over the real tree. `tidy/source.rs` reads the files;
+//! one function per rule and one test per rule over the real tree. `tidy/source.rs` reads the files; `tidy/bad_inputs.rs` looks for tests;
 //! `tidy/rules_can_fail.rs` breaks every rule with a snippet.
 
+#[path = "tidy/bad_inputs.rs"]
+mod bad_inputs;
 #[path = "tidy/rules_can_fail.rs"]
 mod rules_can_fail;
 #[path = "tidy/source.rs"]

@@ -66,6 +66,11 @@ fn corpus_certificates() {
 }
 
 #[test]
+fn corpus_ike_fragments() {
+    replay("ike_fragments", ike_fragments);
+}
+
+#[test]
 fn corpus_ike_protected() {
     replay("ike_protected", ike_protected);
 }
@@ -101,6 +106,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     seeds.extend(natt_seeds().into_iter().map(|(name, data)| ("natt", name, data)));
     seeds.extend(ip_seeds().into_iter().map(|(name, data)| ("ip", name, data)));
     seeds.extend(esp_open_seeds().into_iter().map(|(name, data)| ("esp_open", name, data)));
+    seeds.extend(ike_fragments_seeds().into_iter().map(|(name, data)| ("ike_fragments", name, data)));
     seeds.extend(ike_protected_seeds().into_iter().map(|(name, data)| ("ike_protected", name, data)));
     #[cfg(feature = "x509")]
     seeds.extend(certificates_seeds().into_iter().map(|(name, data)| ("certificates", name, data)));
@@ -151,6 +157,28 @@ fn ike_schedule_seeds() -> Vec<(&'static str, Vec<u8>)> {
             of(cast(1, 0, 0, 0), &[settle, [31, 0, 12], wait, [32, 1, 5], [38, 0, child], settle, [31, 1, 13], wait]),
         ),
         ("reload", of(cast(2, 0, 0, 0), &[settle, [45, 0, 0], [38, 0, child], wait, [50, 20, 0], [51, 30, 1], [52, 0, 90]])),
+    ]
+}
+
+/// Requests or answers, then four octets for each record: what, number, total, content.
+fn ike_fragments_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    const REQUESTS: u8 = 0;
+    const ANSWERS: u8 = 1;
+    let (piece, damaged, other, whole, again) = (0, 4, 5, 6, [7, 1, 0, 0]);
+    let (middle, long, longest) = (0x10, 0x20, 0x30);
+    let of = |stage: u8, records: &[[u8; 4]]| [&[stage][..], records.as_flattened()].concat();
+    let all = |kind: u8, total: u8| (1..=total).map(|number| [kind, number, total, 1]).collect::<Vec<_>>();
+    vec![
+        ("in-order", of(REQUESTS, &[all(piece, 3), vec![again]].concat())),
+        ("backwards", of(ANSWERS, &all(piece, 5).into_iter().rev().collect::<Vec<_>>())),
+        ("twice", of(REQUESTS, &[[piece, 2, 3, 1], [piece, 2, 3, 2], [piece, 1, 3, 1], [piece, 3, 3, 1], again])),
+        ("grows", of(ANSWERS, &[[piece, 1, 2, 1], [piece, 1, 3, 1], [piece, 2, 2, 1], [piece, 2, 3, 1], [piece, 3, 3, 1]])),
+        ("out-of-range", of(REQUESTS, &[[piece, 0, 0, 0], [piece, 0, 9, 0], [piece, 9, 3, 0], [piece, 1, 65, 0], [piece, 1, 255, 0]])),
+        ("mixed-lengths", of(REQUESTS, &[[middle, 1, 2, 1], [long, 2, 2, 1]])),
+        ("too-long", of(REQUESTS, &[all(longest, 40), all(piece, 2)].concat())),
+        ("damaged", of(ANSWERS, &[[damaged, 0, 4, 3], [damaged, 3, 200, 1], [piece, 1, 1, 1]])),
+        ("other-messages", of(REQUESTS, &[[other, 0, 0, 0], [piece, 1, 2, 1], [other, 1, 0, 0], [whole, 0, 0, 1], [piece, 2, 2, 1]])),
+        ("whole-between", of(ANSWERS, &[[piece, 1, 2, 1], [whole, 0, 0, 1], [piece, 2, 2, 1], [7, 0, 200, 0], [piece, 1, 2, 1]])),
     ]
 }
 

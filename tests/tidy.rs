@@ -85,7 +85,7 @@ const IMPURE_EXCEPTIONS: &[(&str, &str)] = &[("src/crypto/x509/credential.rs", "
 
 /// Libraries that only `src/crypto` names, tests included.
 const CRYPTO_CRATES: &[&str] =
-    &["ring", "aes_gcm", "chacha20poly1305", "x25519_dalek", "curve25519_dalek", "p256", "p384", "ml_kem"];
+    &["ring", "aes_gcm", "chacha20poly1305", "x25519_dalek", "curve25519_dalek", "p256", "p384", "ml_kem", "fips203"];
 
 /// Where `unsafe` may stand.
 const UNSAFE_HOME: &str = "src/sys/";

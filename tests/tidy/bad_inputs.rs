@@ -79,7 +79,8 @@ fn names_are_read_as_they_are_meant() {
     assert_eq!(numbers("case_62_and_63_truncated"), [62, 63]);
     assert_eq!(numbers("in_case_7"), []);
     assert_eq!(numbers("case_of_doubt"), []);
-    let source = "#[test] fn case_1_a() {} fn case_2_b() {} #[test] #[ignore] fn case_3_c() {} mod m { #[test] fn case_4_d() {} }";
+    let source =
+        "#[test] fn case_1_a() {} fn case_2_b() {} #[test] #[ignore] fn case_3_c() {} mod m { #[test] fn case_4_d() {} }";
     assert_eq!(tests(&Source::parse("tests/it/x.rs", source)), ["case_1_a", "case_4_d"]);
     assert_eq!(rows("| No. | What |\n|---|---|\n| 7 | a |\n| 8* | b |\n"), [7, 8]);
 }

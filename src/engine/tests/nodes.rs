@@ -224,7 +224,8 @@ fn case_117_a_flood_of_forgeries_leaves_control_alive() {
     let target = AtomicU32::new(child_spi(&handles[0]).unwrap().value());
     let over = AtomicBool::new(false);
     let bad = || handles[0].drops().iter().map(|drops| drops.of(DropReason::BadIcv)).sum::<u64>();
-    let ike = |handle: &Handle<Node>| handle.ask(|node, now| node.peers(now)[0].ike.as_ref().map(|ike| ike.local_spi)).unwrap();
+    let ike =
+        |handle: &Handle<Node>| handle.ask(|node, now| node.peers(now)[0].ike.as_ref().map(|ike| ike.local_spi)).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let socket = inside(&namespaces[1], || UdpSocket::bind("192.0.2.2:0").unwrap());

@@ -74,7 +74,9 @@ fn cut(total: u16, scale: usize, octet: u8) -> Vec<Vec<u8>> {
     let mut chain = Vec::new();
     emit_chain(&[Payload::VendorId(Bytes::from(vec![octet; scale * usize::from(total)]))], &mut chain);
     let size = chain.len().div_ceil(usize::from(total).max(1));
-    (0..usize::from(total)).map(|piece| chain[(piece * size).min(chain.len())..((piece + 1) * size).min(chain.len())].to_vec()).collect()
+    (0..usize::from(total))
+        .map(|piece| chain[(piece * size).min(chain.len())..((piece + 1) * size).min(chain.len())].to_vec())
+        .collect()
 }
 
 /// What both know.
@@ -120,7 +122,8 @@ impl Scene {
     fn be_asked(&mut self) {
         sent(&mut self.sim);
         self.sim.command(0, Command::Probe(PEER));
-        self.asked = self.hand.read(&mut self.sim).into_iter().map(|(header, _)| header).rfind(|header| !header.flags.response);
+        self.asked =
+            self.hand.read(&mut self.sim).into_iter().map(|(header, _)| header).rfind(|header| !header.flags.response);
         assert!(self.asked.is_some(), "host 0 asks");
         self.opinion = Opinion::default();
     }

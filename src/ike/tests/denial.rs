@@ -267,7 +267,8 @@ fn case_58_a_hundred_thousand_half_open_from_forged_sources() {
 
 /// A request of any shape that strangers may try: fewer transforms, fewer payloads, other lengths.
 fn any_request(chance: &mut SeededRng) -> Vec<u8> {
-    let mut greeting = if chance.u32().is_multiple_of(2) { Greeting::new(chance.u64()) } else { Greeting::post_quantum(chance.u64()) };
+    let mut greeting =
+        if chance.u32().is_multiple_of(2) { Greeting::new(chance.u64()) } else { Greeting::post_quantum(chance.u64()) };
     let keep = chance.u32() % 4;
     if let Payload::SecurityAssociation(proposals) = &mut greeting.payloads[0] {
         proposals.truncate(1 + chance.u32() as usize % 2);
@@ -327,7 +328,12 @@ fn a_request_that_is_too_short_for_its_answer_has_to_return_a_cookie() {
     if let Payload::SecurityAssociation(proposals) = &mut greeting.payloads[0] {
         for proposal in proposals.iter_mut() {
             let mut seen = Vec::new();
-            proposal.transforms.retain(|transform| !seen.contains(&transform.kind) && { seen.push(transform.kind); true });
+            proposal.transforms.retain(|transform| {
+                !seen.contains(&transform.kind) && {
+                    seen.push(transform.kind);
+                    true
+                }
+            });
         }
     }
     greeting.payloads[1] = Payload::KeyExchange(KeyExchangePayload { group: 31, value: Bytes::new() });

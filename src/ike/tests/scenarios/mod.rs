@@ -98,8 +98,7 @@ impl Scene {
     /// A host's oldest request, or response, is taken off the wire.
     fn hold(&mut self, host: usize, response: bool) -> Held {
         let from = self.sim.hosts[host].address;
-        let is_its =
-            |datagram: &Datagram| datagram.path.local.ip() == from && header(datagram).flags.response == response;
+        let is_its = |datagram: &Datagram| datagram.path.local.ip() == from && header(datagram).flags.response == response;
         let first = self.sim.waiting.iter().find(|datagram| is_its(datagram)).map(header);
         let first = first.unwrap_or_else(|| panic!("host {host} has sent nothing (response: {response})"));
         let whole = |datagram: &mut Datagram| is_its(datagram) && header(datagram) == first;

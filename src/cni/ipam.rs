@@ -13,11 +13,9 @@ use serde_json::{Map, Value};
 
 use super::request::{Command, Request};
 use super::result::{self, Address, Fault, Route, Success};
+use crate::config::STATE_DIR;
 use crate::ipam::{self, Ipam, IpamError, JOURNAL, Lease, MANAGED, Namespaces, Owner, Sandbox, Source, Wish};
 use crate::sys::clock::wall_clock;
-
-/// Where the journal is unless something else is said.
-const STATE_DIR: &str = "/var/lib/underpass";
 
 /// The prefix length that containers see unless `subnetPrefixSize` says another, as it always was.
 const PREFIX_LEN: u8 = 16;

@@ -24,6 +24,7 @@ mod loops;
 mod matrix;
 mod moving;
 mod mtu;
+mod networks;
 mod pair;
 mod podman;
 mod scapy;

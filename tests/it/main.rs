@@ -8,6 +8,7 @@ mod lab;
 
 mod attach;
 mod bench;
+mod churn;
 mod cni;
 mod commands;
 mod containerd;

@@ -6,9 +6,11 @@
 
 mod lab;
 
+mod attach;
 mod bench;
 mod cni;
 mod commands;
+mod containerd;
 mod crowd;
 mod demo;
 mod fallback;
@@ -22,7 +24,9 @@ mod loops;
 mod matrix;
 mod moving;
 mod mtu;
+mod networks;
 mod pair;
+mod podman;
 mod scapy;
 mod speed;
 mod storms;

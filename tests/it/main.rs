@@ -6,6 +6,7 @@
 
 mod lab;
 
+mod attach;
 mod bench;
 mod cni;
 mod commands;

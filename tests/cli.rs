@@ -2,6 +2,8 @@
 
 #[path = "cli/agent.rs"]
 mod agent;
+#[path = "cli/drivers.rs"]
+mod drivers;
 #[path = "cli/network.rs"]
 mod network;
 
@@ -100,7 +102,7 @@ fn help_and_version_are_no_errors() {
     let help = run(folder.path(), &["--help"]);
     assert_eq!((help.code, help.err.as_str()), (0, ""));
     for word in
-        ["agent", "status", "peers", "demo", "bench", "config", "key", "ipam", "--run-dir", "--state-dir", "Exit codes"]
+        ["agent", "status", "peers", "demo", "bench", "config", "key", "ipam", "net", "setup", "--run-dir", "--state-dir", "Exit codes"]
     {
         assert!(help.out.contains(word), "{word}");
     }

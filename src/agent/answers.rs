@@ -1,13 +1,14 @@
 //! The answers on the control socket: what the node and the workers know, as the status model.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{plumbing, preflight};
+use super::{drivers, plumbing, preflight};
 use crate::config::Config;
 use crate::control::{Counters, Fault, FaultKind, Handler, RekeyWhat, Rekeyed, Request, Version};
 use crate::engine::{Caller, Fallback, Strays, Unreachable};
@@ -57,6 +58,7 @@ pub(super) struct Answers {
     pub caller: Caller<Node>,
     pub facts: Arc<Mutex<Facts>>,
     pub started: Instant,
+    pub state_dir: PathBuf,
     /// Of the workers and the control thread.
     pub drops: Vec<Arc<Drops>>,
     pub counters: Arc<Counters>,
@@ -109,6 +111,7 @@ impl Answers {
         for (reason, count) in ike_drops {
             status.drops.add_one(reason, count);
         }
+        drivers::show(&self.state_dir, &mut status);
         status.control = self.counters.snapshot();
         status.warnings.clone_from(&facts.warnings);
         let (table, tun) = (facts.table.clone(), facts.tun.name.clone());

@@ -14,8 +14,8 @@ use super::answers::{Answers, Facts};
 use super::plumbing::{self, Plumbing};
 use super::rotation::{self, HOST_KEY_OLD};
 use super::watch::{self, Watch};
-use super::{AgentError, Options, OsRng, addresses, desired, files, paths, preflight};
-use crate::config::{Config, Report, Severity};
+use super::{AgentError, Options, OsRng, desired, drivers, files, paths, preflight};
+use crate::config::{Config, Message, Report, Severity};
 use crate::control::{Counters, Server};
 use crate::crypto::SigningKey;
 use crate::engine::{Engine, Handle};
@@ -44,7 +44,7 @@ pub fn run(options: &Options) -> Result<(), AgentError> {
     let _lock = preflight::lock(&options.run_dir)?;
     let (host_keys, mut warnings) = check(&config, report, &options.state_dir)?;
     let mut agent = Agent::start(&config, &host_keys, options, &mut warnings)?;
-    agent.tell_blocks(&config, &options.state_dir);
+    agent.apply_drivers(&config, options);
     tracing::info!(
         "{} runs with {} on {} as {}",
         config.host.name,
@@ -77,7 +77,9 @@ fn check(config: &Config, mut report: Report, state_dir: &Path) -> Result<(Vec<S
         return Err(AgentError::Config(report));
     }
     let warnings = report.messages.iter().filter(|message| message.severity == Severity::Warning);
-    let warnings: Vec<String> = warnings.map(|message| format!("{}: {}", message.key, message.text)).collect();
+    let place = |message: &Message| message.file.as_ref().map_or(String::new(), |_| message.place(&report.file) + ": ");
+    let warnings = warnings.map(|message| format!("{}{}: {}", place(message), message.key, message.text));
+    let warnings: Vec<String> = warnings.collect();
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -162,6 +164,7 @@ impl Agent {
             caller: engine.caller(),
             facts: Arc::clone(&facts),
             started,
+            state_dir: options.state_dir.clone(),
             drops: engine.drops().to_vec(),
             counters: Arc::clone(&counters),
         };
@@ -243,16 +246,16 @@ impl Agent {
         facts.describe(&new);
         facts.warnings = warnings;
         drop(facts);
-        self.tell_blocks(&new, &options.state_dir);
+        self.apply_drivers(&new, options);
         tracing::info!("read the configuration again: {}", counted(new.peers.len(), "peer"));
         *config = new;
         Ok(())
     }
 
-    /// Lets CNI plugins know what is ours.
-    fn tell_blocks(&self, config: &Config, state_dir: &Path) {
-        let warning = addresses::tell(config, state_dir);
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner).warnings.extend(warning);
+    /// Lets container runtimes and CNI plugins know what is ours.
+    fn apply_drivers(&self, config: &Config, options: &Options) {
+        let warnings = drivers::apply(config, options);
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).warnings.extend(warnings);
     }
 
     /// Tells the peers, ends the threads, and takes everything back.

@@ -60,7 +60,11 @@ fn counted(count: usize, noun: &str) -> String {
 }
 
 fn describe_config(config: &Config) -> String {
-    format!("host {}, {}", config.host.name, counted(config.peers.len(), "peer"))
+    let drivers = match config.drivers.len() {
+        0 => String::new(),
+        sources => format!(", drivers from {}", counted(sources, "place")),
+    };
+    format!("host {}, {}{drivers}", config.host.name, counted(config.peers.len(), "peer"))
 }
 
 fn describe(driver: &Driver) -> String {
@@ -96,12 +100,16 @@ fn as_json(report: &Report, usable: bool) -> Value {
         .messages
         .iter()
         .map(|message| {
-            json!({
+            let mut value = json!({
                 "severity": message.severity.name(),
                 "line": message.line,
                 "key": message.key,
                 "message": message.text,
-            })
+            });
+            if let Some(file) = &message.file {
+                value["file"] = json!(file);
+            }
+            value
         })
         .collect();
     json!({

@@ -6,13 +6,16 @@
 mod agent;
 mod bench;
 mod check;
+mod convert;
 mod demo;
 mod exit;
 mod ipam;
 mod key;
 mod lab;
+mod net;
 mod output;
 mod peers;
+mod setup;
 mod status;
 
 use std::ffi::OsString;
@@ -105,6 +108,14 @@ enum Command {
     /// Show and check the addresses that this host gave to containers.
     #[command(subcommand)]
     Ipam(IpamCommand),
+    /// Show, make and remove the networks of this host.
+    #[command(subcommand)]
+    Net(net::NetCommand),
+    /// Tell a container runtime where our networks and plugins are.
+    ///
+    /// It writes what is needed and says what it did; a second time there is nothing to do. Files that somebody else wrote stay.
+    #[command(after_help = "Examples:\n  underpass setup podman --dry-run\n  underpass setup containerd")]
+    Setup(setup::SetupArgs),
 }
 
 #[derive(Debug, Args)]
@@ -162,6 +173,15 @@ enum ConfigCommand {
         /// Take warnings for errors.
         #[arg(long)]
         strict: bool,
+    },
+    /// Print the network drivers of a docker-compose or rancher-compose file as the agent's configuration.
+    ///
+    /// What the file holds besides is listed with the reason why it is left out.
+    #[command(after_help = "Example:\n  underpass config convert rancher-compose.yml >> /etc/underpass/underpass.yaml")]
+    Convert {
+        /// The compose file.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
     },
 }
 
@@ -241,11 +261,14 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Bench(arguments) => bench::run(&places, &arguments),
         Command::BenchCeiling(arguments) => bench::ceiling::run(&arguments),
         Command::Config(ConfigCommand::Check { file, strict }) => check::run(&places, &file, strict),
+        Command::Config(ConfigCommand::Convert { file }) => convert::run(&places, &file),
         Command::Key(KeyCommand::Generate { force }) => key::generate(&places, force),
         Command::Key(KeyCommand::Show) => key::show(&places),
         Command::Key(KeyCommand::Rotate { switch, finish }) => key::rotate(&places, switch, finish),
         Command::Ipam(IpamCommand::Ls { network }) => ipam::ls(&places, network.as_deref()),
         Command::Ipam(IpamCommand::Check { repair }) => ipam::check(&places, repair),
+        Command::Net(command) => net::run(&places, command),
+        Command::Setup(arguments) => setup::run(&places, &arguments),
     }
     .into()
 }

@@ -368,5 +368,7 @@ fn build(draft: Draft) -> Option<Config> {
         overlay: Overlay { addresses, blocks },
         ipsec: draft.ipsec,
         peers,
+        drivers: draft.drivers,
+        cni: draft.cni,
     })
 }

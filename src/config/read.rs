@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::drivers::{self, Cni, DriverSource};
 use super::message::Report;
 use super::scalar::{self, Expected};
 use super::section::{Field, Placed, Section};
@@ -72,6 +73,8 @@ pub(super) struct Draft {
     pub blocks: Vec<Placed<IpNet>>,
     pub ipsec: Ipsec,
     pub peers: Vec<PeerDraft>,
+    pub drivers: Vec<DriverSource>,
+    pub cni: Cni,
 }
 
 /// One peer of the draft.
@@ -115,6 +118,8 @@ pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, repo
     let defaults = PeerDefaults { folder, suites: &ipsec.suites, flags };
     let items = top.take("peers").and_then(|field| field.list(report, MAX_PEERS)).unwrap_or_default();
     let peers = items.iter().filter_map(|item| peer(item, &defaults, report)).collect();
+    let drivers = drivers::drivers(&mut top, folder, report);
+    let cni = drivers::cni(&mut top, folder, report);
     later_steps(&mut top, report);
     top.finish(report);
     let listen = listen.unwrap_or_else(|| absent("host.listen").placed(Listen::default()));
@@ -133,15 +138,15 @@ pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, repo
         blocks,
         ipsec,
         peers,
+        drivers,
+        cni,
     };
     check::finish(draft, report)
 }
 
 /// Keys that other builds have: knowing them makes a better message than "unknown key".
 fn later_steps(top: &mut Section<'_>, report: &mut Report) {
-    for (key, what) in
-        [("store", "a store of hosts: list them under `peers`"), ("drivers", "network drivers"), ("cni", "CNI plugins")]
-    {
+    for (key, what) in [("store", "a store of hosts: list them under `peers`")] {
         top.refuse(key, &format!("this build does not have {what}; remove the key"), report);
     }
 }

@@ -211,7 +211,8 @@ peers:
   - psk: short
     adress: 192.0.2.2
     remote_blocks: [10.42.2.1/24]
-drivers: [/etc/compose.yml]
+drivers: [[]]
+cni: {bin: /x, conf_dir: ''}
 Overlay: {}
 ",
     );
@@ -234,8 +235,10 @@ u.yaml:12: peers[0].psk: expected a shared key of 32 to 1024 octets, got 5; make
 u.yaml:13: peers[0].adress: unknown key; did you mean \"address\"?
 u.yaml:14: peers[0].remote_blocks[0]: expected a prefix without host bits, got \"10.42.2.1/24\"; did you mean \
          \"10.42.2.0/24\"?
-u.yaml:15: drivers: this build does not have network drivers; remove the key
-u.yaml:16: Overlay: unknown key; did you mean \"overlay\"?
+u.yaml:15: drivers[0]: expected the path of a compose file, or a block with the keys of network_driver, got a list
+u.yaml:16: cni.conf_dir: expected the path of a folder, got \"\"
+u.yaml:16: cni.bin: unknown key; expected conf_dir, bin_dir or cache_dir
+u.yaml:17: Overlay: unknown key; did you mean \"overlay\"?
 "
     );
 }

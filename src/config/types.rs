@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::drivers::{Cni, DriverSource};
 use super::section::Placed;
 use crate::crypto::VerifyingKey;
 use crate::model::{AeadAlgorithm, PeerId, Secret};
@@ -24,6 +25,10 @@ pub struct Config {
     pub ipsec: Ipsec,
     /// Every other host.
     pub peers: Vec<Peer>,
+    /// Where this host's network drivers stand.
+    pub drivers: Vec<DriverSource>,
+    /// Where container runtimes look.
+    pub cni: Cni,
 }
 
 /// `host`.

@@ -4,10 +4,12 @@
 //! through [`render_status`]. One model for both, so the screen cannot say what the JSON does not.
 
 mod log;
+mod networks;
 mod render;
 mod status;
 
 pub use log::init_log;
+pub use networks::{Disconnected, Network};
 pub use render::{duration_in_words, render_peer, render_status, table};
 pub use status::{
     Change, Child, ControlCounters, Drops, Ike, Peer, PeerDirection, PeerState, Peers, Remark, STATUS_SCHEMA, Sockets,

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use super::{Change, Child, Drops, Peer, PeerDirection, PeerState, Remark, Status, Tristate, Worker};
+use super::{Change, Child, Drops, Peer, PeerDirection, PeerState, Remark, Status, Tristate, Worker, networks};
 use crate::model::DropReason;
 
 /// One screen about an agent and its peers.
@@ -44,6 +44,7 @@ pub fn render_status(status: &Status) -> String {
         }
     }
     workers_table(&mut out, &status.workers);
+    networks::render(&mut out, status);
     drops(&mut out, status);
     if !status.fallbacks.is_empty() {
         line(&mut out, format_args!("\nfallbacks"));
@@ -314,7 +315,7 @@ fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
 }
 
 /// Nothing in a foreign text may steer a terminal.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 

@@ -23,6 +23,7 @@ mod loops;
 mod matrix;
 mod moving;
 mod mtu;
+mod networks;
 mod pair;
 mod scapy;
 mod speed;

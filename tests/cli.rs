@@ -101,9 +101,21 @@ fn help_and_version_are_no_errors() {
     let folder = folder();
     let help = run(folder.path(), &["--help"]);
     assert_eq!((help.code, help.err.as_str()), (0, ""));
-    for word in
-        ["agent", "status", "peers", "demo", "bench", "config", "key", "ipam", "net", "setup", "--run-dir", "--state-dir", "Exit codes"]
-    {
+    for word in [
+        "agent",
+        "status",
+        "peers",
+        "demo",
+        "bench",
+        "config",
+        "key",
+        "ipam",
+        "net",
+        "setup",
+        "--run-dir",
+        "--state-dir",
+        "Exit codes",
+    ] {
         assert!(help.out.contains(word), "{word}");
     }
     let version = run(folder.path(), &["--version"]);

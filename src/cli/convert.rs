@@ -21,7 +21,10 @@ pub(super) fn run(places: &Places, file: &Path) -> Exit {
     };
     let (drivers, mut report) = files::parse_compose(file, &octets, false);
     if report.has_errors() {
-        return complain(format_args!("{} cannot be used\n{}", file.display(), report.to_string().trim_end()), Exit::BadConfig);
+        return complain(
+            format_args!("{} cannot be used\n{}", file.display(), report.to_string().trim_end()),
+            Exit::BadConfig,
+        );
     }
     report.include(network::not_taken(file, octets.expose()));
     let blocks: Vec<Value> = drivers.iter().map(network::Driver::as_block).collect();

@@ -106,9 +106,11 @@ impl Setup<'_> {
         // Where podman looks by itself.
         folders.extend(["/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin"].map(str::to_owned));
         let mut seen = Vec::new();
-        folders.retain(|folder| !seen.contains(folder) && {
-            seen.push(folder.clone());
-            true
+        folders.retain(|folder| {
+            !seen.contains(folder) && {
+                seen.push(folder.clone());
+                true
+            }
         });
         // JSON's texts are TOML's.
         let text = format!(

@@ -370,5 +370,6 @@ fn build(draft: Draft) -> Option<Config> {
         peers,
         drivers: draft.drivers,
         cni: draft.cni,
+        docker: draft.docker,
     })
 }

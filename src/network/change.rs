@@ -73,7 +73,9 @@ fn members(
             continue;
         }
         let full = format!("{path}.{key}");
-        if let ("ipam", Some(Value::Object(old)), Some(Value::Object(new))) = (key.as_str(), old.get_mut(&key), new.get(&key)) {
+        if let ("ipam", Some(Value::Object(old)), Some(Value::Object(new))) =
+            (key.as_str(), old.get_mut(&key), new.get(&key))
+        {
             members(old, new, &full, in_place, refused);
         } else if FREE_KEYS.contains(&key.as_str()) {
             match new.get(&key) {

@@ -174,7 +174,9 @@ pub enum ChoiceError {
         subnets: Vec<Ipv4Net>,
     },
     /// The container shares somebody else's namespace.
-    #[error("label {LABEL_CNI_NETWORK} asks for network {network}, but with mode {mode} the container has no network namespace of its own")]
+    #[error(
+        "label {LABEL_CNI_NETWORK} asks for network {network}, but with mode {mode} the container has no network namespace of its own"
+    )]
     Shared {
         /// The network.
         network: String,
@@ -297,8 +299,7 @@ fn address(labels: &Labels, network: &KnownNetwork<'_>) -> Result<AddressWish, C
     if let Some(text) = label(labels, LABEL_IP).filter(|text| !text.is_empty()) {
         let parsed = text.parse().map(|address: IpAddr| (address, None));
         let parsed = parsed.or_else(|_| text.parse().map(|net: IpNet| (net.addr(), Some(net.prefix_len()))));
-        let (address, length) =
-            parsed.map_err(|_| wrong(LABEL_IP, "an address such as 10.42.1.7 or 10.42.1.7/16", text))?;
+        let (address, length) = parsed.map_err(|_| wrong(LABEL_IP, "an address such as 10.42.1.7 or 10.42.1.7/16", text))?;
         inside(LABEL_IP, address, network)?;
         return Ok(AddressWish::This(address, length));
     }

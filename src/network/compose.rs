@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Driver, Variables, interpolate, read};
-use crate::config::{DriverBlock, Report};
 use crate::config::section::Field;
 use crate::config::yaml::{self, Duplicates, Node, Value};
+use crate::config::{DriverBlock, Report};
 
 /// The key of the block.
 const BLOCK: &str = "network_driver";
@@ -70,7 +70,9 @@ pub(super) fn not_taken(root: &Node, report: &mut Report) {
                 report.warning(key.line, &*key.text, message);
             }
             "version" => report.warning(key.line, &*key.text, "the format of the file: it says nothing of networks"),
-            "services" => entries(node).iter().for_each(|(key, node)| service(&format!("services.{}", key.text), key, node, report)),
+            "services" => {
+                entries(node).iter().for_each(|(key, node)| service(&format!("services.{}", key.text), key, node, report))
+            }
             name => service(name, key, node, report),
         }
     }

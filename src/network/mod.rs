@@ -27,9 +27,9 @@ use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 
-use crate::config::{DriverBlock, Report};
 use crate::config::scalar;
 use crate::config::yaml::{self, Duplicates};
+use crate::config::{DriverBlock, Report};
 
 /// The value of a variable for `${NAME}`, or none if it is not set.
 pub type Variables<'v> = &'v dyn Fn(&str) -> Option<String>;

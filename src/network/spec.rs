@@ -126,7 +126,8 @@ impl Spec {
 
     /// This host's interfaces that its plugins connect containers to.
     pub fn interfaces(&self) -> impl Iterator<Item = &str> {
-        let of = |key: &'static str| self.cni_config.iter().filter_map(move |file| file.netconf.get(key).and_then(Value::as_str));
+        let of =
+            |key: &'static str| self.cni_config.iter().filter_map(move |file| file.netconf.get(key).and_then(Value::as_str));
         of("bridge").chain(of("master"))
     }
 

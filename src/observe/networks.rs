@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
-use super::render::{duration_in_words, plain, table};
 use super::Status;
+use super::render::{duration_in_words, plain, table};
 
 /// A network of this host.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

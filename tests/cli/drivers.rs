@@ -234,7 +234,14 @@ fn setup_says_what_it_writes_and_writes_it_once() {
     );
     assert_eq!(fs::read_link(&links[0]).unwrap(), Path::new(env!("CARGO_BIN_EXE_underpass")));
     let seen = setup("podman", &[]);
-    assert!(seen.out.starts_with(&format!("fine already: {}\nfine already: {bin}\n", "root/etc/containers/containers.conf.d/50-underpass.conf")), "{}", seen.out);
+    assert!(
+        seen.out.starts_with(&format!(
+            "fine already: {}\nfine already: {bin}\n",
+            "root/etc/containers/containers.conf.d/50-underpass.conf"
+        )),
+        "{}",
+        seen.out
+    );
     let value = parsed(&setup("podman", &["--json"]).out);
     assert_eq!((&value["schema"], &value["steps"][0]["changed"]), (&json!("underpass.setup/1"), &json!(false)));
     fs::write(&conf, "[network]\n").unwrap();
@@ -255,7 +262,10 @@ fn setup_says_what_it_writes_and_writes_it_once() {
     assert_eq!(seen.code, 5);
     assert!(seen.err.contains("containerd reads /etc/cni/net.d, and networks are in "), "{}", seen.err);
     let conf_dir = folder.path().join("cni/net.d");
-    write("root/etc/containerd/config.toml", &format!("[x]\n  bin_dir = \"{bin}\"\n  conf_dir = '{}'\n", conf_dir.display()));
+    write(
+        "root/etc/containerd/config.toml",
+        &format!("[x]\n  bin_dir = \"{bin}\"\n  conf_dir = '{}'\n", conf_dir.display()),
+    );
     let seen = setup("containerd", &[]);
     assert_eq!(seen.code, 0, "{}", seen.err);
     assert_eq!(squeezed(&seen.out)[1], "linked root/opt/cni/bin/rancher-bridge", "{}", seen.out);
@@ -337,7 +347,10 @@ ipsec
     agent.expect_log("network ipsec: cni_config.10-rancher.conf.bridge cannot be changed while containers use it");
     assert!(host.status()["warnings"].to_string().contains("stop 1 container: c1 (eth0 10.42.1.2)"), "{}", host.status());
     let value = parsed(&net(&["show", "ipsec", "--json"]).out);
-    assert_eq!((&value["host_ports"], &value["cni_config"]["10-rancher.conf"]["bridge"]), (&json!(false), &json!("docker0")));
+    assert_eq!(
+        (&value["host_ports"], &value["cni_config"]["10-rancher.conf"]["bridge"]),
+        (&json!(false), &json!("docker0"))
+    );
     // The driver is taken out.
     host.configure(&config(""));
     agent.signal(Signal::HUP);
@@ -359,7 +372,11 @@ ipsec
     assert!(!host.path("cni/net.d/10-underpass-ipsec.conflist").exists());
     let seen = run(&folder, &["status"]);
     assert_eq!(seen.code, 3);
-    assert!(seen.out.contains("disconnected containers\n  c1 (eth0)  10.42.1.2  network ipsec was removed by force"), "{}", seen.out);
+    assert!(
+        seen.out.contains("disconnected containers\n  c1 (eth0)  10.42.1.2  network ipsec was removed by force"),
+        "{}",
+        seen.out
+    );
     assert_eq!(host.status()["disconnected"][0]["container"], "c1");
     let refused = plugin_with(&folder, "ADD", "c2", living.to_str().unwrap(), &[]);
     assert!(refused.out.contains("this host has no block of it"), "{}", refused.out);

@@ -12,6 +12,7 @@ mod cni;
 mod commands;
 mod crowd;
 mod demo;
+mod docker;
 mod fallback;
 mod foreign;
 mod foreign_alone;

@@ -176,7 +176,11 @@ fn two_drivers_side_by_side_and_one_removed_under_its_containers() {
     let [c1, c2, c3, c4] = ["c1", "c2", "c3", "c4"].map(Container::new);
     let (first, second) = (site.add("managed", &c1), site.add("ours", &c2));
     let (third, fourth) = (site.add("plain", &c3), site.add("plain", &c4));
-    assert_eq!((first.as_str(), second.as_str()), ("10.42.1.2", "10.42.1.3"), "out of this host's block, past its own address");
+    assert_eq!(
+        (first.as_str(), second.as_str()),
+        ("10.42.1.2", "10.42.1.3"),
+        "out of this host's block, past its own address"
+    );
     assert_eq!((third.as_str(), fourth.as_str()), ("10.88.0.2", "10.88.0.3"));
     assert!(c1.addresses().contains(&"10.42.1.2/16".to_owned()), "a flat network: {:?}", c1.addresses());
     assert!(c1.reaches(&second) && c2.reaches(&first), "on ours");
@@ -192,14 +196,20 @@ fn two_drivers_side_by_side_and_one_removed_under_its_containers() {
     site.del("plain", &c4);
     assert_eq!(site.networks(), ["ours active 2", "plain active 1"]);
     let (code, said) = site.net(&["rm", "plain", "--force"]);
-    assert_eq!((code, said.as_str()), (Some(0), "network plain is removed; disconnected 1 container: c3 (eth0 10.88.0.2)\n"));
+    assert_eq!(
+        (code, said.as_str()),
+        (Some(0), "network plain is removed; disconnected 1 container: c3 (eth0 10.88.0.2)\n")
+    );
     assert!(!site.list("plain").exists() && site.list("ours").exists());
     let status = site.agent.control(&["status"]);
     assert_eq!(status.status.code(), Some(3), "{}", text(&status.stdout));
     let line = "  c3 (eth0)  10.88.0.2  network plain was removed by force";
     assert!(text(&status.stdout).contains(line), "{}", text(&status.stdout));
     let lost = &site.agent.status()["disconnected"];
-    assert_eq!((&lost[0]["container"], &lost[0]["network"], lost.as_array().unwrap().len()), (&json!("c3"), &json!("plain"), 1));
+    assert_eq!(
+        (&lost[0]["container"], &lost[0]["network"], lost.as_array().unwrap().len()),
+        (&json!("c3"), &json!("plain"), 1)
+    );
     assert!(c1.reaches(&second), "the other network goes on");
     site.del("plain", &c3);
     assert_eq!(site.agent.status()["disconnected"], json!([]));

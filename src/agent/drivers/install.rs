@@ -230,7 +230,10 @@ pub fn missing_links(bin_dir: &Path, program: &Path) -> Result<Vec<PathBuf>, Str
 }
 
 fn foreign(path: &Path, what: &str) -> String {
-    format!("{}: not made by underpass ({what}): move it away, or choose another cni.conf_dir or cni.bin_dir", path.display())
+    format!(
+        "{}: not made by underpass ({what}): move it away, or choose another cni.conf_dir or cni.bin_dir",
+        path.display()
+    )
 }
 
 fn write(path: &Path, value: &Value, mode: u32) -> Outcome {

@@ -19,17 +19,17 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
-pub use install::{link_plugins, missing_links, replace};
 use install::Places;
-pub use list::{HostFacts, List, Network, Origin, State};
+pub use install::{link_plugins, missing_links, replace};
 use list::ListLock;
+pub use list::{HostFacts, List, Network, Origin, State};
 pub use usage::Container;
 
 use super::{Options, files};
 use crate::config::{Config, Report};
 use crate::ipam::{Ipam, IpamError, MANAGED, Namespaces, Seconds, Source};
-use crate::observe::{self, Disconnected, Status};
 use crate::network::{Change, Driver, Labels, Spec};
+use crate::observe::{self, Disconnected, Status};
 use crate::sys::clock::wall_clock;
 use crate::sys::netlink::{Netlink, NetlinkError};
 
@@ -116,7 +116,9 @@ fn try_apply(config: &Config, options: &Options) -> Result<Vec<String>, Networks
     let mut list = List::read(&state_dir)?;
     let mut warnings = Vec::new();
     let facts = host_facts(config, options)?;
-    if let Some(old) = list.host.replace(facts).filter(|old| list.host.as_ref().is_some_and(|new| old.conf_dir != new.conf_dir)) {
+    if let Some(old) =
+        list.host.replace(facts).filter(|old| list.host.as_ref().is_some_and(|new| old.conf_dir != new.conf_dir))
+    {
         let places = Places { host: &old, state_dir: &state_dir };
         let gone = list.networks.iter().map(|network| places.uninstall(&network.spec.name));
         warnings.extend(gone.chain([places.uninstall_managed()]).filter_map(Result::err));
@@ -297,7 +299,8 @@ pub fn disconnected(list: &List, network: &Network, state_dir: &Path) -> Vec<Con
     let Some(host) = &list.host else { return Vec::new() };
     // It may have been the default network.
     let there = usage::containers(network, true, host, state_dir);
-    let same = |left: &Container| there.iter().any(|it| (&it.container, &it.interface) == (&left.container, &left.interface));
+    let same =
+        |left: &Container| there.iter().any(|it| (&it.container, &it.interface) == (&left.container, &left.interface));
     network.left.iter().filter(|left| same(left)).cloned().collect()
 }
 
@@ -428,7 +431,8 @@ fn tell_journal(list: &List, host: &HostFacts, state_dir: &Path) -> Result<Vec<S
             let subnets: Vec<String> = network.spec.prefixes().iter().map(ToString::to_string).collect();
             let subnets = subnets.join(", ");
             let name = &network.spec.name;
-            warnings.push(format!("network {name}: this host owns no block of {subnets}: containers get no address on it here"));
+            warnings
+                .push(format!("network {name}: this host owns no block of {subnets}: containers get no address on it here"));
         }
         let reserved = network.spec.reserved(&blocks).unwrap_or_else(|| {
             let name = &network.spec.name;
@@ -452,7 +456,9 @@ fn tell_journal(list: &List, host: &HostFacts, state_dir: &Path) -> Result<Vec<S
         reserved.extend(host.addresses.iter().filter(|address| blocks.iter().any(|block| block.contains(*address))));
         // An address is somebody's whatever its network was called when it was given.
         let elsewhere = ipam.book().leases().filter(|lease| lease.network != pool);
-        reserved.extend(elsewhere.flat_map(|lease| &lease.addresses).filter(|it| blocks.iter().any(|block| block.contains(*it))));
+        reserved.extend(
+            elsewhere.flat_map(|lease| &lease.addresses).filter(|it| blocks.iter().any(|block| block.contains(*it))),
+        );
         let reserved: Vec<IpAddr> = reserved.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
         if ipam.set_network(&pool, &blocks, &reserved, Source::Agent)? {
             tracing::debug!("wrote this host's blocks of {pool} down for CNI plugins");

@@ -152,11 +152,16 @@ fn a_network_in_use_changes_as_far_as_it_can() {
     let warnings = site.apply(&[("a.yml", EXAMPLE)]);
     assert_eq!(
         warnings,
-        ["network ipsec: cni_config.10-rancher.conf.bridge cannot be changed while containers use it: stop 1 container: c1 \
-          (eth0 10.42.1.2), and reload; or bring it under another name"]
+        [
+            "network ipsec: cni_config.10-rancher.conf.bridge cannot be changed while containers use it: stop 1 container: c1 \
+          (eth0 10.42.1.2), and reload; or bring it under another name"
+        ]
     );
     let list = site.list();
-    assert_eq!((bridge(&site).as_str(), list.find("ipsec").unwrap().spec.dns[0].to_string().as_str()), ("br9", "169.254.169.250"));
+    assert_eq!(
+        (bridge(&site).as_str(), list.find("ipsec").unwrap().spec.dns[0].to_string().as_str()),
+        ("br9", "169.254.169.250")
+    );
     let text = fs::read_to_string(site.path("cni/ipsec.d/10-rancher.conf")).unwrap();
     assert!(text.contains("br9") && text.contains("169.254.169.250"), "{text}");
     fs::remove_file(site.path("c1")).unwrap();

@@ -29,7 +29,12 @@ fn some_keys_change_in_place_and_some_do_not() {
         ("- 169.254.169.250", "- 192.0.2.53", "default_network.dns", ""),
         ("- rancher.internal", "- example.org", "default_network.dns_search", ""),
         ("linkMTUOverhead: 98", "linkMTUOverhead: 50", "cni_config.10-rancher.conf.linkMTUOverhead", ""),
-        ("linkMTUOverhead: 98", "mtu: 1400", "cni_config.10-rancher.conf.linkMTUOverhead cni_config.10-rancher.conf.mtu", ""),
+        (
+            "linkMTUOverhead: 98",
+            "mtu: 1400",
+            "cni_config.10-rancher.conf.linkMTUOverhead cni_config.10-rancher.conf.mtu",
+            "",
+        ),
         ("/var/log/rancher-ipam.log", "/var/log/other.log", "cni_config.10-rancher.conf.ipam.logToFile", ""),
         ("bridge: docker0", "bridge: br7", "", "cni_config.10-rancher.conf.bridge"),
         ("hostNat: true", "hostNat: false", "", "cni_config.10-rancher.conf.hostNat"),

@@ -178,7 +178,7 @@ impl Hands for Overlay {
             }
         } else {
             wanted.owner = owner(id, ALONE);
-            wanted.routes = plan.routes();
+            wanted.routes = plan.routes(&wanted.addresses);
         }
         self.alone(&plan, &wanted)
     }

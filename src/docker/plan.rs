@@ -109,14 +109,16 @@ impl Plan {
         }
     }
 
-    /// The routes of a container that has no other network.
-    pub(super) fn routes(&self) -> Vec<Route> {
-        let destination = |gateway: IpAddr| if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
-        let route = |gateway: IpAddr| {
-            let destination = destination(gateway).parse().ok()?;
-            Some(Route { destination, gateway: Some(gateway) })
-        };
-        self.default_gateway.and_then(route).into_iter().collect()
+    /// The routes of a container with these addresses that has no other network. A gateway that is on none of its links is one hop away
+    /// all the same.
+    pub(super) fn routes(&self, addresses: &[IpNet]) -> Vec<Route> {
+        let Some(gateway) = self.default_gateway else { return Vec::new() };
+        let unspecified = if gateway.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+        let everywhere = IpNet::new(unspecified, 0).ok();
+        let off_link = !addresses.iter().any(|net| net.contains(&gateway));
+        let hop = off_link.then(|| Route { destination: gateway.into(), gateway: None });
+        let everywhere = everywhere.map(|destination| Route { destination, gateway: Some(gateway) });
+        hop.into_iter().chain(everywhere).collect()
     }
 }
 
@@ -147,7 +149,12 @@ mod tests {
         assert_eq!(plan.network.gateways, ["10.42.0.1/16".parse().unwrap()]);
         assert_eq!(plan.network.subnets, ["10.42.0.0/16".parse().unwrap()]);
         assert!(plan.hairpin && plan.network.host_nat && !plan.network.promiscuous);
-        assert_eq!(plan.routes()[0].gateway, Some("10.42.0.1".parse().unwrap()));
+        let routes = |address: &str| {
+            let text = |route: &Route| format!("{} {:?}", route.destination, route.gateway);
+            plan.routes(&[address.parse().unwrap()]).iter().map(text).collect::<Vec<_>>()
+        };
+        assert_eq!(routes("10.42.1.7/16"), ["0.0.0.0/0 Some(10.42.0.1)"]);
+        assert_eq!(routes("10.42.1.7/24"), ["10.42.0.1/32 None", "0.0.0.0/0 Some(10.42.0.1)"]);
         assert_eq!(plan.seen("10.42.1.7".parse().unwrap(), &[], None), Some("10.42.1.7/16".parse().unwrap()));
         assert_eq!(plan.seen("10.42.1.7".parse().unwrap(), &[], Some(24)), Some("10.42.1.7/24".parse().unwrap()));
         assert_eq!(

@@ -181,8 +181,8 @@ impl DockerHost {
         let ping = || self.inside(name, &["ping", "-c", "1", "-W", "1", address]);
         wait_for(&format!("{name} on {} to ping {address}", self.host.name), PATIENCE, ping);
         let page = format!("http://{address}/hello");
-        let fetched = self.inside(name, &["wget", "-q", "-T", "10", "-O", "-", &page]);
-        assert_eq!(fetched.as_deref(), Some("hello\n"), "{name} on {} from {address}", self.host.name);
+        let fetched = self.try_docker(&["exec", name, "wget", "-q", "-T", "10", "-O", "-", &page]);
+        assert_eq!(said(&fetched), "hello\n", "{name} on {} from {address}", self.host.name);
     }
 
     /// `underpass ps --json`, with its exit code.

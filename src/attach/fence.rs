@@ -25,7 +25,7 @@ use ipnet::IpNet;
 use super::{AttachError, HardwareAddress, HostNetwork, Publication};
 use crate::sys::netlink::Netlink;
 use crate::sys::nft::table::{
-    Family, Hook, Key, Part, Set, Transaction, address_octets, counted, keys, ranges, remove_table,
+    Family, Hook, Key, Part, Range, Set, Transaction, address_octets, counted, keys, ranges, remove_table,
 };
 use crate::sys::nft::{Count, GuardError, Holds, Load, Rule};
 
@@ -102,13 +102,12 @@ fn of(sets: &[Set; 2], net: IpNet) -> &'static str {
     sets[usize::from(net.addr().is_ipv6())].name
 }
 
-/// Puts the fence up around a network.
-pub(super) fn raise(network: &HostNetwork, netlink: &mut Netlink) -> Result<(), AttachError> {
-    let strangers = strangers(network, netlink)?;
+/// Puts the fence up around a network, and takes down what stood around [`strangers`].
+pub(super) fn raise(network: &HostNetwork, strangers: &[(String, IpNet)]) -> Result<(), AttachError> {
     let mut inet = inet_rules();
     let mut bridge = bridge_rules();
-    for (gone, subnet) in strangers {
-        inet.delete_prefix(of(&INSIDE, subnet), Key::default().interface(&gone), subnet);
+    for &(ref gone, subnet) in strangers {
+        inet.delete_prefix(of(&INSIDE, subnet), Key::default().interface(gone), subnet);
         inet.delete_prefix(of(&SUBNETS, subnet), Key::default(), subnet);
         bridge.delete_prefix(of(&SUBNETS, subnet), Key::default(), subnet);
         if has_nat(subnet)? {
@@ -143,10 +142,10 @@ fn overlap(error: GuardError, network: &HostNetwork) -> AttachError {
 
 /// What stands in the sets for bridges that are gone, and would overlap; one that is there is an error, and so is a subnet of the
 /// network's own bridge that is another than before.
-fn strangers(network: &HostNetwork, netlink: &mut Netlink) -> Result<Vec<(String, IpNet)>, AttachError> {
+pub(super) fn strangers(network: &HostNetwork, netlink: &mut Netlink) -> Result<Vec<(String, IpNet)>, AttachError> {
     let mut gone = Vec::new();
     for set in &INSIDE {
-        for (first, last) in ranges(Family::Inet, TABLE, set.name)? {
+        for Range { first, last } in ranges(Family::Inet, TABLE, set.name)? {
             let other = name_of(&first);
             let Some(known) = prefix(first.get(16..), last.get(16..)) else { continue };
             let overlaps = |subnet: &&IpNet| subnet.contains(&known) || known.contains(*subnet);
@@ -264,6 +263,18 @@ fn unpublish(addresses: &[Vec<u8>]) -> Result<(), GuardError> {
 
 /// Forgets what ports may say, of those that are chosen by name. A port that is not known may say nothing with an overlay address.
 pub(super) fn expel(chosen: impl Fn(&str) -> bool) -> Result<usize, GuardError> {
+    /// Somebody else may forget the same ports meanwhile.
+    const ATTEMPTS: usize = 5;
+    let mut attempt = 1;
+    loop {
+        match try_expel(&chosen) {
+            Err(GuardError::Netlink(error)) if error.is_absent() && attempt < ATTEMPTS => attempt += 1,
+            other => return other,
+        }
+    }
+}
+
+fn try_expel(chosen: impl Fn(&str) -> bool) -> Result<usize, GuardError> {
     let mut bridge = Transaction::new(Family::Bridge, TABLE);
     let (mut count, mut addresses) = (0, Vec::new());
     for set in LEASES.iter().chain([&MACS, &PORTS]) {
@@ -314,19 +325,21 @@ fn inet_rules() -> Transaction {
     table.counter(FORGED);
     table.counter(CLOSED);
     let hook = |kind, number, priority| Some(Hook { kind, number, priority });
-    let mut forged = trusted();
-    let mut closed = trusted();
-    for ipv6 in [false, true] {
-        let family = usize::from(ipv6);
-        let rule = || Rule::default().of_family(ipv6);
-        let (source, destination) = (Load::Source { ipv6 }, Load::Destination { ipv6 });
-        forged.push(rule().in_set(Holds::Yes, &[source], SUBNETS[family].name).count(FORGED).drop());
-        let to = || rule().in_set(Holds::Yes, &[destination], SUBNETS[family].name);
-        closed.push(to().established(false).accept());
-        closed.push(to().count(CLOSED).drop());
-    }
-    table.chain("forged", hook("filter", PREROUTING, RAW), forged);
-    table.chain("closed", hook("filter", PREROUTING, BEFORE_NAT), closed);
+    // Most packets have nothing to do with a network: they are asked one question in each chain.
+    let concerned = |load: fn(bool) -> Load, chain: &str| {
+        let one = |ipv6: bool| {
+            let set = SUBNETS[usize::from(ipv6)].name;
+            Rule::default().of_family(ipv6).in_set(Holds::Yes, &[load(ipv6)], set).goto(chain)
+        };
+        [false, true].map(one).to_vec()
+    };
+    let drop = |rules: Vec<Rule>, counter| [rules, vec![Rule::default().count(counter).drop()]].concat();
+    table.chain("source", None, drop(trusted(), FORGED));
+    table.chain("forged", hook("filter", PREROUTING, RAW), concerned(|ipv6| Load::Source { ipv6 }, "source"));
+    let answers = [trusted(), vec![Rule::default().established(false).accept()]].concat();
+    table.chain("destination", None, drop(answers, CLOSED));
+    let to = concerned(|ipv6| Load::Destination { ipv6 }, "destination");
+    table.chain("closed", hook("filter", PREROUTING, BEFORE_NAT), to);
     table.chain("between", hook("filter", FORWARD, FILTER), between());
     table.chain("hostnat", hook("nat", POSTROUTING, SOURCE_NAT), host_nat());
     table

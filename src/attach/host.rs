@@ -31,11 +31,12 @@ pub struct Prepared {
 /// [`AttachError`]. What was made before the failure stays: it lets nobody in or out.
 pub fn prepare(network: &HostNetwork) -> Result<Prepared, AttachError> {
     let mut netlink = Netlink::open()?;
+    let strangers = fence::strangers(network, &mut netlink)?;
     let (link, is_new) = bridge(&mut netlink, network)?;
     step("attach-bridge")?;
     // Before there is an address that somebody could reach.
     if !network.subnets.is_empty() {
-        fence::raise(network, &mut netlink)?;
+        fence::raise(network, &strangers)?;
         step("attach-fence")?;
     }
     for &subnet in &network.subnets {

@@ -37,6 +37,7 @@ pub use name::{mac_of, port_of};
 pub use wire::{Port, attach, attach_beside, attachments, check, collect, detach, detach_beside, has_interface, sweep};
 
 use crate::ipam::Owner;
+use crate::sys::faults;
 pub use crate::sys::netlink::HardwareAddress;
 use crate::sys::netlink::NetlinkError;
 use crate::sys::netns::NamespaceError;
@@ -195,7 +196,13 @@ impl AttachError {
     }
 }
 
-/// A place where a test can make it fail.
+/// A place where a test can make it fail, or die as by `kill -9`.
 fn step(name: &'static str) -> Result<(), AttachError> {
-    if crate::sys::faults::is_on(name) { Err(AttachError::Made(name)) } else { Ok(()) }
+    if !faults::is_on(name) {
+        return Ok(());
+    }
+    if faults::is_on("die") {
+        std::process::abort();
+    }
+    Err(AttachError::Made(name))
 }

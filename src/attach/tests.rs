@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::*;
-use crate::sys::netlink::Netlink;
+use crate::sys::netlink::{Netlink, VethEnd};
 use crate::sys::netns::Namespace;
 
 /// A host with nothing, and containers with nothing.
@@ -136,6 +136,11 @@ fn what_a_network_needs_is_made_once_and_taken_away() {
     let made = world.state();
     assert!(!world.host.run(|| prepare(&network("br-test")).unwrap()).unwrap().is_new);
     assert_eq!(world.state(), made);
+    assert!(run(&world.host, "ip", &["route", "get", "10.42.2.5"]).0);
+    world.host.run(|| Netlink::open().unwrap().set_down("br-test").unwrap()).unwrap();
+    let leads = run(&world.host, "ip", &["route", "show", "10.42.0.0/16"]).1;
+    assert!(leads.starts_with("unreachable 10.42.0.0/16"), "what no bridge takes goes nowhere: {leads}");
+    world.host.run(|| prepare(&network("br-test")).unwrap()).unwrap();
     let error = world.host.run(|| prepare(&network("br-other")).unwrap_err()).unwrap();
     assert!(matches!(&error, AttachError::Overlap { other, .. } if other == "br-test"), "{error}");
     for (bridge, subnet) in [("br-other", "10.40.0.0/14"), ("br-other", "10.42.1.0/24"), ("br-test", "10.42.0.0/17")] {
@@ -155,10 +160,77 @@ fn what_a_network_needs_is_made_once_and_taken_away() {
     world
         .host
         .run(|| {
-            Netlink::open().unwrap().delete_link("br-other").unwrap();
             forget(&network("br-test")).unwrap();
             forget(&network("br-test")).unwrap();
         })
         .unwrap();
     assert_eq!(world.state(), before);
+}
+
+#[test]
+fn a_container_of_another_network_gets_its_address_beside() {
+    let world = world(2);
+    let link = |netlink: &mut Netlink, port: &str, container: usize| {
+        let far = VethEnd { name: "eth0", namespace: Some(world.containers[container].as_fd()) };
+        netlink.create_veth(VethEnd { name: port, namespace: None }, far).unwrap();
+        netlink.join_bridge(port, "docker0").unwrap();
+        netlink.set_up(port).unwrap();
+    };
+    world
+        .host
+        .run(|| {
+            let mut netlink = Netlink::open().unwrap();
+            netlink.create_bridge("docker0").unwrap();
+            netlink.add_address("docker0", "172.17.0.1/16".parse().unwrap()).unwrap();
+            netlink.set_up("docker0").unwrap();
+            link(&mut netlink, "vethdock0", 0);
+            link(&mut netlink, "vethdock1", 1);
+        })
+        .unwrap();
+    for (container, address) in [(0, "172.17.0.2/16"), (1, "172.17.0.3/16")] {
+        let inside = || {
+            let mut netlink = Netlink::open().unwrap();
+            netlink.add_address("eth0", address.parse().unwrap()).unwrap();
+            netlink.set_up("eth0").unwrap();
+        };
+        world.containers[container].run(inside).unwrap();
+    }
+    let addresses = |container: usize| {
+        let listed = world.containers[container].run(|| Netlink::open().unwrap().addresses_of("eth0").unwrap()).unwrap();
+        let ipv4 = listed.iter().map(|it| it.address.to_string()).filter(|address| address.contains('.'));
+        ipv4.collect::<Vec<_>>()
+    };
+    let mut attachments = [0, 1].map(|container| Attachment { routes: Vec::new(), ..world.attachment(container) });
+    for attachment in &attachments {
+        let attached = world.host.run(|| attach_beside(&network("docker0"), attachment).unwrap()).unwrap();
+        assert_eq!(attached.mtu, 1400);
+    }
+    assert_eq!(addresses(0), ["172.17.0.2/16", "10.42.1.2/16"]);
+    for address in ["10.42.1.3", "10.42.0.1", "172.17.0.3", "172.17.0.1"] {
+        assert!(world.pings(0, address), "{address}");
+    }
+    let routes = run(&world.containers[0], "ip", &["route"]).1;
+    assert!(routes.contains("10.42.0.0/16 dev eth0") && routes.contains("mtu 1400"), "{routes}");
+    world.containers[0]
+        .run(|| Netlink::open().unwrap().add_address("eth0", "10.42.1.9/16".parse().unwrap()).unwrap())
+        .unwrap();
+    assert!(!run(&world.containers[0], "ping", &["-c", "1", "-W", "1", "-I", "10.42.1.9", "10.42.1.3"]).0);
+    let given: Vec<IpAddr> = vec!["10.42.1.2".parse().unwrap(), "10.42.1.9".parse().unwrap()];
+    let take = || world.host.run(|| detach_beside(&attachments[0].netns, "eth0", &given).unwrap()).unwrap();
+    take();
+    take();
+    assert_eq!(addresses(0), ["172.17.0.2/16"]);
+    assert!(world.pings(0, "172.17.0.3"), "the rest goes on");
+    assert!(!world.state().contains("vethdock0\" ."), "{}", world.state());
+    attachments[0].owner.interface = "eth1".into();
+    let error = world.host.run(|| attach_beside(&network("docker0"), &attachments[0]).unwrap_err()).unwrap();
+    assert!(matches!(error, AttachError::Absent(_)), "{error}");
+    attachments[0].owner.interface = "eth0".into();
+    let elsewhere = HostNetwork {
+        gateways: vec!["10.44.0.1/16".parse().unwrap()],
+        subnets: vec!["10.44.0.0/16".parse().unwrap()],
+        ..network("br-other")
+    };
+    let error = world.host.run(|| attach_beside(&elsewhere, &attachments[0]).unwrap_err()).unwrap();
+    assert!(matches!(error, AttachError::Elsewhere { .. }), "{error}");
 }

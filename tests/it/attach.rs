@@ -140,7 +140,6 @@ fn two_hosts(lab: &Lab) -> (Agent, Agent, Site, Site) {
     let alpha = Agent::running(&lab.alpha, &AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)]));
     let beta = Agent::running(&lab.beta, &AgentConfig::new(&lab.beta, &[PeerConfig::at(&lab.alpha)]));
     let mut sites = (Site::of_agent(&lab.alpha, &alpha), Site::of_agent(&lab.beta, &beta));
-    sites.0.conf();
     for site in [&mut sites.0, &mut sites.1] {
         site.add("c1");
     }
@@ -163,6 +162,9 @@ fn stream(from: &Namespace, to: &Namespace, address: IpAddr, octets: usize) -> s
             let (mut stream, caller) = listener.accept()?;
             let mut got = Vec::new();
             stream.read_to_end(&mut got)?;
+            if got.is_empty() {
+                return Err(ErrorKind::ConnectionAborted.into());
+            }
             assert!(got.len() == octets && got.iter().enumerate().all(|(at, octet)| *octet == (at % 251) as u8));
             Ok(caller.ip())
         });
@@ -229,6 +231,72 @@ fn containers_reach_each_other_across_hosts() {
     let after = carried();
     assert!(after - before < 20, "local traffic stays out of the engine: {before} to {after}");
     let _ = alpha;
+}
+
+/// Containers that believe in 1500 octets open connections that fit through the tunnel all the same.
+#[test]
+fn segments_fit_through_the_tunnel() {
+    let lab = Lab::direct();
+    let (_alpha, _beta, mut near, mut far) = two_hosts(&lab);
+    let device = near.namespace.run(|| Netlink::open().unwrap().link("underpass0").unwrap().mtu).unwrap();
+    for site in [&mut near, &mut far] {
+        let mut wide = site.conf();
+        wide["mtu"] = json!(1500);
+        site.add_with("wide", &wide);
+    }
+    let address = far.address("wide");
+    let listener = far.inside("wide").run(|| TcpListener::bind((address, 0)).unwrap()).unwrap();
+    let place = listener.local_addr().unwrap();
+    let (from, to) = (near.inside("wide"), far.inside("wide"));
+    assert_eq!(from.run(|| Netlink::open().unwrap().link("eth0").unwrap().mtu).unwrap(), 1500);
+    let near_end = from.run(|| TcpStream::connect_timeout(&place, Duration::from_secs(5)).unwrap()).unwrap();
+    let (far_end, _) = to.run(|| listener.accept().unwrap()).unwrap();
+    for end in [near_end, far_end] {
+        let largest = socket2::SockRef::from(&end).tcp_mss().unwrap();
+        // IPv4 and TCP without options have 40 octets.
+        assert!((1000..=device - 40).contains(&largest), "{largest} through {device}");
+    }
+}
+
+/// With Debian's `portmap` behind ours: the mapping is its own, and the fence lets pass what it lets in.
+#[test]
+fn a_published_port_is_reached_from_outside() {
+    let lab = Lab::direct();
+    let folder = tempfile::tempdir().unwrap();
+    let mut site = Site::new(&lab.alpha, folder.path());
+    let mappings = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]);
+    let mut conf = site.conf();
+    conf["runtimeConfig"] = json!({"portMappings": mappings});
+    site.add_with("c1", &conf);
+    let (outside, _) = outside(&site);
+    let inside: SocketAddr = (site.address("c1"), 80).into();
+    let listener = site.inside("c1").run(|| TcpListener::bind(inside).unwrap()).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let connects = |place: &str| {
+        let place: SocketAddr = place.parse().unwrap();
+        outside.run(|| TcpStream::connect_timeout(&place, Duration::from_secs(2)).is_ok()).unwrap()
+    };
+    run(&outside, "ip route add 10.42.0.0/16 via 10.9.7.1");
+    assert!(!connects("10.9.7.1:8080"), "nobody maps it yet");
+    assert!(!connects(&inside.to_string()), "nor by its own address");
+    let chained = json!({
+        "cniVersion": "1.0.0", "name": "managed", "type": "portmap", "capabilities": {"portMappings": true},
+        "runtimeConfig": {"portMappings": mappings},
+        "prevResult": {
+            "cniVersion": "1.0.0",
+            "interfaces": [{"name": "eth0", "sandbox": "/proc/self/ns/net"}],
+            "ips": [{"address": format!("{}/16", site.address("c1")), "gateway": "10.42.0.1", "interface": 0}],
+        },
+    });
+    symlink("/usr/lib/cni/portmap", site.folder.path().join("portmap")).unwrap();
+    site.call("ADD", "c1", site.inside("c1"), &chained);
+    assert!(connects("10.9.7.1:8080"), "mapped, and let through");
+    assert_eq!(listener.accept().unwrap().1.ip(), "10.9.7.2".parse::<IpAddr>().unwrap(), "its caller is seen as he is");
+    assert!(!connects(&inside.to_string()), "still not by its own address");
+    site.call("DEL", "c1", site.inside("c1"), &chained);
+    assert!(!connects("10.9.7.1:8080"));
+    site.del("c1");
+    assert!(!run(&site.namespace, "nft list set inet underpass-net published4").contains("10.42."), "nothing is left");
 }
 
 /// A network behind alpha's second interface: `(namespace, its address)`.

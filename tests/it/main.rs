@@ -26,6 +26,7 @@ mod moving;
 mod mtu;
 mod networks;
 mod pair;
+mod podman;
 mod scapy;
 mod speed;
 mod storms;

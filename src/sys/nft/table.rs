@@ -30,6 +30,7 @@ const SET_KEY_TYPE: u16 = 4;
 const SET_KEY_LEN: u16 = 5;
 const SET_DESC: u16 = 9;
 const SET_ID: u16 = 10;
+const SET_USERDATA: u16 = 13;
 const SET_DESC_CONCAT: u16 = 2;
 const SET_FIELD_LEN: u16 = 1;
 const LIST_ELEM: u16 = 1;
@@ -47,6 +48,12 @@ const FLAG_CONCAT: u32 = 0x80;
 
 /// `NFT_SET_ELEM_INTERVAL_END`: the first that is outside again.
 const ELEMENT_INTERVAL_END: u32 = 1;
+
+/// What the `nft` program writes with a set of names, so that it can read them: type 0 (the keys' order), 4 octets, 1 (the machine's).
+const NAMES_AS_THEY_ARE: [u8; 6] = {
+    let [a, b, c, d] = 1u32.to_ne_bytes();
+    [0, 4, a, b, c, d]
+};
 
 /// Which packets a table sees.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -194,6 +201,9 @@ impl Transaction {
             let fields = lengths.fold(Attributes::default(), |all, length| all.nested(LIST_ELEM, field(length)));
             attributes = attributes.nested(SET_DESC, Attributes::default().nested(SET_DESC_CONCAT, fields));
         }
+        if single && set.parts[0] == Part::Interface {
+            attributes = attributes.octets(SET_USERDATA, &NAMES_AS_THEY_ARE);
+        }
         self.push(NEW_SET, attributes.number(SET_FLAGS, flags), NLM_F_CREATE);
     }
 
@@ -307,14 +317,21 @@ fn successor(mut octets: Vec<u8>) -> Option<Vec<u8>> {
 /// # Errors
 /// [`GuardError`].
 pub(crate) fn keys(family: Family, table: &str, set: &str) -> Result<Vec<Vec<u8>>, GuardError> {
-    Ok(ranges(family, table, set)?.into_iter().map(|(first, _)| first).collect())
+    Ok(ranges(family, table, set)?.into_iter().map(|range| range.first).collect())
+}
+
+/// A key that is a range.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Range {
+    pub first: Vec<u8>,
+    pub last: Vec<u8>,
 }
 
 /// The keys in a set whose keys are ranges behind something else: the first and the last.
 ///
 /// # Errors
 /// [`GuardError`].
-pub(crate) fn ranges(family: Family, table: &str, set: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, GuardError> {
+pub(crate) fn ranges(family: Family, table: &str, set: &str) -> Result<Vec<Range>, GuardError> {
     let action = || format!("list the set {set} of the nftables table {} {table}", family.name());
     let filter = Attributes::default().text(ELEMENT_LIST_TABLE, table).text(ELEMENT_LIST_SET, set);
     let mut socket = open(action)?;
@@ -330,7 +347,7 @@ pub(crate) fn ranges(family: Family, table: &str, set: &str) -> Result<Vec<(Vec<
             let value = |kind| Some(attribute(attribute(element, kind)?, DATA_VALUE)?.to_vec());
             let first = value(ELEMENT_KEY);
             let last = value(ELEMENT_KEY_END).or_else(|| first.clone());
-            keys.extend(first.zip(last));
+            keys.extend(first.zip(last).map(|(first, last)| Range { first, last }));
         }
     }
     Ok(keys)

@@ -92,6 +92,12 @@ impl<'t> Runtime<'t> {
         self.folder.path().join("faults")
     }
 
+    /// The names of the host's interfaces.
+    pub fn host_links(&self) -> Vec<String> {
+        let list = || Netlink::open().unwrap().links().unwrap().into_iter().map(|link| link.name).collect();
+        self.host.run(list).unwrap()
+    }
+
     /// Runs a command on the host that must work.
     pub fn on_host(&self, argv: &[&str]) -> String {
         let mut command = Command::new(argv[0]);
@@ -177,7 +183,8 @@ impl<'t> Runtime<'t> {
         let text = |octets: Vec<u8>| String::from_utf8(octets).expect("UTF-8");
         let out = text(output.stdout);
         let json = serde_json::from_str(&out).unwrap_or_default();
-        Answer { code: output.status.code().expect("it was not killed"), out, err: text(output.stderr), json }
+        // A code of its own for one that was killed.
+        Answer { code: output.status.code().unwrap_or(-1), out, err: text(output.stderr), json }
     }
 
     /// Who has an address, by the command for people who look.

@@ -24,7 +24,7 @@
 //! | [`ike`] | yes | the control plane: IKEv2 |
 //! | [`node`] | yes | joins the two for one host, and keeps every peer connected |
 //! | [`config`] | yes | the configuration as data, with places for messages |
-//! | [`network`] | yes | network drivers of compose files as data |
+//! | [`network`] | yes | network drivers and networks as data; which network a container gets |
 //! | [`ipam`] | no | addresses of containers, in a journal on disk |
 //! | [`attach`] | no | a container onto a network: wire, bridge, addresses, routes, and the fence around them |
 //! | [`sys`] | no | system calls that no crate gives; the only `unsafe` |

@@ -46,7 +46,6 @@ pub fn run(options: &Options) -> Result<(), AgentError> {
     let _lock = preflight::lock(&options.run_dir)?;
     let (host_keys, mut warnings) = check(&config, report, &options.state_dir)?;
     let mut agent = Agent::start(&config, &host_keys, options, &mut warnings)?;
-    agent.apply_drivers(&config, options);
     let watcher = agent.watch_docker(&config, options);
     tracing::info!(
         "{} runs with {} on {} as {}",
@@ -147,6 +146,8 @@ impl Agent {
             txqueuelen_wanted: Some(plumbing::TX_QUEUE),
             txqueuelen: plumbing.tx_queue(),
         };
+        // Who finds an answer at the control socket finds the networks, too.
+        warnings.extend(drivers::apply(config, options));
         engine.test_device();
         let buffers = engine.buffers();
         warnings.extend(plumbing::queue_hints(&tun, buffers));

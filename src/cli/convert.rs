@@ -60,8 +60,8 @@ fn as_json(report: &Report, blocks: &[Value]) -> Value {
 /// A value as YAML, behind so many blanks.
 fn emit(value: &Value, indent: usize, out: &mut String) {
     match value {
-        Value::Object(members) => emit_members(members, indent, out),
-        Value::Array(items) => {
+        Value::Object(members) if !members.is_empty() => emit_members(members, indent, out),
+        Value::Array(items) if !items.is_empty() => {
             for item in items {
                 let mut inner = String::new();
                 emit(item, indent + 2, &mut inner);
@@ -76,14 +76,16 @@ fn emit(value: &Value, indent: usize, out: &mut String) {
 fn emit_members(members: &Map<String, Value>, indent: usize, out: &mut String) {
     for (key, value) in members {
         let key = if is_plain(key) { key.clone() } else { json!(key).to_string() };
-        match value {
-            Value::Object(inner) if inner.is_empty() => out.push_str(&format!("{:indent$}{key}: {{}}\n", "")),
-            Value::Array(inner) if inner.is_empty() => out.push_str(&format!("{:indent$}{key}: []\n", "")),
-            Value::Object(_) | Value::Array(_) => {
-                out.push_str(&format!("{:indent$}{key}:\n", ""));
-                emit(value, indent + 2, out);
-            }
-            scalar => out.push_str(&format!("{:indent$}{key}: {}\n", "", scalar_text(scalar))),
+        let has_lines = match value {
+            Value::Object(inner) => !inner.is_empty(),
+            Value::Array(inner) => !inner.is_empty(),
+            _ => false,
+        };
+        if has_lines {
+            out.push_str(&format!("{:indent$}{key}:\n", ""));
+            emit(value, indent + 2, out);
+        } else {
+            out.push_str(&format!("{:indent$}{key}: {}\n", "", scalar_text(value)));
         }
     }
 }

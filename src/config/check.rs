@@ -371,5 +371,6 @@ fn build(draft: Draft) -> Option<Config> {
         drivers: draft.drivers,
         cni: draft.cni,
         docker: draft.docker,
+        labels: draft.labels,
     })
 }

@@ -1,13 +1,14 @@
-//! `drivers` and `cni`: where network drivers stand, and where what follows from them goes.
+//! `drivers`, `cni` and `host.labels`: where network drivers stand, and where what follows from them goes.
 //!
 //! An item of `drivers` is the name of a compose file, or a block as such a file holds it. What a block says is read by the
 //! module `network`, which knows drivers; here it stays as it stands in the file.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::message::Report;
 use super::scalar::Expected;
-use super::section::{Field, Placed, Section};
+use super::section::{Field, Placed, Section, shortened};
 use super::yaml::{Node, Value};
 
 /// Drivers of one host: each brings a network, and a host has few.
@@ -89,6 +90,23 @@ pub(super) fn cni(top: &mut Section<'_>, folder: &Path, report: &mut Report) -> 
     }
     section.finish(report);
     cni
+}
+
+/// Reads `host.labels`: what `__host_label__` in a driver's CNI configuration stands for.
+pub(super) fn labels(host: Option<&Field<'_>>, report: &mut Report) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    let Some(Field { key, node: Node { value: Value::Map(entries), .. }, .. }) = host else { return labels };
+    let Some((found, node)) = entries.iter().find(|(entry, _)| entry.text == "labels") else { return labels };
+    let field = Field { line: found.line, key: format!("{key}.labels"), node };
+    // As a section only for the message if it is none.
+    let (Some(_), Value::Map(entries)) = (Section::of(&field, report), &node.value) else { return labels };
+    for (name, node) in entries {
+        let field = Field { line: name.line, key: format!("{}.{}", field.key, shortened(&name.text)), node };
+        if let Some(read) = field.read(report, |text| Ok(text.to_owned())) {
+            labels.insert(name.text.clone(), read.value);
+        }
+    }
+    labels
 }
 
 /// A path, from the configuration's folder.

@@ -1,5 +1,6 @@
 //! Sections as a draft of the configuration: every key of the file, its bounds and its default.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -76,6 +77,7 @@ pub(super) struct Draft {
     pub drivers: Vec<DriverSource>,
     pub cni: Cni,
     pub docker: Option<Docker>,
+    pub labels: BTreeMap<String, String>,
 }
 
 /// One peer of the draft.
@@ -120,6 +122,7 @@ pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, repo
     let items = top.take("peers").and_then(|field| field.list(report, MAX_PEERS)).unwrap_or_default();
     let peers = items.iter().filter_map(|item| peer(item, &defaults, report)).collect();
     let drivers = drivers::drivers(&mut top, folder, report);
+    let labels = drivers::labels(top.take("host").as_ref(), report);
     let cni = drivers::cni(&mut top, folder, report);
     let docker = top.take("docker").and_then(|field| docker::read(&field, report));
     later_steps(&mut top, report);
@@ -143,6 +146,7 @@ pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, repo
         drivers,
         cni,
         docker,
+        labels,
     };
     check::finish(draft, report)
 }
@@ -181,6 +185,8 @@ fn host(field: &Field<'_>, folder: &Path, surroundings: &Surroundings, report: &
         }
     }
     let listen = section.take("listen").and_then(|field| listen(&field, report));
+    // Read beside the drivers, which they are for.
+    section.take("labels");
     let certificate = certificate(&mut section, folder, report);
     section.finish(report);
     Some((name, advertised, listen, certificate))

@@ -1,5 +1,6 @@
 //! What a configuration says, checked and with every default filled in.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -32,6 +33,8 @@ pub struct Config {
     pub cni: Cni,
     /// `docker`, if its containers get addresses by their labels.
     pub docker: Option<Docker>,
+    /// `host.labels`.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// `host`.

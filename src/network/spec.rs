@@ -53,6 +53,8 @@ pub struct Spec {
 pub struct OnHost<'h> {
     /// Where the agent's socket is.
     pub run_dir: &'h Path,
+    /// The agent's TUN device.
+    pub tun: &'h str,
     /// Where the journal of addresses is.
     pub state_dir: &'h Path,
     /// By which name the journal knows the network; none if some other plugin gives its addresses.
@@ -126,9 +128,16 @@ impl Spec {
 
     /// This host's interfaces that its plugins connect containers to.
     pub fn interfaces(&self) -> impl Iterator<Item = &str> {
-        let of =
-            |key: &'static str| self.cni_config.iter().filter_map(move |file| file.netconf.get(key).and_then(Value::as_str));
-        of("bridge").chain(of("master"))
+        self.bridges().chain(self.texts("master"))
+    }
+
+    /// The bridges among them.
+    pub fn bridges(&self) -> impl Iterator<Item = &str> {
+        self.texts("bridge")
+    }
+
+    fn texts(&self, key: &'static str) -> impl Iterator<Item = &str> {
+        self.cni_config.iter().filter_map(move |file| file.netconf.get(key).and_then(Value::as_str))
     }
 
     /// Its subnets as prefixes.
@@ -230,6 +239,7 @@ impl Spec {
             if let Value::Object(own) = own {
                 own.entry("runDir").or_insert_with(|| json!(host.run_dir));
                 own.entry("stateDir").or_insert_with(|| json!(host.state_dir));
+                own.entry("tun").or_insert_with(|| host.tun.into());
                 if let Some(pool) = host.pool {
                     own.entry("network").or_insert_with(|| pool.into());
                 }

@@ -163,7 +163,7 @@ fn drivers(folder: &Path) -> String {
         bridge: up-plain
         isGateway: true
         ipam: {{type: host-local, subnet: 10.88.0.0/24, dataDir: {}}}
-      20-tune.conf: {{type: tuning, sysctl: {{net.ipv4.conf.eth0.log_martians: '1'}}}}
+      20-tune.conf: {{type: tuning, mtu: 1400}}
 ",
         folder.join("host-local").display()
     )
@@ -185,10 +185,14 @@ fn two_drivers_side_by_side_and_one_removed_under_its_containers() {
     assert!(c1.addresses().contains(&"10.42.1.2/16".to_owned()), "a flat network: {:?}", c1.addresses());
     assert!(c1.reaches(&second) && c2.reaches(&first), "on ours");
     assert!(c3.reaches(&fourth) && c4.reaches(&third), "on plain");
+    let mtu =
+        |container: &Container| container.namespace.run(|| Netlink::open().unwrap().link("eth0").unwrap().mtu).unwrap();
+    assert_eq!((mtu(&c1), mtu(&c3)), (1500, 1400), "the second file of plain ran");
     let noted: Value = serde_json::from_slice(&fs::read(site.note("managed", &c1)).unwrap()).unwrap();
     assert_eq!(noted["result"]["dns"]["nameservers"], json!(["192.0.2.53"]), "the driver's name server");
     assert_eq!(site.networks(), ["ours active 2", "plain active 2"]);
 
+    assert!(c3.reaches("10.88.0.1"));
     let (code, said) = site.net(&["rm", "plain"]);
     assert_eq!(code, Some(1));
     let who = "network plain is in use by 2 containers: c3 (eth0 10.88.0.2), c4 (eth0 10.88.0.3): stop them";
@@ -211,6 +215,7 @@ fn two_drivers_side_by_side_and_one_removed_under_its_containers() {
         (&json!("c3"), &json!("plain"), 1)
     );
     assert!(c1.reaches(&second), "the other network goes on");
+    assert!(!c3.reaches("10.88.0.1"), "what is shown as disconnected is");
     site.del("plain", &c3);
     assert_eq!(site.agent.status()["disconnected"], json!([]));
     assert_eq!(site.agent.control(&["status"]).status.code(), Some(0));

@@ -198,7 +198,7 @@ impl Network {
 
     /// What this host adds to its configuration.
     pub(super) fn on_host<'h>(&'h self, host: &'h HostFacts, state_dir: &'h Path) -> OnHost<'h> {
-        OnHost { run_dir: &host.run_dir, state_dir, pool: self.pool.as_deref(), blocks: &host.blocks }
+        OnHost { run_dir: &host.run_dir, tun: &host.tun, state_dir, pool: self.pool.as_deref(), blocks: &host.blocks }
     }
 }
 

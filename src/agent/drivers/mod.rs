@@ -36,6 +36,9 @@ use crate::sys::netlink::{Netlink, NetlinkError};
 /// Containers that are named in a message; of more, the number.
 const NAMED: usize = 8;
 
+/// The bridge of Docker's own network.
+const DOCKERS_BRIDGE: &str = "docker0";
+
 /// Why a network is not made, changed or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworksError {
@@ -123,7 +126,13 @@ fn try_apply(config: &Config, options: &Options) -> Result<Vec<String>, Networks
         let gone = list.networks.iter().map(|network| places.uninstall(&network.spec.name));
         warnings.extend(gone.chain([places.uninstall_managed()]).filter_map(Result::err));
     }
-    let mut reconciler = Reconciler { list: &mut list, state_dir: &state_dir, now: wall_clock(), warnings: &mut warnings };
+    let mut reconciler = Reconciler {
+        list: &mut list,
+        state_dir: &state_dir,
+        labels: &config.labels,
+        now: wall_clock(),
+        warnings: &mut warnings,
+    };
     for driver in &drivers {
         reconciler.driver(driver);
     }
@@ -153,6 +162,7 @@ fn host_facts(config: &Config, options: &Options) -> Result<HostFacts, NetworksE
 struct Reconciler<'l> {
     list: &'l mut List,
     state_dir: &'l Path,
+    labels: &'l Labels,
     now: Seconds,
     warnings: &'l mut Vec<String>,
 }
@@ -160,7 +170,7 @@ struct Reconciler<'l> {
 impl Reconciler<'_> {
     /// A driver that is configured: its network is made, or changed.
     fn driver(&mut self, driver: &Driver) {
-        let Some(spec) = Spec::of(driver, &Labels::new()) else {
+        let Some(spec) = Spec::of(driver, self.labels) else {
             self.warnings.push(format!("driver {}: no default_network: it brings no network", driver.name));
             return;
         };
@@ -511,6 +521,9 @@ pub fn create(state_dir: &Path, wanted: Wanted) -> Result<(Network, Vec<String>)
                 (network.state, network.removed) = (State::Active, None);
                 network.left.clear();
             }
+            for warning in switch_bridges(&list, &name, true) {
+                tracing::warn!("{warning}");
+            }
             name
         }
     };
@@ -518,6 +531,28 @@ pub fn create(state_dir: &Path, wanted: Wanted) -> Result<(Network, Vec<String>)
     list.write(state_dir, &lock)?;
     let network = list.find(&name).cloned().ok_or_else(|| not_found(&list, &name))?;
     Ok((network, warnings))
+}
+
+/// Takes a network's bridges down, and with them every container on it, or up again. A bridge that somebody else uses as well stays.
+fn switch_bridges(list: &List, name: &str, up: bool) -> Vec<String> {
+    let Some(network) = list.find(name) else { return Vec::new() };
+    let mut warnings = Vec::new();
+    for bridge in network.spec.bridges() {
+        let others = list.wanted().filter(|other| other.spec.name != network.spec.name);
+        let shared = others.flat_map(|other| other.spec.bridges().collect::<Vec<_>>()).any(|other| other == bridge);
+        if shared || bridge == DOCKERS_BRIDGE {
+            if !up {
+                let message = format!("bridge {bridge} is not for network {name} alone: its containers keep their links");
+                warnings.push(message);
+            }
+            continue;
+        }
+        let done =
+            Netlink::open().and_then(|mut netlink| if up { netlink.set_up(bridge) } else { netlink.set_down(bridge) });
+        // A bridge is made with the first container, in whichever way.
+        warnings.extend(done.err().filter(|error| !error.is_absent()).map(|error| error.to_string()));
+    }
+    warnings
 }
 
 /// Which network is wanted.
@@ -545,6 +580,9 @@ pub fn remove(state_dir: &Path, name: &str, force: bool) -> Result<(Vec<Containe
         return Err(NetworksError::InUse { name, containers });
     }
     let mut warnings: Vec<String> = uninstall(&list, &name, state_dir).into_iter().collect();
+    if !containers.is_empty() {
+        warnings.extend(switch_bridges(&list, &name, false));
+    }
     if let Some(network) = list.find_mut(&name) {
         network.state = if containers.is_empty() { State::Removed } else { State::Disconnected };
         network.removed = Some(wall_clock());

@@ -27,7 +27,8 @@ impl Site {
 
     /// Applies a configuration with these drivers; what was in the way.
     fn apply(&self, drivers: &[(&str, &str)]) -> Vec<String> {
-        let mut text = "host: {name: alpha}\noverlay: {blocks: [10.42.1.0/24, 10.50.1.0/24]}\n".to_owned();
+        let mut text =
+            "host: {name: alpha, labels: {rack: br-rack}}\noverlay: {blocks: [10.42.1.0/24, 10.50.1.0/24]}\n".to_owned();
         text += "cni: {conf_dir: cni/net.d, bin_dir: bin, cache_dir: cache}\ndrivers:\n";
         for (name, driver) in drivers {
             fs::write(self.path(name), driver).unwrap();
@@ -107,7 +108,9 @@ fn a_driver_brings_its_network_once() {
     );
     let list: serde_json::Value =
         serde_json::from_slice(&fs::read(site.path("cni/net.d/10-underpass-ipsec.conflist")).unwrap()).unwrap();
-    let own = serde_json::json!({"runDir": site.path("run"), "stateDir": site.state(), "network": "managed"});
+    let own = serde_json::json!({
+        "runDir": site.path("run"), "stateDir": site.state(), "tun": "underpass0", "network": "managed"
+    });
     assert_eq!((&list["name"], &list["plugins"][0]["underpass"]), (&"ipsec".into(), &own));
     assert_eq!(site.blocks("managed"), ["10.42.1.0/24"]);
     let before = site.list();
@@ -125,6 +128,13 @@ fn a_driver_brings_its_network_once() {
     assert_eq!(left, ["cni/managed.d -> blue.d"]);
     assert_eq!(site.apply(&[]), Vec::<String>::new());
     assert_eq!(site.files(), ["bin/rancher-bridge", "bin/rancher-cni-ipam", "bin/underpass-cni", "cni/net.d"]);
+}
+
+#[test]
+fn labels_of_the_host_stand_in() {
+    let site = Site::new();
+    site.apply(&[("a.yml", &EXAMPLE.replace("docker0", "'__host_label__: rack'"))]);
+    assert_eq!(site.list().find("managed").unwrap().spec.interfaces().collect::<Vec<_>>(), ["br-rack"]);
 }
 
 #[test]
@@ -185,7 +195,8 @@ fn a_network_in_use_is_removed_only_by_force() {
     assert_eq!(site.state_of("ipsec"), Some(State::Active));
 
     let (containers, warnings) = remove(&site.state(), "managed", true).unwrap();
-    assert_eq!((containers.len(), warnings), (1, Vec::new()));
+    let shared = "bridge docker0 is not for network ipsec alone: its containers keep their links";
+    assert_eq!((containers.len(), warnings), (1, vec![shared.to_owned()]));
     assert_eq!(site.state_of("ipsec"), Some(State::Disconnected));
     assert_eq!(site.blocks("managed"), Vec::<String>::new(), "nobody joins it any more");
     assert!(!site.files().iter().any(|file| file.contains("ipsec") || file.contains("managed")), "{:?}", site.files());

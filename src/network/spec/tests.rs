@@ -13,7 +13,13 @@ fn spec_of(text: &str) -> Spec {
 }
 
 fn host<'h>(blocks: &'h [IpNet], pool: Option<&'h str>) -> OnHost<'h> {
-    OnHost { run_dir: Path::new("/run/underpass"), state_dir: Path::new("/var/lib/underpass"), pool, blocks }
+    OnHost {
+        run_dir: Path::new("/run/underpass"),
+        tun: "underpass0",
+        state_dir: Path::new("/var/lib/underpass"),
+        pool,
+        blocks,
+    }
 }
 
 fn nets(texts: &[&str]) -> Vec<IpNet> {
@@ -42,7 +48,9 @@ fn the_example_is_a_list_of_plugins() {
                 "ipam": {"type": "rancher-cni-ipam", "logToFile": "/var/log/rancher-ipam.log", "subnetPrefixSize": "/16"},
                 "dns": {"nameservers": ["169.254.169.250"], "search": ["rancher.internal"]},
                 "capabilities": {"portMappings": true, "ips": true, "mac": true},
-                "underpass": {"runDir": "/run/underpass", "stateDir": "/var/lib/underpass", "network": "managed"},
+                "underpass": {
+                    "runDir": "/run/underpass", "stateDir": "/var/lib/underpass", "tun": "underpass0", "network": "managed"
+                },
             }],
         })
     );
@@ -77,7 +85,9 @@ fn others_plugins_get_what_their_driver_says_and_no_more() {
     );
     let plugin = &spec.conflist("mixed", &host(&[], Some("mixed")))["plugins"][0];
     assert_eq!(plugin["ipam"]["subnetPrefixSize"], "/20");
-    let own = json!({"network": "mine", "runDir": "/run/underpass", "stateDir": "/var/lib/underpass"});
+    let own = json!({
+        "network": "mine", "runDir": "/run/underpass", "stateDir": "/var/lib/underpass", "tun": "underpass0"
+    });
     assert_eq!(plugin["underpass"], own, "what the file says stays");
     assert!(plugin.get("capabilities").is_none());
 }

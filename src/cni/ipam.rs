@@ -20,9 +20,6 @@ use crate::sys::clock::wall_clock;
 /// The prefix length that containers see unless `subnetPrefixSize` says another, as it always was.
 const PREFIX_LEN: u8 = 16;
 
-/// What may stand in the object `underpass`; `tun` is for the plugins that make interfaces.
-const OWN_KEYS: [&str; 4] = ["stateDir", "network", "blocks", "tun"];
-
 /// Keys that tell a runtime's living attachments: the specification's, and what libcni 1.3 sends besides.
 const ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 

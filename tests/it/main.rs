@@ -10,6 +10,7 @@ mod attach;
 mod bench;
 mod cni;
 mod commands;
+mod containerd;
 mod crowd;
 mod demo;
 mod docker;

@@ -21,6 +21,9 @@ const TOOLS: &[&str] = &[
     "conntrack",
     "ethtool",
     "certutil",
+    "podman",
+    "containerd",
+    "etcd",
 ];
 
 /// The IKE daemon of the Debian package `charon-systemd`.

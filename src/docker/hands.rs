@@ -133,8 +133,9 @@ impl Hands for Overlay {
         let named = there.iter().zip(&prefixes);
         let networks: Vec<_> =
             named.map(|(network, subnets)| choice::KnownNetwork { name: &network.spec.name, subnets }).collect();
-        // Docker has a network of this name, or the container would not be there.
-        let choices = Choices { networks: &networks, managed: known.managed.as_deref(), docker: &[mode] };
+        // What is no word of Docker's own is a network that somebody made with it.
+        let made = [mode].into_iter().filter(|mode| !is_word_of_docker(mode)).collect::<Vec<_>>();
+        let choices = Choices { networks: &networks, managed: known.managed.as_deref(), docker: &made };
         let choice = choose(mode, labels, &choices).map_err(|error| refusal(&error))?;
         match choice.place {
             Place::Network(attachment) => Ok(Some(attachment)),
@@ -200,12 +201,15 @@ impl Hands for Overlay {
         Ok(())
     }
 
-    fn held(&mut self) -> Result<BTreeMap<String, (String, Vec<IpAddr>)>, Refusal> {
+    fn held(&mut self) -> Result<BTreeMap<String, Vec<IpAddr>>, Refusal> {
         let book = Ipam::look(&self.settings.state_dir).map_err(trouble)?;
         let ours = book.leases().filter(|lease| lease.owner.cni_network == RUNTIME);
-        let held = ours.map(|lease| (lease.owner.container.clone(), (lease.network.clone(), lease.addresses.clone())));
-        Ok(held.collect())
+        Ok(ours.map(|lease| (lease.owner.container.clone(), lease.addresses.clone())).collect())
     }
+}
+
+fn is_word_of_docker(mode: &str) -> bool {
+    matches!(mode, "" | "default" | "bridge" | "host" | "none") || mode.starts_with("container:")
 }
 
 fn owner(id: &str, interface: &str) -> Owner {

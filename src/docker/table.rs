@@ -95,7 +95,7 @@ pub(super) trait Hands {
     fn release(&mut self, id: &str) -> Result<(), Refusal>;
 
     /// The containers that have addresses, as far as they were given here: by id.
-    fn held(&mut self) -> Result<BTreeMap<String, (String, Vec<IpAddr>)>, Refusal>;
+    fn held(&mut self) -> Result<BTreeMap<String, Vec<IpAddr>>, Refusal>;
 }
 
 struct Entry {
@@ -238,8 +238,8 @@ impl<H: Hands> Table<H> {
         entry.view.interface = None;
         entry.retry = None;
         let why = match held {
-            Some((network, addresses)) => {
-                (entry.view.network, entry.view.addresses) = (Some(network), addresses);
+            Some(addresses) => {
+                entry.view.addresses = addresses;
                 "it does not run; its address stays its own"
             }
             None => "it does not run yet",

@@ -60,7 +60,7 @@ fn who_has_no_label_is_not_even_looked_at() {
 fn what_runs_is_adopted_and_what_is_gone_is_released_at_the_start() {
     let mut scene = Scene::new();
     for (id, address) in [("runs", "10.42.1.7"), ("stopped", "10.42.1.8"), ("removed", "10.42.1.9")] {
-        let held = ("ipsec".to_owned(), vec![address.parse().unwrap()]);
+        let held = vec![address.parse().unwrap()];
         scene.hands.0.lock().unwrap().held.insert(id.to_owned(), held);
     }
     scene.daemon.set("start", container("runs", own_pid(), &[LABEL]));

@@ -156,7 +156,7 @@ fn answer(mut stream: UnixStream, world: &Mutex<World>) {
 #[derive(Default)]
 pub struct Deeds {
     pub log: Vec<String>,
-    pub held: BTreeMap<String, (String, Vec<IpAddr>)>,
+    pub held: BTreeMap<String, Vec<IpAddr>>,
     /// Refuses every plug.
     pub refuses: Option<Refusal>,
     pub panics: bool,
@@ -187,7 +187,7 @@ impl Hands for Noted {
             AddressWish::This(address, _) => *address,
             _ => format!("10.42.1.{next}").parse().unwrap(),
         };
-        let addresses = deeds.held.entry(id.to_owned()).or_insert_with(|| (wish.network.clone(), vec![address])).1.clone();
+        let addresses = deeds.held.entry(id.to_owned()).or_insert_with(|| vec![address]).clone();
         deeds.log.push(format!("plug {id}"));
         Ok(Plugged { addresses, interface: "eth0".to_owned() })
     }
@@ -203,7 +203,7 @@ impl Hands for Noted {
         Ok(())
     }
 
-    fn held(&mut self) -> Result<BTreeMap<String, (String, Vec<IpAddr>)>, Refusal> {
+    fn held(&mut self) -> Result<BTreeMap<String, Vec<IpAddr>>, Refusal> {
         Ok(self.0.lock().unwrap().held.clone())
     }
 }

@@ -56,12 +56,12 @@ static IMAGE: LazyLock<TempDir> = LazyLock::new(|| {
 pub struct DockerHost {
     pub host: Host,
     pub agent: Agent,
-    folder: TempDir,
     /// The control groups of its containers, below each controller.
     groups: String,
     dockerd: Option<Daemon>,
-    /// Last: with it everything ends.
     init: Daemon,
+    /// Last: the others tell their logs.
+    folder: TempDir,
 }
 
 impl DockerHost {
@@ -79,7 +79,7 @@ impl DockerHost {
         wait_for("the host", PATIENCE, || host.attempt(&["test", "-d", "/run/ready"]).status.success().then_some(()));
         let groups = format!("/{}", host.netns);
         let agent = Agent::new(&host);
-        let mut made = Self { host, agent, folder, groups, dockerd: None, init };
+        let mut made = Self { host, agent, groups, dockerd: None, init, folder };
         made.start_docker();
         made.docker(&["import", &IMAGE.path().join("image.tar").display().to_string(), "bb:1"]);
         made
@@ -181,8 +181,8 @@ impl DockerHost {
         let ping = || self.inside(name, &["ping", "-c", "1", "-W", "1", address]);
         wait_for(&format!("{name} on {} to ping {address}", self.host.name), PATIENCE, ping);
         let page = format!("http://{address}/hello");
-        let fetched = self.try_docker(&["exec", name, "wget", "-q", "-T", "10", "-O", "-", &page]);
-        assert_eq!(said(&fetched), "hello\n", "{name} on {} from {address}", self.host.name);
+        let fetched = self.try_docker(&["exec", name, "wget", "-q", "-O", "-", &page]);
+        assert_eq!(said(&fetched), "hello\n", "{name} on {} from {address}: {}", self.host.name, fetched.status);
     }
 
     /// `underpass ps --json`, with its exit code.
@@ -235,6 +235,10 @@ impl DockerHost {
 
 impl Drop for DockerHost {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let shown = [&["ps"][..], &["status"], &["ipam", "ls"]].map(|words| said(&self.agent.control(words)));
+            eprintln!("--- {}:\n{}", self.host.name, shown.join("\n"));
+        }
         // The first process: with it all others of its namespace.
         self.init.kill();
         let controllers = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();

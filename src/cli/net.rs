@@ -174,6 +174,8 @@ fn create(places: &Places, wanted: Wanted) -> Result<Exit, NetworksError> {
 }
 
 fn rm(places: &Places, name: &str, force: bool) -> Result<Exit, NetworksError> {
+    // `managed` is another network's name a moment later.
+    let name = &List::read(&places.state_dir)?.find(name).map_or_else(|| name.to_owned(), |it| it.spec.name.clone());
     let (containers, warnings) = drivers::remove(&places.state_dir, name, force)?;
     tell(&warnings);
     if places.json {
@@ -235,12 +237,10 @@ impl From<&NetworksError> for Exit {
             NetworksError::NoHost(_) => Self::NotRunning,
             NetworksError::NotFound(..) => Self::NotFound,
             NetworksError::Overlaps(_) => Self::BadConfig,
-            NetworksError::Ipam(error) => Self::from(error),
             NetworksError::Exists(_)
             | NetworksError::InUse { .. }
             | NetworksError::Damaged(..)
-            | NetworksError::Newer(_)
-            | NetworksError::Netlink(_) => Self::Failed,
+            | NetworksError::Newer(_) => Self::Failed,
         }
     }
 }

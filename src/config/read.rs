@@ -153,9 +153,8 @@ pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, repo
 
 /// Keys that other builds have: knowing them makes a better message than "unknown key".
 fn later_steps(top: &mut Section<'_>, report: &mut Report) {
-    for (key, what) in [("store", "a store of hosts: list them under `peers`")] {
-        top.refuse(key, &format!("this build does not have {what}; remove the key"), report);
-    }
+    let what = "a store of hosts: list them under `peers`";
+    top.refuse("store", &format!("this build does not have {what}; remove the key"), report);
 }
 
 impl Default for Listen {

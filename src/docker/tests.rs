@@ -110,7 +110,8 @@ fn a_daemon_that_is_out_of_order_takes_nothing_away() {
 #[test]
 fn labels_that_make_no_sense_are_told_and_nothing_is_touched() {
     let mut scene = Scene::new();
-    let cases: [(&str, &[(&str, &str)], &str); 5] = [
+    type Case<'c> = (&'c str, &'c [(&'c str, &'c str)], &'c str);
+    let cases: [Case<'_>; 5] = [
         ("a", &[(LABEL.0, "yes")], "Failed: label io.rancher.container.network: expected true or false, got \"yes\""),
         ("b", &[LABEL, ("io.rancher.container.requested_ip", "10.42.1")], "Failed: label io.rancher.container.requested_ip"),
         (

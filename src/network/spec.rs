@@ -219,7 +219,8 @@ impl Spec {
         let kind = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
         let (plugin, ipam) = (kind(members.get("type")), kind(members.get("ipam").and_then(|ipam| ipam.get("type"))));
         let has_ours = BRIDGE_PLUGINS.contains(&plugin.as_str());
-        if !(self.dns.is_empty() && self.dns_search.is_empty()) && !ipam.is_empty() {
+        let has_dns = !self.dns.is_empty() || !self.dns_search.is_empty();
+        if has_dns && !ipam.is_empty() {
             let dns = json!({"nameservers": self.dns, "search": self.dns_search});
             members.entry("dns").or_insert(dns);
         }

@@ -77,12 +77,6 @@ pub enum NetworksError {
         /// Who is on it.
         containers: Vec<Container>,
     },
-    /// The journal of addresses.
-    #[error(transparent)]
-    Ipam(#[from] IpamError),
-    /// The kernel.
-    #[error(transparent)]
-    Netlink(#[from] NetlinkError),
 }
 
 /// `2 containers: a (eth0 10.42.1.2), b (eth0 10.42.1.3)`.

@@ -25,14 +25,22 @@ pub struct Retransmit {
     next: Instant,
     interval: Duration,
     give_up: Instant,
+    /// Not even a peer that speaks is waited for longer.
+    latest: Instant,
 }
 
 impl Retransmit {
     /// The request leaves now.
     pub fn start(now: Instant, patience: Duration, rng: &mut dyn Rng) -> Self {
-        let mut clock = Self { first_sent: now, next: now, interval: RETRANSMIT_FIRST, give_up: now + patience };
+        let (give_up, latest) = (now + patience, now + 2 * patience);
+        let mut clock = Self { first_sent: now, next: now, interval: RETRANSMIT_FIRST, give_up, latest };
         clock.arm(now, rng);
         clock
+    }
+
+    /// The peer was heard, so it is there: the request is sent once more at least, and its answer waited for, before it is given up.
+    pub fn heard(&mut self, now: Instant) {
+        self.give_up = self.give_up.max((now + 2 * RETRANSMIT_CAP).min(self.latest));
     }
 
     /// When to look again.

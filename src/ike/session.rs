@@ -203,6 +203,13 @@ impl Session {
         path
     }
 
+    /// The peer has asked for something: it is there.
+    pub fn heard(&mut self, now: Instant) {
+        if let Some(outstanding) = &mut self.outstanding {
+            outstanding.clock.heard(now);
+        }
+    }
+
     /// Whether a request of ours waits for its response.
     pub fn is_busy(&self) -> bool {
         self.outstanding.is_some()

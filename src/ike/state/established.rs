@@ -216,6 +216,7 @@ impl Established {
             }
             Received::Request(exchange, contents) => {
                 self.silent_until = None;
+                self.session.heard(now);
                 shared.event(Event::Heard { peer: self.peer() });
                 let state = match exchange {
                     ExchangeType::CreateChildSa if contents.is_about_ike() => self.answer_rekey_ike(shared, now, &contents),

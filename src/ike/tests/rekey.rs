@@ -136,6 +136,33 @@ fn a_dead_peer_is_given_up_after_45_seconds_and_probes_say_so_after_5() {
     assert_eq!(count(&sim, 0, from, timeout), 1);
 }
 
+/// A partition ends just before a request that stood in it all the time is given up: who was heard meanwhile is not dead.
+#[test]
+fn who_speaks_again_is_not_given_up() {
+    let mut sim = pair(7);
+    let before = sim.hosts[0].endpoint.ike_sas(HOST[1])[0].local_spi;
+    sim.faults = Faults { loss: 1.0, ..Faults::default() };
+    sim.command(0, Command::Probe(HOST[1]));
+    sim.run_for(Duration::from_millis(44_900));
+    sim.faults = Faults::default();
+    sim.command(1, Command::Probe(HOST[0]));
+    sim.run_for(Duration::from_secs(20));
+    must_be_settled(&sim);
+    assert_eq!(sim.hosts[0].endpoint.ike_sas(HOST[1])[0].local_spi, before);
+    // Who speaks and never answers is, in the end.
+    sim.by_hand = true;
+    sim.command(0, Command::Probe(HOST[1]));
+    for _ in 0..30 {
+        sim.waiting.clear();
+        sim.command(1, Command::Probe(HOST[0]));
+        let own = sim.hosts[0].address;
+        sim.waiting.retain(|datagram| datagram.path.local.ip() != own);
+        sim.deliver_all();
+        sim.run_for(Duration::from_secs(4));
+    }
+    assert!(sim.hosts[0].endpoint.ike_sas(HOST[1]).is_empty());
+}
+
 #[test]
 fn a_probe_proves_both_directions() {
     let mut sim = pair(8);

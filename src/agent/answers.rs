@@ -8,13 +8,16 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::docker::{self, Docker};
 use super::{drivers, plumbing, preflight};
 use crate::config::Config;
 use crate::control::{Counters, Fault, FaultKind, Handler, RekeyWhat, Rekeyed, Request, Version};
 use crate::engine::{Caller, Fallback, Strays, Unreachable};
 use crate::model::{DropReason, Drops};
 use crate::node::{self, ChildView, Node, PeerView, Rekey, WorkerTraffic};
-use crate::observe::{Change, Child, Ike, Peer, PeerDirection, PeerState, Peers, Remark, Sockets, Status, Tun, Worker};
+use crate::observe::{
+    Change, Child, Containers, Ike, Peer, PeerDirection, PeerState, Peers, Remark, Sockets, Status, Tun, Worker,
+};
 use crate::sys::udp::Buffers;
 
 /// What the status says of the agent itself.
@@ -36,6 +39,8 @@ pub(super) struct Facts {
     pub fallbacks: Vec<Fallback>,
     /// The guard's table.
     pub table: String,
+    /// Docker, if its containers get addresses by their labels.
+    pub docker: Option<Docker>,
     /// What an operator should know.
     pub warnings: Vec<String>,
 }
@@ -70,6 +75,7 @@ impl Handler for Answers {
             Request::Status {} => value(&self.status()?),
             Request::Peers { name } => value(&self.peers(name)?),
             Request::Rekey { peer, what } => value(&self.rekey(peer, what)?),
+            Request::Containers {} => value(&self.containers()),
             Request::Version {} => value(&Version::own()),
         }
     }
@@ -79,6 +85,11 @@ impl Answers {
     fn facts(&self) -> MutexGuard<'_, Facts> {
         // Whoever panicked left facts that are no less true.
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn containers(&self) -> Containers {
+        let facts = self.facts();
+        docker::containers(&facts.host, facts.docker.as_ref())
     }
 
     fn status(&self) -> Result<Status, Fault> {

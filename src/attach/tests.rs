@@ -273,3 +273,19 @@ fn an_ipv6_neighbour_that_forges_is_not_believed() {
     assert!(after > before, "{before} {after}");
     assert!(world.pings(0, "fd00:42::3"), "the true one is where it was");
 }
+
+#[test]
+fn a_running_container_gets_another_mtu() {
+    let world = world(2);
+    let ports = [0, 1].map(|container| world.attach(container).unwrap().port);
+    for mtu in [1300, 1450] {
+        world.host.run(|| set_mtu(&owner(0), &path(&world.containers[0]), mtu).unwrap()).unwrap();
+        let mtu_of =
+            |namespace: &Namespace, link: &str| namespace.run(|| Netlink::open().unwrap().link(link).unwrap().mtu).unwrap();
+        assert_eq!((mtu_of(&world.host, &ports[0]), mtu_of(&world.containers[0], "eth0")), (mtu, mtu));
+        assert_eq!(mtu_of(&world.host, &ports[1]), 1400, "nobody else's");
+        assert!(world.pings(0, "10.42.1.3"));
+    }
+    let other = owner(7);
+    assert!(world.host.run(|| set_mtu(&other, &path(&world.containers[0]), 1300)).unwrap().is_err());
+}

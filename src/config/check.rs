@@ -370,6 +370,7 @@ fn build(draft: Draft) -> Option<Config> {
         peers,
         drivers: draft.drivers,
         cni: draft.cni,
+        docker: draft.docker,
         labels: draft.labels,
     })
 }

@@ -11,6 +11,7 @@
 #[cfg(feature = "x509")]
 mod certificates;
 mod check;
+mod docker;
 mod drivers;
 mod keys;
 mod message;
@@ -21,6 +22,7 @@ mod types;
 pub(crate) mod yaml;
 
 pub use check::holds_outer;
+pub use docker::Docker;
 pub use drivers::{CNI_BIN_DIR, CNI_CACHE_DIR, CNI_CONF_DIR, Cni, DriverBlock, DriverSource};
 pub use keys::{KeyFile, check_key_file, resolve_keys};
 pub use message::{Message, Report, Severity};

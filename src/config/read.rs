@@ -13,8 +13,8 @@ use super::scalar::{self, Expected};
 use super::section::{Field, Placed, Section};
 use super::yaml::Node;
 use super::{
-    Advertise, Backend, CertificateFiles, Config, Ipsec, Listen, Mtu, PeerAuth, PeerRemote, Queues, Surroundings, check,
-    keys,
+    Advertise, Backend, CertificateFiles, Config, Docker, Ipsec, Listen, Mtu, PeerAuth, PeerRemote, Queues, Surroundings,
+    check, docker, keys,
 };
 use crate::crypto::VerifyingKey;
 use crate::model::AeadAlgorithm;
@@ -76,6 +76,7 @@ pub(super) struct Draft {
     pub peers: Vec<PeerDraft>,
     pub drivers: Vec<DriverSource>,
     pub cni: Cni,
+    pub docker: Option<Docker>,
     pub labels: BTreeMap<String, String>,
 }
 
@@ -123,6 +124,7 @@ pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, repo
     let drivers = drivers::drivers(&mut top, folder, report);
     let labels = drivers::labels(top.take("host").as_ref(), report);
     let cni = drivers::cni(&mut top, folder, report);
+    let docker = top.take("docker").and_then(|field| docker::read(&field, report));
     later_steps(&mut top, report);
     top.finish(report);
     let listen = listen.unwrap_or_else(|| absent("host.listen").placed(Listen::default()));
@@ -143,6 +145,7 @@ pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, repo
         peers,
         drivers,
         cni,
+        docker,
         labels,
     };
     check::finish(draft, report)

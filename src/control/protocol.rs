@@ -34,6 +34,8 @@ pub enum Request {
         /// Which SA.
         what: RekeyWhat,
     },
+    /// The containers that the agent itself knows of: answered by [`Containers`](crate::observe::Containers).
+    Containers {},
     /// Which agent is this: answered by [`Version`].
     Version {},
 }
@@ -192,6 +194,7 @@ mod tests {
                 r#"{"command":"rekey","peer":"beta","what":"child"}"#,
                 Request::Rekey { peer: "beta".into(), what: RekeyWhat::Child },
             ),
+            (r#"{"command":"containers"}"#, Request::Containers {}),
             (r#"{"command":"version"}"#, Request::Version {}),
         ] {
             assert_eq!(parse_request(text.as_bytes()).unwrap(), request);

@@ -3,11 +3,13 @@
 //! The agent fills a [`Status`]; the control socket carries it as JSON; `underpass status` prints it as it came (`--json`) or
 //! through [`render_status`]. One model for both, so the screen cannot say what the JSON does not.
 
+mod containers;
 mod log;
 mod networks;
 mod render;
 mod status;
 
+pub use containers::{Container, ContainerState, Containers, DockerLink, render_containers};
 pub use log::init_log;
 pub use networks::{Disconnected, Network};
 pub use render::{duration_in_words, render_peer, render_status, table};

@@ -8,11 +8,13 @@ mod lab;
 
 mod attach;
 mod bench;
+mod churn;
 mod cni;
 mod commands;
 mod containerd;
 mod crowd;
 mod demo;
+mod docker;
 mod fallback;
 mod foreign;
 mod foreign_alone;

@@ -1,8 +1,8 @@
 //! Network drivers at work: a driver brings its network once, and its CNI configuration is where runtimes look.
 //!
 //! The networks of a host stand in a file of the state directory (`list.rs`). The agent holds them against its configuration at the
-//! start and at each reload ([`apply`]); `underpass net` changes them by itself ([`create`], [`remove`]). Then, in either case, what
-//! follows from them is made true ([`settle`]): which network is the default one, which blocks each has in the journal of addresses,
+//! start and at each reload (`apply`); `underpass net` changes them by itself ([`create`], [`remove`]). Then, in either case, what
+//! follows from them is made true (`settle`): which network is the default one, which blocks each has in the journal of addresses,
 //! and the files of runtimes (`install.rs`).
 //!
 //! A network is never changed or removed below its containers (`usage.rs`) unless somebody insists; then they are shown as

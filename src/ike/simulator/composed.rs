@@ -50,7 +50,7 @@ fn payload(sim: &Simulator, hand: &mut Hand, link: &Bytes, what: u8, number: u8)
     let config = own_config(Proof::Psk);
     let (all, length) = (&AeadAlgorithm::ALL, usize::from(number));
     let group = KeGroup::ALL[length % KeGroup::ALL.len()];
-    let ike_spi = IkeSpi::new(0x0102_0304_0506_0000 | u64::from(number) + 1);
+    let ike_spi = IkeSpi::new(0x0102_0304_0506_0000 | (u64::from(number) + 1));
     let selector = |text: &str| vec![TrafficSelector::from_prefix(text.parse().expect("a prefix"))];
     match what {
         0 => Payload::SecurityAssociation(offer_esp(all, &[], fresh(number))),

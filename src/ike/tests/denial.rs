@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::hand::{Greeting, Hand, alone, counted, own_config, sent};
+use super::hand::{Greeting, Hand, alone, counted, own_config, sent, source};
 use crate::ike::Event;
 use crate::ike::contents::Contents;
 use crate::ike::limits::{
     AMPLIFICATION, HALF_OPEN_CALM, HALF_OPEN_LIFETIME, HALF_OPEN_LIMIT, HALF_OPEN_MAX, HALF_OPEN_PER_SOURCE,
-    HALF_OPEN_PER_SOURCE_MAX, MAX_KNOWN_INITS, MAX_KNOWN_INITS_PER_SOURCE,
+    HALF_OPEN_PER_SOURCE_MAX, KNOWN_INIT_LIFETIME, MAX_KNOWN_INITS, MAX_KNOWN_INITS_PER_SOURCE,
 };
 use crate::ike::simulator::{Proof, Simulator};
 use crate::model::{DropReason, IkeSpi, Rng, SeededRng, Transport};
@@ -226,6 +226,23 @@ fn what_one_source_can_make_us_keep() {
             assert!(sim.hosts[0].events.len() <= 5000, "one line at most for each");
         }
     }
+}
+
+/// Who has proved itself and then begins one IKE SA after the other is let in so often and no more, until a minute has passed.
+#[test]
+fn a_peer_that_begins_without_end_has_to_wait() {
+    let mut sim = alone(Proof::Psk);
+    for number in 0..MAX_KNOWN_INITS_PER_SOURCE as u64 {
+        let mut hand = Hand::greet(&mut sim, 1000 + 2 * number);
+        let payloads = hand.auth_payloads(&own_config(Proof::Psk));
+        assert!(hand.ask(&mut sim, ExchangeType::IkeAuth, &payloads).auth.is_some());
+        sim.run_for(MILLIS(10));
+    }
+    let before = sim.hosts[0].endpoint.drops().of(DropReason::IkeHalfOpenLimit);
+    assert_eq!(send(&mut sim, source(), &Greeting::new(1).message()), Got::Nothing, "no more in this minute");
+    assert_eq!(sim.hosts[0].endpoint.drops().of(DropReason::IkeHalfOpenLimit), before + 1);
+    sim.run_for(KNOWN_INIT_LIFETIME);
+    assert_eq!(send(&mut sim, source(), &Greeting::new(1).message()), Got::Answer);
 }
 
 /// A hundred thousand sources that return no cookies leave what 64 do; those that do, what 512 do.

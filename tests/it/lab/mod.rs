@@ -8,6 +8,7 @@ pub mod command;
 pub mod flows;
 pub mod net;
 pub mod pluto;
+pub mod site;
 pub mod swan;
 pub mod traces;
 pub mod traffic;

@@ -25,6 +25,7 @@
 //! | [`node`] | yes | joins the two for one host, and keeps every peer connected |
 //! | [`config`] | yes | the configuration as data, with places for messages |
 //! | [`network`] | yes | network drivers of compose files as data |
+//! | [`store`] | no | who is in the overlay: a file of hosts, or etcd |
 //! | [`ipam`] | no | addresses of containers, in a journal on disk |
 //! | [`sys`] | no | system calls that no crate gives; the only `unsafe` |
 //! | [`engine`] | no | threads, TUN and UDP batches |
@@ -61,5 +62,6 @@ pub mod model;
 pub mod network;
 pub mod node;
 pub mod observe;
+pub mod store;
 pub mod sys;
 pub mod wire;

@@ -41,7 +41,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("ipam", &["store"]),
     ("discovery", &["store"]),
     ("ports", &["store", "sys"]),
-    ("store", &["model"]),
+    ("store", &["config", "sys"]),
     ("network", &["config"]),
     ("config", &["crypto"]),
     ("control", &["observe", "model"]),

@@ -6,13 +6,16 @@ use crate::config::Config;
 use crate::ipam::{Ipam, IpamError, MANAGED, Namespaces, Source};
 use crate::sys::clock::wall_clock;
 
+/// How the warning begins that CNI plugins were not told.
+pub(super) const UNTOLD: &str = "CNI plugins do not know this host's blocks";
+
 /// Writes this host's blocks down, and takes back leases whose namespaces are gone, as after the host's restart. Plugins work
 /// without us, so what fails here is a warning.
 pub(super) fn tell(config: &Config, state_dir: &Path) -> Option<String> {
     match try_tell(config, state_dir) {
         Ok(()) => None,
         Err(error) => {
-            let warning = format!("CNI plugins do not know this host's blocks: {error}");
+            let warning = format!("{UNTOLD}: {error}");
             tracing::warn!("{warning}");
             Some(warning)
         }
@@ -20,6 +23,10 @@ pub(super) fn tell(config: &Config, state_dir: &Path) -> Option<String> {
 }
 
 fn try_tell(config: &Config, state_dir: &Path) -> Result<(), IpamError> {
+    // A store that was never read says nothing about the blocks that were ours before.
+    if config.overlay.blocks.is_empty() {
+        return Ok(());
+    }
     let mut ipam = Ipam::open(state_dir)?;
     if ipam.set_network(MANAGED, &config.overlay.blocks, &config.overlay.addresses, Source::Agent)? {
         tracing::debug!("wrote this host's blocks down for CNI plugins");

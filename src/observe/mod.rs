@@ -3,13 +3,15 @@
 //! The agent fills a [`Status`]; the control socket carries it as JSON; `underpass status` prints it as it came (`--json`) or
 //! through [`render_status`]. One model for both, so the screen cannot say what the JSON does not.
 
+mod hosts;
 mod log;
 mod render;
 mod status;
 
+pub use hosts::{Host, Hosts, render_host, render_hosts};
 pub use log::init_log;
 pub use render::{duration_in_words, render_peer, render_status, table};
 pub use status::{
     Change, Child, ControlCounters, Drops, Ike, Peer, PeerDirection, PeerState, Peers, Remark, STATUS_SCHEMA, Sockets,
-    Status, Tristate, Tun, Worker,
+    Status, Store, Tristate, Tun, Worker,
 };

@@ -1,15 +1,16 @@
 //! `underpass config check`, for the agent's configuration and for compose files.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::output::{complain, print, print_json};
 use super::{Exit, Places};
 use crate::agent::files;
-use crate::config::{Config, Report, Severity};
+use crate::config::{Config, Placed, Report, Severity, Store};
 use crate::network::{self, Driver};
+use crate::store;
 
 /// Reads the file as the agent would.
 pub(super) fn run(places: &Places, file: &Path, strict: bool) -> Exit {
@@ -25,8 +26,49 @@ pub(super) fn run(places: &Places, file: &Path, strict: bool) -> Exit {
         let what: Vec<String> = drivers.iter().map(describe).collect();
         return tell(places, &report, false, &what.join("; "), Some(drivers.iter().map(driver_json).collect()));
     }
-    let (config, report) = files::parse_config(file, &octets);
-    tell(places, &report, strict, &config.as_ref().map(describe_config).unwrap_or_default(), None)
+    let (config, mut report) = files::parse_config(file, &octets);
+    let mut what = config.as_ref().map(describe_config).unwrap_or_default();
+    let hosts = match config.as_ref().and_then(|config| config.store.as_ref()) {
+        Some(Store::File(path)) => list_of_hosts(path, &mut report, &mut what),
+        _ => None,
+    };
+    if let (Some(hosts), false) = (&hosts, places.json) {
+        // Its messages have a file of their own.
+        if print(&hosts.to_string(), Exit::Fine) != Exit::Fine {
+            return Exit::Failed;
+        }
+    }
+    if let Some(hosts) = hosts.filter(|hosts| !hosts.messages.is_empty()) {
+        let key = "store.path";
+        match hosts.has_errors() {
+            true => report.error(None, key, format!("{} cannot be used", hosts.file.display())),
+            false => report.warning(None, key, format!("{} has warnings", hosts.file.display())),
+        }
+        if places.json {
+            report.messages.extend(hosts.messages);
+        }
+    }
+    tell(places, &report, strict, &what, None)
+}
+
+/// Reads the list that a configuration names.
+fn list_of_hosts(path: &Placed<PathBuf>, report: &mut Report, what: &mut String) -> Option<Report> {
+    match store::load(&path.value) {
+        Ok((members, hosts)) => {
+            if let Some(members) = members {
+                what.push_str(&format!(", {} in {}", counted(members.hosts.len(), "host"), path.value.display()));
+            }
+            Some(hosts)
+        }
+        Err(error) => {
+            report.error(
+                path.line,
+                &*path.key,
+                format!("expected a readable list of hosts, got {}: {error}", path.value.display()),
+            );
+            None
+        }
+    }
 }
 
 /// Prints what was found. With `strict` a warning is enough to refuse the file.

@@ -193,3 +193,90 @@ fn prefix(text: &str) -> Result<String, Expected> {
     }
     Err(Expected::new("a prefix of keys such as /underpass, of letters, digits, '-', '_', '.' and '/'"))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, Mesh, Store, Surroundings, parse};
+
+    fn read(text: &str) -> Result<Config, String> {
+        let surroundings = Surroundings { hostname: Some("alpha".into()), cattle_agent_ip: None };
+        let (config, report) = parse(std::path::Path::new("/e/u.yaml"), text.as_bytes(), &surroundings);
+        config.filter(|_| report.messages.is_empty()).ok_or_else(|| report.to_string())
+    }
+
+    fn refusal(text: &str) -> String {
+        read(text).unwrap_err()
+    }
+
+    #[test]
+    fn a_store_of_each_kind_is_read() {
+        let config = read("store: {kind: file, path: hosts.yaml}\nmesh: on-demand").unwrap();
+        assert!(matches!(&config.store, Some(Store::File(path)) if path.value.ends_with("e/hosts.yaml")));
+        assert_eq!((config.mesh, config.overlay.blocks.len()), (Mesh::OnDemand, 0));
+        let text = "store: {kind: etcd, endpoints: ['https://etcd.example.org', 'http://[::1]:2380/'], prefix: /one/, ca_file: ca.pem, \
+                    cert_file: c, key_file: k, user: u, password_file: p, subnets: [10.50.0.0/20], block: 26}";
+        let Some(Store::Etcd(etcd)) = read(text).unwrap().store else { panic!("etcd") };
+        let endpoints: Vec<String> = etcd.endpoints.iter().map(ToString::to_string).collect();
+        assert_eq!(endpoints, ["https://etcd.example.org:2379", "http://[::1]:2380"]);
+        assert_eq!((etcd.prefix.as_str(), etcd.block, etcd.subnets.len()), ("/one", 26, 1));
+        assert!(etcd.certificate.is_some() && etcd.login.is_some());
+        let Some(Store::Etcd(etcd)) = read("store: {kind: etcd, endpoints: [http://127.0.0.1]}").unwrap().store else {
+            panic!("etcd")
+        };
+        assert_eq!(
+            (etcd.prefix.as_str(), etcd.block, etcd.subnets[0].to_string().as_str()),
+            ("/underpass", 24, "10.42.0.0/16")
+        );
+    }
+
+    #[test]
+    fn mistakes_are_said() {
+        for (store, message) in [
+            ("{}", "store.kind: expected file or etcd; it is missing"),
+            ("{kind: consul}", "store.kind: expected file or etcd, got \"consul\""),
+            ("{kind: file}", "store.path: expected the path of a list of hosts; it is missing"),
+            ("{kind: file, path: h, endpoints: []}", "store.endpoints: unknown key"),
+            ("{kind: etcd}", "store.endpoints: expected a list of servers"),
+            ("{kind: etcd, endpoints: ['192.0.2.1:2379']}", "did you mean \"https://192.0.2.1:2379\"?"),
+            (
+                "{kind: etcd, endpoints: ['http://192.0.2.1:2379']}",
+                "store.endpoints[0]: expected https: whoever is on the way",
+            ),
+            (
+                "{kind: etcd, endpoints: ['https://192.0.2.1']}",
+                "store.ca_file: expected who may have issued the certificate of https://192.0.2.1:2379",
+            ),
+            (
+                "{kind: etcd, endpoints: ['http://127.0.0.1'], user: u}",
+                "store.user: expected user and password_file together",
+            ),
+            (
+                "{kind: etcd, endpoints: ['http://127.0.0.1'], cert_file: u}",
+                "store.cert_file: expected cert_file and key_file together",
+            ),
+            (
+                "{kind: etcd, endpoints: ['http://127.0.0.1'], subnets: [10.42.1.0/25]}",
+                "an IPv4 prefix that holds blocks of /24",
+            ),
+            ("{kind: etcd, endpoints: ['http://127.0.0.1'], prefix: underpass}", "store.prefix: expected a prefix of keys"),
+        ] {
+            let refusal = refusal(&format!("store: {store}"));
+            assert!(refusal.contains(message), "{store}: {refusal}");
+        }
+        assert!(read("store: {kind: etcd, endpoints: ['http://192.0.2.1'], allow_plaintext: true}").is_ok());
+        assert!(refusal("mesh: half\noverlay: {blocks: [10.42.1.0/24]}").contains("expected full or on-demand"));
+        assert!(refusal("host: {name: a}").contains("overlay"), "without a store blocks must be said");
+    }
+
+    #[test]
+    fn addresses_that_others_hardly_reach_are_warned_of() {
+        let warning =
+            |addresses: &str| refusal(&format!("host: {{advertise: [{addresses}]}}\noverlay: {{blocks: [10.42.1.0/24]}}"));
+        assert!(
+            warning("172.17.0.5").starts_with("/e/u.yaml:1: warning: host.advertise[0]: 172.17.0.5 is of 172.17.0.0/16")
+        );
+        assert!(warning("127.0.0.1").contains("loopback"));
+        assert!(warning("'::1'").contains("loopback"));
+        assert!(warning("192.0.2.1, 192.0.2.1").contains("host.advertise[1]: this stands in the list already (line 1)"));
+    }
+}

@@ -49,7 +49,12 @@ fn the_manual_names_every_key_with_its_default() {
     silent.peers[0].name = told.peers[0].name.clone();
     silent.peers[0].auth = told.peers[0].auth.clone();
     assert_eq!(silent, told);
-    for key in [include_str!("read.rs"), include_str!("store.rs")].concat().split("take(\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+    for key in [include_str!("read.rs"), include_str!("store.rs")]
+        .concat()
+        .split("take(\"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+    {
         assert!(manual.contains(&format!("{key}:")), "{key} is not in the manual");
     }
 }

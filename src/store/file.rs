@@ -86,6 +86,14 @@ impl FileStore {
     }
 }
 
+/// The hosts in a file, and what is wrong with it.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn load(path: &Path) -> io::Result<(Option<Members>, Report)> {
+    read_file(path).map(|(_, octets)| parse(path, octets.expose()))
+}
+
 fn stamp(metadata: &fs::Metadata) -> Stamp {
     let changed = (metadata.ctime(), metadata.ctime_nsec());
     (metadata.dev(), metadata.ino(), metadata.size(), (metadata.mtime(), metadata.mtime_nsec()), changed)

@@ -12,5 +12,5 @@ pub mod etcd;
 mod file;
 mod members;
 
-pub use file::{FileStore, Look, MAX_HOSTS, parse};
+pub use file::{FileStore, Look, MAX_HOSTS, load, parse};
 pub use members::{Member, Members, Own};

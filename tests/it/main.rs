@@ -25,4 +25,5 @@ mod mtu;
 mod pair;
 mod scapy;
 mod speed;
+mod store;
 mod storms;

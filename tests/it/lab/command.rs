@@ -21,6 +21,8 @@ const TOOLS: &[&str] = &[
     "conntrack",
     "ethtool",
     "certutil",
+    "etcd",
+    "etcdctl",
 ];
 
 /// The IKE daemon of the Debian package `charon-systemd`.

@@ -27,6 +27,7 @@
 //! | [`network`] | yes | network drivers of compose files as data |
 //! | [`store`] | no | who is in the overlay: a file of hosts, or etcd |
 //! | [`ipam`] | no | addresses of containers, in a journal on disk |
+//! | [`attach`] | no | a container onto a network: wire, bridge, addresses, routes, and the fence around them |
 //! | [`sys`] | no | system calls that no crate gives; the only `unsafe` |
 //! | [`engine`] | no | threads, TUN and UDP batches |
 //! | [`control`], [`observe`] | no | the control socket; what is shown |
@@ -47,6 +48,7 @@
 //! - One worker owns an SA (between our own hosts each worker has one with each peer that it sends to); nothing on the packet path locks, allocates or logs.
 
 pub mod agent;
+pub mod attach;
 pub mod cli;
 pub mod cni;
 pub mod config;

@@ -23,12 +23,10 @@ pub(super) fn tell(config: &Config, state_dir: &Path) -> Option<String> {
 }
 
 fn try_tell(config: &Config, state_dir: &Path) -> Result<(), IpamError> {
-    // A store that was never read says nothing about the blocks that were ours before.
-    if config.overlay.blocks.is_empty() {
-        return Ok(());
-    }
     let mut ipam = Ipam::open(state_dir)?;
-    if ipam.set_network(MANAGED, &config.overlay.blocks, &config.overlay.addresses, Source::Agent)? {
+    let (blocks, addresses) = (&config.overlay.blocks, &config.overlay.addresses);
+    // A store that was never read says nothing about the blocks that were ours before.
+    if !blocks.is_empty() && ipam.set_network(MANAGED, blocks, addresses, Source::Agent)? {
         tracing::debug!("wrote this host's blocks down for CNI plugins");
     }
     for lease in ipam.release_gone(&Namespaces::look(), wall_clock())? {

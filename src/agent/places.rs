@@ -13,6 +13,7 @@ use crate::engine::Caller;
 use crate::model::PeerIndex;
 use crate::node::Node;
 use crate::sys::netlink::{Address, Link, Netlink};
+use crate::sys::nft::CONTAINERS_GROUP;
 use crate::sys::udp;
 
 /// Looks, and tells the node.
@@ -26,8 +27,10 @@ pub(super) fn look(config: &Config, caller: &Caller<Node>) -> Result<(), AgentEr
     let listen = config.host.listen.address;
     // A socket that is bound to one address sends from no other one.
     let moves = if listen.is_unspecified() { moves(config, caller, &here)? } else { Vec::new() };
-    let tun: Vec<u32> = links.iter().filter(|link| link.name == config.tun.name).map(|link| link.index).collect();
-    let told = addresses.iter().filter(|address| !tun.contains(&address.link_index)).map(|address| address.address.addr());
+    // A bridge of containers has the same address on every host.
+    let is_inner = |link: &&Link| link.name == config.tun.name || link.group == CONTAINERS_GROUP;
+    let inner: Vec<u32> = links.iter().filter(is_inner).map(|link| link.index).collect();
+    let told = addresses.iter().filter(|address| !inner.contains(&address.link_index)).map(|address| address.address.addr());
     let told: Vec<IpAddr> = told.filter(|address| here.contains(address) && is_outer(config, *address)).collect();
     let fits = |address: &IpAddr| listen == *address || listen.is_unspecified();
     let told: Vec<IpAddr> = told.into_iter().filter(fits).collect();

@@ -13,6 +13,7 @@ use crate::config::{Advertise, Config, PeerRemote, Report, doubtful, holds_outer
 use crate::control::{ServerError, prepare_run_dir};
 use crate::sys::caps::{check_tun_device, may_administer_network};
 use crate::sys::netlink::{Netlink, NetlinkError};
+use crate::sys::nft::CONTAINERS_GROUP;
 
 /// The lock's file name in the run directory.
 const LOCK: &str = "agent.lock";
@@ -166,7 +167,7 @@ pub(super) fn surroundings(config: &Config, tun: &str) -> Result<Surroundings, N
     for address in netlink.addresses()? {
         let Some(link) = links.iter().find(|link| link.index == address.link_index) else { continue };
         let (own, network) = (address.address.addr(), address.address.trunc());
-        if link.name == tun || own.is_loopback() {
+        if link.name == tun || link.group == CONTAINERS_GROUP || own.is_loopback() {
             continue;
         }
         match config.overlay.blocks.iter().find(|block| block.contains(&own)) {

@@ -22,6 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::STATE_DIR;
 pub use exit::Exit;
 
 /// Where the configuration is unless something else is said.
@@ -55,7 +56,7 @@ pub struct Places {
     #[arg(long, global = true, value_name = "DIR", env = "UNDERPASS_RUN_DIR", default_value = "/run/underpass")]
     pub run_dir: PathBuf,
     /// Folder of what must survive: the host's key.
-    #[arg(long, global = true, value_name = "DIR", env = "UNDERPASS_STATE_DIR", default_value = "/var/lib/underpass")]
+    #[arg(long, global = true, value_name = "DIR", env = "UNDERPASS_STATE_DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
     /// Print one JSON value instead of text.
     #[arg(long, global = true)]

@@ -13,14 +13,15 @@ use serde_json::{Map, Value};
 
 use super::request::{Command, Request};
 use super::result::{self, Address, Fault, Route, Success};
+use crate::config::STATE_DIR;
 use crate::ipam::{self, Ipam, IpamError, JOURNAL, Lease, MANAGED, Namespaces, Owner, Sandbox, Source, Wish};
 use crate::sys::clock::wall_clock;
 
-/// Where the journal is unless something else is said.
-const STATE_DIR: &str = "/var/lib/underpass";
-
 /// The prefix length that containers see unless `subnetPrefixSize` says another, as it always was.
 const PREFIX_LEN: u8 = 16;
+
+/// What may stand in the object `underpass`; `tun` is for the plugins that make interfaces.
+const OWN_KEYS: [&str; 4] = ["stateDir", "network", "blocks", "tun"];
 
 /// Keys that tell a runtime's living attachments: the specification's, and what libcni 1.3 sends besides.
 const ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
@@ -39,7 +40,7 @@ struct Conf {
 pub(super) fn answer(request: &Request) -> Result<Option<Value>, Fault> {
     let conf = Conf::of(request)?;
     match request.command {
-        Command::Add => add(request, &conf).map(|success| Some(success.as_json(request.version))),
+        Command::Add => give(request, &conf).map(|success| Some(success.as_json(request.version))),
         Command::Del => del(request, &conf).map(|()| None),
         Command::Check => check(request, &conf).map(|()| None),
         Command::Gc => gc(request, &conf).map(|()| None),
@@ -47,7 +48,12 @@ pub(super) fn answer(request: &Request) -> Result<Option<Value>, Fault> {
     }
 }
 
-fn add(request: &Request, conf: &Conf) -> Result<Success, Fault> {
+/// What ADD answers, for whoever makes the interface in the same process.
+pub(super) fn add(request: &Request) -> Result<Success, Fault> {
+    give(request, &Conf::of(request)?)
+}
+
+fn give(request: &Request, conf: &Conf) -> Result<Success, Fault> {
     let mut ipam = Ipam::open(&conf.state_dir)?;
     conf.tell_blocks(&mut ipam)?;
     let blocks = ipam.book().network(&conf.network).map(|network| network.blocks().to_vec()).unwrap_or_default();
@@ -101,6 +107,21 @@ fn check(request: &Request, conf: &Conf) -> Result<(), Fault> {
 }
 
 fn gc(request: &Request, conf: &Conf) -> Result<(), Fault> {
+    let living = living(request)?;
+    if !conf.state_dir.join(JOURNAL).exists() {
+        return Ok(());
+    }
+    let mut ipam = Ipam::open(&conf.state_dir)?;
+    let ours = |lease: &&Lease| lease.network == conf.network && lease.owner.cni_network == request.network;
+    let dead = ipam.book().leases().filter(ours).map(|lease| lease.owner.clone()).filter(|owner| !living.contains(owner));
+    for owner in dead.collect::<Vec<_>>() {
+        ipam.release(&conf.network, &owner, wall_clock())?;
+    }
+    Ok(())
+}
+
+/// Whose attachments live, as the runtime says to GC.
+pub(super) fn living(request: &Request) -> Result<Vec<Owner>, Fault> {
     let listed = ATTACHMENTS.into_iter().find_map(|key| request.netconf.get(key)).and_then(Value::as_array);
     let Some(listed) = listed else {
         // Taking nothing for "nobody lives" would disconnect everybody.
@@ -114,18 +135,7 @@ fn gc(request: &Request, conf: &Conf) -> Result<(), Fault> {
             Some(Owner { container, interface, cni_network: request.network.clone() })
         })
         .collect();
-    let living =
-        living.ok_or_else(|| Fault::configuration(format!("{}: expected containerID and ifname", ATTACHMENTS[0])))?;
-    if !conf.state_dir.join(JOURNAL).exists() {
-        return Ok(());
-    }
-    let mut ipam = Ipam::open(&conf.state_dir)?;
-    let ours = |lease: &&Lease| lease.network == conf.network && lease.owner.cni_network == request.network;
-    let dead = ipam.book().leases().filter(ours).map(|lease| lease.owner.clone()).filter(|owner| !living.contains(owner));
-    for owner in dead.collect::<Vec<_>>() {
-        ipam.release(&conf.network, &owner, wall_clock())?;
-    }
-    Ok(())
+    living.ok_or_else(|| Fault::configuration(format!("{}: expected containerID and ifname", ATTACHMENTS[0])))
 }
 
 fn status(conf: &Conf) -> Result<(), Fault> {
@@ -146,7 +156,8 @@ fn status(conf: &Conf) -> Result<(), Fault> {
     Ok(())
 }
 
-fn owner(request: &Request) -> Owner {
+/// Whose this call is.
+pub(super) fn owner(request: &Request) -> Owner {
     Owner {
         container: request.container.clone(),
         interface: request.interface.clone(),
@@ -163,8 +174,9 @@ impl Conf {
             Some(_) => Err(Fault::configuration(format!("{key}: expected an object"))),
         };
         let (ours, own) = (section("ipam")?, section("underpass")?);
-        if let Some(key) = own.keys().find(|key| !["stateDir", "network", "blocks"].contains(&key.as_str())) {
-            return Err(Fault::configuration(format!("underpass.{key}: unknown key; expected stateDir, network or blocks")));
+        if let Some(key) = own.keys().find(|key| !OWN_KEYS.contains(&key.as_str())) {
+            let expected = "expected stateDir, network, blocks or tun";
+            return Err(Fault::configuration(format!("underpass.{key}: unknown key; {expected}")));
         }
         let state_dir = text(own, "underpass", "stateDir")?.or(request.state_dir.as_deref()).unwrap_or(STATE_DIR);
         if !Path::new(state_dir).is_absolute() {
@@ -230,7 +242,7 @@ impl Conf {
             .filter_map(|&address| {
                 let prefix_len = seen(address);
                 let net = IpNet::new(address, prefix_len).ok()?;
-                Some(Address { address: net, gateway: self.gateway(address, prefix_len) })
+                Some(Address { address: net, gateway: self.gateway(address, prefix_len), interface: None })
             })
             .collect();
         let gateway = addresses.iter().find_map(|address| address.gateway);
@@ -238,7 +250,8 @@ impl Conf {
             let own = gateway.filter(|gateway| gateway.is_ipv4() == route.dst.addr().is_ipv4());
             Route { dst: route.dst, gw: route.gw.or(own) }
         };
-        Success { addresses, routes: self.routes.iter().map(with_gateway).collect() }
+        let routes = self.routes.iter().map(with_gateway).collect();
+        Success { addresses, routes, ..Success::default() }
     }
 }
 
@@ -270,14 +283,7 @@ fn routes(ours: &Map<String, Value>) -> Result<Vec<Route>, Fault> {
         Some(Value::Array(items)) => items,
         Some(other) => return Err(wrong(other)),
     };
-    let route = |item: &Value| {
-        let dst = item.get("dst")?.as_str()?.parse::<IpNet>().ok()?.trunc();
-        match item.get("gw").and_then(Value::as_str).filter(|gw| !gw.is_empty()) {
-            None => Some(Route { dst, gw: None }),
-            Some(gw) => Some(Route { dst, gw: Some(gw.parse().ok()?) }),
-        }
-    };
-    items.iter().map(|item| route(item).ok_or_else(|| wrong(item))).collect()
+    items.iter().map(|item| Route::parse(item).ok_or_else(|| wrong(item))).collect()
 }
 
 impl From<IpamError> for Fault {

@@ -5,8 +5,13 @@
 //! `result.rs` writes the other as each version of the specification has it, 0.1.0 to 1.1.0; between them stands the plugin:
 //!
 //! - `rancher-cni-ipam` (`ipam.rs`): addresses out of this host's blocks, for `rancher-bridge`'s configuration as well as for the
-//!   reference plugins'.
+//!   reference plugins';
+//! - `rancher-bridge` and `underpass-cni` (`bridge.rs`, `conf.rs`): a container's interface on a bridge, with addresses from whichever
+//!   plugin the configuration names (`delegate.rs`).
 
+mod bridge;
+mod conf;
+mod delegate;
 mod ipam;
 mod request;
 mod result;
@@ -30,14 +35,21 @@ const MAX_STDIN: u64 = 4 * 1024 * 1024;
 pub enum Plugin {
     /// `rancher-cni-ipam`.
     Ipam,
+    /// `rancher-bridge`.
+    RancherBridge,
+    /// `underpass-cni`.
+    Underpass,
 }
 
 impl Plugin {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Ipam, Self::RancherBridge, Self::Underpass];
+
     /// The plugin that a program of this name is.
     #[must_use]
     pub fn of_program(argv0: &OsStr) -> Option<Self> {
         let name = Path::new(argv0).file_name()?;
-        [Self::Ipam].into_iter().find(|plugin| name == plugin.name())
+        Self::ALL.into_iter().find(|plugin| name == plugin.name())
     }
 
     /// Its name, the `type` in configurations.
@@ -45,6 +57,8 @@ impl Plugin {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ipam => "rancher-cni-ipam",
+            Self::RancherBridge => "rancher-bridge",
+            Self::Underpass => "underpass-cni",
         }
     }
 }
@@ -76,6 +90,7 @@ pub fn main(plugin: Plugin) -> ExitCode {
     let answer = Request::parse(&command, &variable, &stdin).and_then(|request| {
         let answer = match plugin {
             Plugin::Ipam => ipam::answer(&request),
+            Plugin::RancherBridge | Plugin::Underpass => bridge::answer(plugin, &request),
         };
         log(plugin, &request, &answer);
         answer
@@ -104,7 +119,8 @@ fn fail(version: Version, fault: &Fault) -> ExitCode {
 /// A line in `logToFile`. A log that cannot be written keeps no container from starting.
 fn log(plugin: Plugin, request: &Request, answer: &Result<Option<Value>, Fault>) {
     let own = match plugin {
-        Plugin::Ipam => request.netconf.get("ipam"),
+        Plugin::Ipam => request.netconf.get("ipam").and_then(Value::as_object),
+        Plugin::RancherBridge | Plugin::Underpass => Some(&request.netconf),
     };
     let key = |key: &str| own.and_then(|own| own.get(key));
     let Some(path) = key("logToFile").and_then(Value::as_str).filter(|path| !path.is_empty()) else { return };

@@ -49,6 +49,11 @@ impl Command {
         }
     }
 
+    /// Whether plugins from before 1.1.0 do not know it.
+    pub(super) fn is_new(self) -> bool {
+        self.since() >= Version::V1_1_0
+    }
+
     /// Which variables it must have.
     const fn needs(self) -> &'static [&'static str] {
         match self {
@@ -81,6 +86,12 @@ pub(super) struct Request {
     pub network: String,
     /// The addresses that were asked for.
     pub wanted: Vec<Wanted>,
+    /// The link-layer address that was asked for.
+    pub mac: Option<[u8; 6]>,
+    /// The pairs in `CNI_ARGS`.
+    pub args: Vec<(String, String)>,
+    /// `CNI_PATH`: where other plugins are.
+    pub path: String,
     /// `UNDERPASS_STATE_DIR`, for callers that pass an environment.
     pub state_dir: Option<String>,
     pub netconf: Map<String, Value>,
@@ -129,9 +140,11 @@ impl Request {
             let message = format!("CNI_NETNS {netns} is the host's own network namespace");
             return Err(Fault::namespace(message));
         }
-        let wanted = wanted(&netconf, &value("CNI_ARGS"))?;
+        let args = pairs(&value("CNI_ARGS"))?;
+        let (wanted, mac) = (wanted(&netconf, &args)?, mac(&netconf, &args)?);
+        let path = value("CNI_PATH");
         let state_dir = variable("UNDERPASS_STATE_DIR").filter(|path| !path.is_empty());
-        Ok(Self { command, version, container, netns, interface, network, wanted, state_dir, netconf })
+        Ok(Self { command, version, container, netns, interface, network, wanted, mac, args, path, state_dir, netconf })
     }
 }
 
@@ -194,7 +207,7 @@ fn is_own_namespace(path: &str) -> bool {
 
 /// The addresses that were asked for, in the order of precedence of the conventions: `runtimeConfig.ips`, `args.cni.ips`, then the
 /// variable's `IP`, and `IPAddress`, which is how Rancher said it.
-fn wanted(netconf: &Map<String, Value>, args: &str) -> Result<Vec<Wanted>, Fault> {
+fn wanted(netconf: &Map<String, Value>, args: &[(String, String)]) -> Result<Vec<Wanted>, Fault> {
     let in_config = [&["runtimeConfig", "ips"][..], &["args", "cni", "ips"]];
     for path in in_config {
         let found = path[1..].iter().fold(netconf.get(path[0]), |value, key| value.and_then(|value| value.get(key)));
@@ -210,13 +223,8 @@ fn wanted(netconf: &Map<String, Value>, args: &str) -> Result<Vec<Wanted>, Fault
             _ => return Err(Fault::configuration(format!("{} is no list of addresses", path.join(".")))),
         }
     }
-    let pairs: Vec<(&str, &str)> = args
-        .split(';')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| pair.split_once('=').ok_or_else(|| Fault::environment(format!("CNI_ARGS: {pair:?} is no KEY=VALUE"))))
-        .collect::<Result<_, _>>()?;
     for key in ["IP", "IPAddress"] {
-        if let Some((_, value)) = pairs.iter().find(|(name, value)| *name == key && !value.is_empty()) {
+        if let Some((_, value)) = args.iter().find(|(name, value)| *name == key && !value.is_empty()) {
             let texts = value.split(',').map(str::trim);
             return texts
                 .map(one_wanted)
@@ -225,6 +233,45 @@ fn wanted(netconf: &Map<String, Value>, args: &str) -> Result<Vec<Wanted>, Fault
         }
     }
     Ok(Vec::new())
+}
+
+/// `CNI_ARGS`.
+fn pairs(args: &str) -> Result<Vec<(String, String)>, Fault> {
+    let wrong = |pair: &str| Fault::environment(format!("CNI_ARGS: {pair:?} is no KEY=VALUE"));
+    let pairs = args.split(';').filter(|pair| !pair.is_empty());
+    let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+    pairs.map(|pair| pair.split_once('=').map(owned).ok_or_else(|| wrong(pair))).collect()
+}
+
+/// The link-layer address that was asked for, by the same ways: `MACAddress` is how Rancher said it.
+fn mac(netconf: &Map<String, Value>, args: &[(String, String)]) -> Result<Option<[u8; 6]>, Fault> {
+    let in_config = [&["runtimeConfig", "mac"][..], &["args", "cni", "mac"]];
+    for path in in_config {
+        let found = path[1..].iter().fold(netconf.get(path[0]), |value, key| value.and_then(|value| value.get(key)));
+        match found.unwrap_or(&Value::Null) {
+            Value::Null => {}
+            Value::String(text) if text.is_empty() => {}
+            Value::String(text) => return one_mac(text).map(Some).map_err(Fault::configuration),
+            _ => return Err(Fault::configuration(format!("{} is no text", path.join(".")))),
+        }
+    }
+    let said = ["MAC", "MACAddress"]
+        .into_iter()
+        .find_map(|key| args.iter().find(|(name, value)| *name == key && !value.is_empty()).map(|(_, value)| value));
+    said.map(|text| one_mac(text).map_err(|why| Fault::environment(format!("CNI_ARGS: {why}")))).transpose()
+}
+
+/// A unicast address in six groups.
+pub(super) fn one_mac(text: &str) -> Result<[u8; 6], String> {
+    let wrong = || format!("{text:?} is no link-layer address");
+    let mut octets = [0; 6];
+    let mut groups = text.split(':');
+    for octet in &mut octets {
+        let group = groups.next().filter(|group| matches!(group.len(), 1 | 2)).ok_or_else(wrong)?;
+        *octet = u8::from_str_radix(group, 16).map_err(|_| wrong())?;
+    }
+    let is_unicast = octets[0] & 1 == 0 && octets != [0; 6];
+    if groups.next().is_none() && is_unicast { Ok(octets) } else { Err(wrong()) }
 }
 
 fn one_wanted(text: &str) -> Result<Wanted, String> {

@@ -52,6 +52,18 @@ pub(super) struct Address {
     /// With the prefix length that the container sees.
     pub address: IpNet,
     pub gateway: Option<IpAddr>,
+    /// Which of the result's interfaces has it; plugins for addresses know none.
+    pub interface: Option<usize>,
+}
+
+/// An interface as it was made, on the host or in the container.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Interface {
+    pub name: String,
+    pub mac: String,
+    pub mtu: Option<u32>,
+    /// The container's namespace; none on the host.
+    pub sandbox: Option<String>,
 }
 
 /// A route of the container.
@@ -61,11 +73,14 @@ pub(super) struct Route {
     pub gw: Option<IpAddr>,
 }
 
-/// What an IPAM plugin answers to ADD.
+/// What a plugin answers to ADD.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Success {
+    pub interfaces: Vec<Interface>,
     pub addresses: Vec<Address>,
     pub routes: Vec<Route>,
+    /// As somebody said it: it is for the runtime.
+    pub dns: Map<String, Value>,
 }
 
 impl Success {
@@ -78,6 +93,10 @@ impl Success {
                 }
             }
         } else {
+            let interfaces: Vec<Value> = self.interfaces.iter().map(|interface| interface.as_json(version)).collect();
+            if !interfaces.is_empty() {
+                result.insert("interfaces".to_owned(), interfaces.into());
+            }
             let addresses: Vec<Value> = self.addresses.iter().map(|address| listed(address, version)).collect();
             result.insert("ips".to_owned(), addresses.into());
             let routes: Vec<Value> = self.routes.iter().map(route).collect();
@@ -85,8 +104,30 @@ impl Success {
                 result.insert("routes".to_owned(), routes.into());
             }
         }
-        result.insert("dns".to_owned(), json!({}));
+        result.insert("dns".to_owned(), self.dns.clone().into());
         Value::Object(result)
+    }
+
+    /// Reads a result of any version, such as `prevResult` or another plugin's; none if it is no result.
+    pub(super) fn parse(result: &Value) -> Option<Self> {
+        let list = |key: &str| match result.get(key) {
+            None | Some(Value::Null) => Some(&[][..]),
+            Some(Value::Array(items)) => Some(items.as_slice()),
+            Some(_) => None,
+        };
+        let mut success = Self {
+            interfaces: list("interfaces")?.iter().map(Interface::parse).collect::<Option<_>>()?,
+            addresses: list("ips")?.iter().map(|ip| Address::parse(ip, "address")).collect::<Option<_>>()?,
+            routes: list("routes")?.iter().map(Route::parse).collect::<Option<_>>()?,
+            dns: result.get("dns").and_then(Value::as_object).cloned().unwrap_or_default(),
+        };
+        for family in ["ip4", "ip6"].into_iter().filter_map(|key| result.get(key)).filter(|value| !value.is_null()) {
+            success.addresses.push(Address::parse(family, "ip")?);
+            for route in family.get("routes").and_then(Value::as_array).into_iter().flatten() {
+                success.routes.push(Route::parse(route)?);
+            }
+        }
+        Some(success)
     }
 
     /// One address with the routes of its family: there was room for no more.
@@ -101,6 +142,48 @@ impl Success {
     }
 }
 
+impl Interface {
+    fn as_json(&self, version: Version) -> Value {
+        let mut value = Map::from_iter([("name".to_owned(), self.name.clone().into())]);
+        value.insert("mac".to_owned(), self.mac.clone().into());
+        let mtu = self.mtu.filter(|_| version >= Version::V1_1_0);
+        value.extend(mtu.map(|mtu| ("mtu".to_owned(), mtu.into())));
+        value.extend(self.sandbox.clone().map(|sandbox| ("sandbox".to_owned(), sandbox.into())));
+        Value::Object(value)
+    }
+
+    fn parse(value: &Value) -> Option<Self> {
+        let text = |key: &str| value.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+        Some(Self {
+            name: text("name")?,
+            mac: text("mac").unwrap_or_default(),
+            mtu: value.get("mtu").and_then(Value::as_u64).and_then(|mtu| u32::try_from(mtu).ok()),
+            sandbox: text("sandbox"),
+        })
+    }
+}
+
+impl Address {
+    fn parse(value: &Value, key: &str) -> Option<Self> {
+        let gateway = value.get("gateway").and_then(Value::as_str).filter(|text| !text.is_empty());
+        let interface = value.get("interface").and_then(Value::as_u64).and_then(|index| usize::try_from(index).ok());
+        Some(Self {
+            address: value.get(key)?.as_str()?.parse().ok()?,
+            gateway: gateway.map(str::parse).transpose().ok()?,
+            interface,
+        })
+    }
+}
+
+impl Route {
+    /// A route as configurations and results have it.
+    pub(super) fn parse(value: &Value) -> Option<Self> {
+        let gateway = value.get("gw").and_then(Value::as_str).filter(|text| !text.is_empty());
+        let dst: IpNet = value.get("dst")?.as_str()?.parse().ok()?;
+        Some(Self { dst: dst.trunc(), gw: gateway.map(str::parse).transpose().ok()? })
+    }
+}
+
 fn listed(address: &Address, version: Version) -> Value {
     let mut value = Map::new();
     if version < Version::V1_0_0 {
@@ -109,6 +192,7 @@ fn listed(address: &Address, version: Version) -> Value {
     }
     value.insert("address".to_owned(), address.address.to_string().into());
     value.extend(address.gateway.map(|gateway| ("gateway".to_owned(), gateway.to_string().into())));
+    value.extend(address.interface.map(|index| ("interface".to_owned(), index.into())));
     Value::Object(value)
 }
 
@@ -141,10 +225,14 @@ pub(super) const EXHAUSTED: u32 = 101;
 pub(super) const NOT_TO_BE_HAD: u32 = 102;
 /// The journal is damaged.
 pub(super) const DAMAGED: u32 = 103;
+/// The kernel refused a part of the attachment.
+pub(super) const ATTACHMENT: u32 = 104;
+/// CHECK finds something missing.
+pub(super) const CHANGED: u32 = 105;
 /// "Incompatible CNI version".
-const INCOMPATIBLE: u32 = 1;
+pub(super) const INCOMPATIBLE: u32 = 1;
 /// "Invalid necessary environment variables".
-const ENVIRONMENT: u32 = 4;
+pub(super) const ENVIRONMENT: u32 = 4;
 /// "I/O failure".
 const IO: u32 = 5;
 /// "Failed to decode content".

@@ -101,10 +101,15 @@ fn wishes_come_by_four_ways() {
 fn an_answer_has_the_shape_of_its_version() {
     let success = Success {
         addresses: vec![
-            Address { address: "10.42.1.2/16".parse().unwrap(), gateway: Some("10.42.0.1".parse().unwrap()) },
-            Address { address: "fd00::2/64".parse().unwrap(), gateway: None },
+            Address {
+                address: "10.42.1.2/16".parse().unwrap(),
+                gateway: Some("10.42.0.1".parse().unwrap()),
+                interface: None,
+            },
+            Address { address: "fd00::2/64".parse().unwrap(), gateway: None, interface: None },
         ],
         routes: vec![Route { dst: "0.0.0.0/0".parse().unwrap(), gw: None }],
+        ..Success::default()
     };
     for version in Version::ALL {
         let told = success.as_json(version);
@@ -133,6 +138,7 @@ fn an_answer_has_the_shape_of_its_version() {
             }),
         };
         assert_eq!(told, expected);
+        assert_eq!(Success::parse(&told).unwrap(), success, "{}", version.text());
         let read: Vec<String> = addresses_in(&told).iter().map(ToString::to_string).collect();
         assert_eq!(read, ["10.42.1.2", "fd00::2"], "{}", version.text());
     }
@@ -143,6 +149,8 @@ fn a_program_is_known_by_the_end_of_its_path() {
     let of = |path: &str| Plugin::of_program(OsStr::new(path));
     assert_eq!(of("/opt/cni/bin/rancher-cni-ipam"), Some(Plugin::Ipam));
     assert_eq!(of("rancher-cni-ipam"), Some(Plugin::Ipam));
+    assert_eq!(of("/opt/cni/bin/rancher-bridge"), Some(Plugin::RancherBridge));
+    assert_eq!(of("underpass-cni"), Some(Plugin::Underpass));
     assert_eq!(of("/usr/bin/underpass"), None);
     assert_eq!(of("rancher-cni-ipam-2"), None);
     assert_eq!(of(""), None);

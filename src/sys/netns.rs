@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::panic::resume_unwind;
+use std::path::Path;
 use std::process::{Child, Command};
 use std::thread;
 
@@ -28,6 +29,14 @@ pub enum NamespaceError {
     /// The kernel refused for another reason.
     #[error("create a network namespace: {0}")]
     Create(#[source] io::Error),
+    /// There is nothing at this path, or nothing that we may open.
+    #[error("open the network namespace {path}: {reason}")]
+    Open {
+        /// The path.
+        path: String,
+        /// The system's reason.
+        reason: io::Error,
+    },
     /// The namespace exists, but this thread may not move into it.
     #[error("enter the network namespace: {0}")]
     Enter(#[source] io::Error),
@@ -82,6 +91,16 @@ impl Namespace {
     /// [`NamespaceError::Create`] when `/proc` is not there.
     pub fn current() -> Result<Self, NamespaceError> {
         let file = File::open(OWN_NAMESPACE).map_err(NamespaceError::Create)?;
+        Ok(Self { descriptor: file.into() })
+    }
+
+    /// The namespace at this path, such as `/run/netns/NAME` or `/proc/PID/ns/net`.
+    ///
+    /// # Errors
+    /// [`NamespaceError::Open`]. Whether it is a network namespace shows when it is entered.
+    pub fn open(path: &Path) -> Result<Self, NamespaceError> {
+        let opened = File::open(path);
+        let file = opened.map_err(|reason| NamespaceError::Open { path: path.display().to_string(), reason })?;
         Ok(Self { descriptor: file.into() })
     }
 

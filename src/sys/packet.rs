@@ -58,6 +58,16 @@ impl PacketSocket {
         }
     }
 
+    /// Sends a frame, its Ethernet header included, by an interface.
+    ///
+    /// # Errors
+    /// The system's; needs `CAP_NET_RAW`.
+    pub fn send_frame(link_index: u32, frame: &[u8]) -> io::Result<()> {
+        let socket = Socket::new(Domain::PACKET, Type::RAW.cloexec().nonblocking(), None)?;
+        bind(&socket, link_index)?;
+        socket.send(frame).map(drop)
+    }
+
     /// How many frames passed the filter since the socket was opened.
     ///
     /// # Errors

@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use crate::lab::agent::{Agent, AgentConfig, PeerConfig, Proof, public_key_base64, public_key_pem};
+use crate::lab::agent::{Agent, AgentConfig, FIRST_CONTACT, PeerConfig, Proof, public_key_base64, public_key_pem};
 use crate::lab::swan::{Auth, Swan, SwanConfig, generate_key};
-use crate::lab::traffic::{Pinging, ten_are_answered, wait_until_answered};
+use crate::lab::traffic::{Pinging, both_answer, wait_until_answered};
 use crate::lab::wire::Capture;
 use crate::lab::{Lab, wait_for};
-
-/// A first contact: the agent's start, one handshake, and patience for a busy machine.
-const FIRST_CONTACT: Duration = Duration::from_secs(15);
 
 /// After whatever death, the tunnel is back in this time by itself.
 const BACK: Duration = Duration::from_secs(15);
@@ -29,13 +26,6 @@ fn we_call(lab: &Lab, queues: u16) -> (Agent, Swan) {
     (alpha, beta)
 }
 
-/// Waits for a first answer, then counts.
-fn both_ping(lab: &Lab) {
-    wait_until_answered(&lab.alpha, &lab.beta, Duration::from_secs(5));
-    assert!(ten_are_answered(&lab.alpha, &lab.beta), "alpha to beta");
-    assert!(ten_are_answered(&lab.beta, &lab.alpha), "beta to alpha");
-}
-
 /// strongSwan answers, we call.
 fn strongswan_responds(queues: u16) {
     for (aead, prf, group) in SUITES {
@@ -46,7 +36,7 @@ fn strongswan_responds(queues: u16) {
         let peer = PeerConfig::at(&lab.beta).suites(aead);
         let alpha = Agent::running(&lab.alpha, &AgentConfig::new(&lab.alpha, &[peer]).queues(queues));
         alpha.wait_for_state("beta", "up", FIRST_CONTACT);
-        both_ping(&lab);
+        both_answer(&lab);
         assert!(alpha.peer("beta").0["ike"]["suite"].as_str().expect("a suite").starts_with(aead));
         let seen = capture.stop();
         assert!(seen.other.is_empty() && seen.esp >= 40, "{seen:?}");
@@ -62,7 +52,7 @@ fn strongswan_initiates(queues: u16) {
         let alpha = Agent::running(&lab.alpha, &AgentConfig::new(&lab.alpha, &[peer]).queues(queues));
         let beta = Swan::start(&lab.beta, &SwanConfig::new(&lab.beta, &lab.alpha).suite(aead, prf, group));
         beta.initiate();
-        both_ping(&lab);
+        both_answer(&lab);
         alpha.wait_for_state("beta", "up", FIRST_CONTACT);
         let (inbound, outbound) = beta.only_child().expect("one child");
         assert_eq!(alpha.peer("beta").child_spis(), [(outbound, inbound)], "both ends name the same SPIs");
@@ -93,7 +83,7 @@ fn strongswan_initiates_to_two_workers() {
 fn rekey_loses_nothing(queues: u16, what: &str, rekey: impl Fn(&Agent, &Swan)) {
     let lab = Lab::direct();
     let (alpha, beta) = we_call(&lab, queues);
-    both_ping(&lab);
+    both_answer(&lab);
     let before = alpha.peer("beta");
     let pings = [Pinging::start(&lab.alpha, &lab.beta, 120), Pinging::start(&lab.beta, &lab.alpha, 120)];
     std::thread::sleep(Duration::from_secs(1));
@@ -109,7 +99,7 @@ fn rekey_loses_nothing(queues: u16, what: &str, rekey: impl Fn(&Agent, &Swan)) {
     for (pings, way) in pings.into_iter().zip(["alpha to beta", "beta to alpha"]) {
         assert_eq!(pings.wait().lost(), 0, "{way}");
     }
-    both_ping(&lab);
+    both_answer(&lab);
     // The old SAs are gone on both sides, and both name the same new ones.
     let agree = || {
         let (inbound, outbound) = beta.only_child()?;
@@ -166,7 +156,7 @@ fn rekeys_that_meet() {
     }
     assert_eq!(pings.wait().lost(), 0);
     wait_for("one CHILD_SA", Duration::from_secs(30), || beta.only_child());
-    both_ping(&lab);
+    both_answer(&lab);
 }
 
 #[test]
@@ -179,7 +169,7 @@ fn a_termination_by_strongswan_is_repaired() {
     eprintln!("back after {took:?}");
     alpha.wait_for_state("beta", "up", BACK);
     assert_ne!(alpha.peer("beta").ike_spis(), old);
-    both_ping(&lab);
+    both_answer(&lab);
 }
 
 #[test]
@@ -191,7 +181,7 @@ fn a_killed_strongswan_is_found_again() {
     let took = wait_until_answered(&lab.alpha, &lab.beta, BACK);
     eprintln!("back after {took:?}");
     alpha.wait_for_state("beta", "up", BACK);
-    both_ping(&lab);
+    both_answer(&lab);
 }
 
 #[test]
@@ -219,7 +209,7 @@ fn we_die_and_come_back_to_strongswan() {
     let took = wait_until_answered(&lab.alpha, &lab.beta, BACK);
     eprintln!("back after {took:?}");
     alpha.wait_for_state("beta", "up", BACK);
-    both_ping(&lab);
+    both_answer(&lab);
     // INITIAL_CONTACT made strongSwan forget the SAs of our former life.
     let agree = || {
         let (inbound, outbound) = beta.only_child()?;
@@ -234,7 +224,7 @@ fn we_are_behind_a_nat() {
     let beta = Swan::start(&lab.beta, &SwanConfig::new(&lab.beta, &lab.alpha).with_anyone());
     let alpha = Agent::running(&lab.alpha, &AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)]).queues(2));
     alpha.wait_for_state("beta", "up", FIRST_CONTACT);
-    both_ping(&lab);
+    both_answer(&lab);
     assert_eq!(alpha.peer("beta").0["local_behind_nat"], "yes");
     let (sa, _) = beta.established().pop().expect("an IKE SA");
     assert_eq!(sa.value("remote-host"), "10.9.0.254");
@@ -251,7 +241,7 @@ fn strongswan_is_behind_a_nat() {
     let beta = Agent::running(&lab.beta, &AgentConfig::new(&lab.beta, &[peer]).queues(2));
     let alpha = Swan::start(&lab.alpha, &SwanConfig::new(&lab.alpha, &lab.beta));
     alpha.initiate();
-    both_ping(&lab);
+    both_answer(&lab);
     beta.wait_for_state("alpha", "up", FIRST_CONTACT);
     let peer = beta.peer("alpha");
     assert_eq!(peer.0["local_behind_nat"], "no");
@@ -295,7 +285,7 @@ fn starts_that_meet_leave_one_tunnel() {
         (alpha.peer("beta").child_spis() == [(outbound, inbound)]).then_some(())
     };
     wait_for("one CHILD_SA that both ends know", Duration::from_secs(30), agree);
-    both_ping(&lab);
+    both_answer(&lab);
 }
 
 #[test]
@@ -313,11 +303,11 @@ fn raw_keys_authenticate_both_ways() {
     alpha.configure(&AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta).proof(Proof::PublicKey(theirs))]));
     alpha.start();
     alpha.wait_for_state("beta", "up", FIRST_CONTACT);
-    both_ping(&lab);
+    both_answer(&lab);
     // And with the roles exchanged: it calls, we answer.
     beta.terminate();
     alpha.wait_for_state("beta", "up", BACK);
-    both_ping(&lab);
+    both_answer(&lab);
 }
 
 /// IKE_AUTH travels in fragments both ways, whoever begins: strongSwan cuts small, and we ask for many traffic selectors.
@@ -339,7 +329,7 @@ fn long_messages_travel_in_fragments() {
             beta.initiate();
         }
         alpha.wait_for_state("beta", "up", FIRST_CONTACT);
-        both_ping(&lab);
+        both_answer(&lab);
         let log = beta.log();
         assert!(log.contains("received fragment #1 of 2"), "we sent fragments:\n{log}");
         assert!(log.contains("splitting IKE message"), "strongSwan sent fragments:\n{log}");
@@ -377,7 +367,7 @@ fn ids_may_be_addresses() {
     config.peers[0].more = "    local_id: 10.9.0.1\n    remote_id: 10.9.0.2\n".to_owned();
     let alpha = Agent::running(&lab.alpha, &config);
     alpha.wait_for_state("beta", "up", FIRST_CONTACT);
-    both_ping(&lab);
+    both_answer(&lab);
 }
 
 #[test]
@@ -392,5 +382,5 @@ fn a_wrong_secret_is_named_and_repaired_by_a_reload() {
     alpha.configure(&AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)]));
     alpha.signal("HUP");
     alpha.wait_for_state("beta", "up", FIRST_CONTACT + BACK);
-    both_ping(&lab);
+    both_answer(&lab);
 }

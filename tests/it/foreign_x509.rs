@@ -7,13 +7,10 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::lab::agent::{Agent, AgentConfig, PeerConfig, Proof};
+use crate::lab::agent::{Agent, AgentConfig, FIRST_CONTACT, PeerConfig, Proof};
 use crate::lab::swan::{Auth, Swan, SwanConfig};
-use crate::lab::traffic::{ten_are_answered, wait_until_answered};
+use crate::lab::traffic::both_answer;
 use crate::lab::{Host, Lab, run, wait_for};
-
-/// A first contact, and patience for a busy machine.
-const FIRST_CONTACT: Duration = Duration::from_secs(15);
 
 /// A kind of key in the words of `openssl genpkey`, and how strongSwan is to sign with it.
 const KINDS: [(&[&str], &str); 4] = [
@@ -93,12 +90,6 @@ fn theirs(lab: &Lab, (certificate, private): (PathBuf, PathBuf), authority: &Aut
     config
 }
 
-fn both_ping(lab: &Lab) {
-    wait_until_answered(&lab.alpha, &lab.beta, Duration::from_secs(5));
-    assert!(ten_are_answered(&lab.alpha, &lab.beta), "alpha to beta");
-    assert!(ten_are_answered(&lab.beta, &lab.alpha), "beta to alpha");
-}
-
 /// Both ends have keys of this kind, and so has the authority; we call, then strongSwan does.
 fn certificates_authenticate((kind, method): (&[&str], &'static str)) {
     let authority = Authority::new(kind);
@@ -113,7 +104,7 @@ fn certificates_authenticate((kind, method): (&[&str], &'static str)) {
             beta.initiate();
         }
         alpha.wait_for_state("beta", "up", FIRST_CONTACT);
-        both_ping(&lab);
+        both_answer(&lab);
         let ike = alpha.peer("beta").0["ike"].clone();
         assert_eq!(ike["initiator"].as_bool(), Some(we_call));
         let known = ike["remote_proof"].as_str().expect("a proof");

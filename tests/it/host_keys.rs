@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use crate::lab::agent::{Agent, AgentConfig, PeerConfig, Proof};
+use crate::lab::agent::{Agent, AgentConfig, FIRST_CONTACT, PeerConfig, Proof};
 use crate::lab::traffic::{Pinging, wait_until_answered};
 use crate::lab::{Lab, wait_for};
-
-/// A first contact: both agents' start, one handshake, and patience for a busy machine.
-const FIRST_CONTACT: Duration = Duration::from_secs(15);
 
 /// A reload and what follows from it.
 const SOON: Duration = Duration::from_secs(15);

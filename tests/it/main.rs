@@ -6,9 +6,11 @@
 
 mod lab;
 
+mod attach;
 mod bench;
 mod cni;
 mod commands;
+mod containerd;
 mod crowd;
 mod demo;
 mod fallback;
@@ -23,6 +25,7 @@ mod matrix;
 mod moving;
 mod mtu;
 mod pair;
+mod podman;
 mod scapy;
 mod speed;
 mod store;

@@ -4,29 +4,14 @@ use std::net::UdpSocket;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::lab::agent::{Agent, AgentConfig, PeerConfig};
+use crate::lab::agent::{Agent, AgentConfig, FIRST_CONTACT, PeerConfig, both_up, started};
 use crate::lab::flows::in_netns;
 use crate::lab::swan::{Swan, SwanConfig};
 use crate::lab::traffic::{Pinging, ping, ten_are_answered, wait_until_answered};
 use crate::lab::{Host, Lab, wait_for};
 
-/// The agents' start, one handshake, and patience for a busy machine.
-const FIRST_CONTACT: Duration = Duration::from_secs(15);
-
 /// Whatever happens, the tunnel is back in this time by itself.
 const BACK: Duration = Duration::from_secs(15);
-
-/// Two agents, both up. Who has no address is called.
-fn started(lab: &Lab, alpha: &AgentConfig, beta: &AgentConfig) -> (Agent, Agent) {
-    let (alpha, beta) = (Agent::running(&lab.alpha, alpha), Agent::running(&lab.beta, beta));
-    both_up(&alpha, &beta);
-    (alpha, beta)
-}
-
-fn both_up(alpha: &Agent, beta: &Agent) {
-    alpha.wait_for_state("beta", "up", FIRST_CONTACT);
-    beta.wait_for_state("alpha", "up", FIRST_CONTACT);
-}
 
 /// alpha calls beta.
 fn we_call(lab: &Lab) -> (Agent, Agent) {

@@ -3,14 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::lab::agent::{Agent, AgentConfig, Peer, PeerConfig, Proof};
+use crate::lab::agent::{Agent, AgentConfig, FIRST_CONTACT, Peer, PeerConfig, Proof, both_up, started};
 use crate::lab::net::UNDERLAY;
 use crate::lab::traffic::{Pinging, answers, ping, tcp_bits_per_second, wait_until_answered};
 use crate::lab::wire::Capture;
 use crate::lab::{Lab, wait_for};
-
-/// Both agents' start, one handshake, and patience for a busy machine.
-const FIRST_CONTACT: Duration = Duration::from_secs(15);
 
 /// After whatever death, the tunnel is back in this time by itself.
 const BACK: Duration = Duration::from_secs(15);
@@ -26,17 +23,6 @@ fn pair(lab: &Lab, queues: u16) -> (Agent, Agent) {
     let alpha = AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)]).queues(queues);
     let beta = AgentConfig::new(&lab.beta, &[PeerConfig::at(&lab.alpha)]).queues(queues);
     started(lab, &alpha, &beta)
-}
-
-fn started(lab: &Lab, alpha: &AgentConfig, beta: &AgentConfig) -> (Agent, Agent) {
-    let (alpha, beta) = (Agent::running(&lab.alpha, alpha), Agent::running(&lab.beta, beta));
-    both_up(&alpha, &beta);
-    (alpha, beta)
-}
-
-fn both_up(alpha: &Agent, beta: &Agent) {
-    alpha.wait_for_state("beta", "up", FIRST_CONTACT);
-    beta.wait_for_state("alpha", "up", FIRST_CONTACT);
 }
 
 fn both_ping(lab: &Lab) {

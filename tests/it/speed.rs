@@ -4,21 +4,16 @@ use std::collections::BTreeMap;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::lab::agent::{Agent, AgentConfig, PeerConfig};
+use crate::lab::agent::{Agent, AgentConfig, PeerConfig, started};
 use crate::lab::traffic::{Iperf, Pinging};
 use crate::lab::{Host, Lab, Swan, SwanConfig, wait_for};
 
-/// Both agents' start, one handshake, and patience for a busy machine.
-const FIRST_CONTACT: Duration = Duration::from_secs(15);
-
 fn pair(lab: &Lab, mtu: &str) -> (Agent, Agent) {
-    let [alpha, beta] = [(&lab.alpha, &lab.beta), (&lab.beta, &lab.alpha)].map(|(host, peer)| {
-        let config = AgentConfig { mtu: mtu.to_owned(), ..AgentConfig::new(host, &[PeerConfig::at(peer)]).queues(2) };
-        Agent::running(host, &config)
+    let [alpha, beta] = [(&lab.alpha, &lab.beta), (&lab.beta, &lab.alpha)].map(|(host, peer)| AgentConfig {
+        mtu: mtu.to_owned(),
+        ..AgentConfig::new(host, &[PeerConfig::at(peer)]).queues(2)
     });
-    alpha.wait_for_state("beta", "up", FIRST_CONTACT);
-    beta.wait_for_state("alpha", "up", FIRST_CONTACT);
-    (alpha, beta)
+    started(lab, &alpha, &beta)
 }
 
 /// Neither of the two lost a packet.

@@ -7,13 +7,10 @@ use std::time::{Duration, Instant};
 
 use underpass::model::{Rng, SeededRng};
 
-use crate::lab::agent::{Agent, AgentConfig, PeerConfig};
+use crate::lab::agent::{Agent, AgentConfig, FIRST_CONTACT, PeerConfig};
 use crate::lab::swan::{Swan, SwanConfig};
 use crate::lab::traffic::{Iperf, ping, wait_until_answered};
 use crate::lab::{Lab, wait_for};
-
-/// The agents' start, one handshake, and patience for a busy machine.
-const FIRST_CONTACT: Duration = Duration::from_secs(15);
 
 /// After whatever death, the tunnel is back in this time by itself.
 const BACK: Duration = Duration::from_secs(15);

@@ -27,6 +27,16 @@ pub struct Link {
     pub running: bool,
     /// The link-layer address; empty for a TUN device.
     pub hardware_address: Vec<u8>,
+    /// It is a bridge.
+    pub is_bridge: bool,
+    /// The number of the bridge that it is a port of.
+    pub controller: Option<u32>,
+    /// The number of a veth's other end, in that one's namespace.
+    pub other_end: Option<u32>,
+    /// The group that somebody put it into; 0 if nobody did.
+    pub group: u32,
+    /// What somebody wrote on it.
+    pub alias: String,
 }
 
 /// One end of a veth pair to be made.
@@ -193,7 +203,7 @@ impl Netlink {
         }
     }
 
-    fn set_attribute(
+    pub(super) fn set_attribute(
         &mut self,
         name: &str,
         attribute: LinkAttribute,
@@ -216,6 +226,11 @@ impl Link {
             up: message.header.flags.contains(LinkFlags::Up),
             running: message.header.flags.contains(LinkFlags::Running),
             hardware_address: Vec::new(),
+            is_bridge: false,
+            controller: None,
+            other_end: None,
+            group: 0,
+            alias: String::new(),
         };
         for attribute in message.attributes {
             match attribute {
@@ -223,6 +238,11 @@ impl Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::TxQueueLen(packets) => link.txqueuelen = packets,
                 LinkAttribute::Address(address) => link.hardware_address = address,
+                LinkAttribute::Controller(index) => link.controller = Some(index).filter(|&index| index != 0),
+                LinkAttribute::Link(index) => link.other_end = Some(index),
+                LinkAttribute::Group(group) => link.group = group,
+                LinkAttribute::IfAlias(alias) => link.alias = alias,
+                LinkAttribute::LinkInfo(info) => link.is_bridge = info.contains(&LinkInfo::Kind(InfoKind::Bridge)),
                 _ => {}
             }
         }
@@ -230,14 +250,14 @@ impl Link {
     }
 }
 
-fn end_attributes(end: VethEnd<'_>) -> Vec<LinkAttribute> {
+pub(super) fn end_attributes(end: VethEnd<'_>) -> Vec<LinkAttribute> {
     let mut attributes = vec![LinkAttribute::IfName(end.name.to_owned())];
     attributes.extend(end.namespace.map(|namespace| LinkAttribute::NetNsFd(namespace.as_raw_fd())));
     attributes
 }
 
 /// A message about the interface of this name; with index zero, the kernel goes by the name.
-fn named(name: &str) -> LinkMessage {
+pub(super) fn named(name: &str) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(name.to_owned()));
     message

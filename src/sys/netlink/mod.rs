@@ -6,12 +6,13 @@
 //! `add address 10.42.1.1/32 to underpass0: Operation not permitted (os error 1)`.
 //!
 //! - `socket` carries requests and answers; `nft` uses it too.
-//! - `link` makes, changes and lists interfaces, `address` and `route` what hangs on them; `monitor` hears of changes.
+//! - `link` makes, changes and lists interfaces, `port` those of bridges and containers, `address` and `route` what hangs on them; `monitor` hears of changes.
 
 mod address;
 mod error;
 mod link;
 mod monitor;
+mod port;
 mod route;
 pub(crate) mod socket;
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub use address::Address;
 pub use error::NetlinkError;
 pub use link::{Link, VethEnd};
 pub use monitor::Monitor;
+pub use port::HardwareAddress;
 pub use route::{Route, RouteSpec};
 
 use error::Context;

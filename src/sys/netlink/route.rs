@@ -15,13 +15,15 @@ use super::{Netlink, NetlinkError};
 /// RTM_F_FIB_MATCH (linux/rtnetlink.h, 4.13): the table's entry is asked for, not what the kernel made of it since.
 const FIB_MATCH: u32 = 0x2000;
 
-/// A route to be made: this prefix leaves by this interface, without a gateway.
+/// A route to be made: this prefix leaves by this interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RouteSpec<'a> {
     /// Where it leads.
     pub destination: IpNet,
     /// The interface that packets leave by.
     pub link: &'a str,
+    /// The router that packets are given to; without one the destination is on the link.
+    pub gateway: Option<IpAddr>,
     /// The source address of our own packets that take it; without one the kernel chooses.
     pub source: Option<IpAddr>,
     /// The largest packet on this route, where it is smaller than the interface's, in octets.
@@ -47,7 +49,7 @@ impl<'a> RouteSpec<'a> {
     /// A route with nothing but its prefix and its interface.
     #[must_use]
     pub const fn new(destination: IpNet, link: &'a str) -> Self {
-        Self { destination, link, source: None, mtu: None }
+        Self { destination, link, gateway: None, source: None, mtu: None }
     }
 }
 
@@ -83,6 +85,25 @@ impl Netlink {
         message.header.protocol = RouteProtocol::Unspec;
         message.header.scope = RouteScope::NoWhere;
         self.change(RouteNetlinkMessage::DelRoute(message), 0, action)
+    }
+
+    /// Makes a prefix unreachable for as long as no route of a better metric leads there. It hangs on no interface.
+    ///
+    /// # Errors
+    /// [`NetlinkError`].
+    pub fn set_unreachable(&mut self, destination: IpNet, metric: u32) -> Result<(), NetlinkError> {
+        let message = unreachable_message(destination, metric);
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        self.change(RouteNetlinkMessage::NewRoute(message), flags, || format!("make {destination} unreachable"))
+    }
+
+    /// Ends what [`Self::set_unreachable`] began.
+    ///
+    /// # Errors
+    /// [`NetlinkError`]; `is_absent` if there is no such route.
+    pub fn delete_unreachable(&mut self, destination: IpNet, metric: u32) -> Result<(), NetlinkError> {
+        let message = unreachable_message(destination, metric);
+        self.change(RouteNetlinkMessage::DelRoute(message), 0, || format!("delete the unreachable route to {destination}"))
     }
 
     /// The routes to this very prefix; more than one if their metrics differ.
@@ -140,9 +161,11 @@ impl Netlink {
         message.header.protocol = RouteProtocol::Static;
         message.header.kind = RouteType::Unicast;
         // IPv4 calls a destination without a gateway on-link; IPv6 has no such notion.
-        message.header.scope = if destination.addr().is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
+        let is_on_link = destination.addr().is_ipv4() && route.gateway.is_none();
+        message.header.scope = if is_on_link { RouteScope::Link } else { RouteScope::Universe };
         message.attributes =
             vec![RouteAttribute::Destination(RouteAddress::from(destination.addr())), RouteAttribute::Oif(index)];
+        message.attributes.extend(route.gateway.map(|gateway| RouteAttribute::Gateway(RouteAddress::from(gateway))));
         message.attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(RouteAddress::from(source))));
         message.attributes.extend(route.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
         Ok(message)
@@ -176,6 +199,20 @@ impl Route {
         let main = table == u32::from(RouteHeader::RT_TABLE_MAIN);
         main.then_some(Self { destination, link_index, gateway, source, mtu })
     }
+}
+
+fn unreachable_message(destination: IpNet, metric: u32) -> RouteMessage {
+    let destination = destination.trunc();
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(destination.addr());
+    message.header.destination_prefix_length = destination.prefix_len();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.kind = RouteType::Unreachable;
+    message.header.scope = RouteScope::Universe;
+    let address = RouteAddress::from(destination.addr());
+    message.attributes = vec![RouteAttribute::Destination(address), RouteAttribute::Priority(metric)];
+    message
 }
 
 fn mtu_metric(metric: &RouteMetric) -> Option<u32> {

@@ -100,9 +100,22 @@ pub(super) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     None
 }
 
+/// The values of all attributes of this type among these.
+pub(super) fn all_of(attributes: &[u8], kind: u16) -> Vec<&[u8]> {
+    let (mut rest, mut values) = (attributes, Vec::new());
+    for found in NlasIterator::new(attributes).map_while(Result::ok) {
+        let length = usize::from(found.length());
+        if found.kind() == kind {
+            values.extend(rest.get(ALIGNMENT..length));
+        }
+        rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+    }
+    values
+}
+
 /// Attributes under construction.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Attributes(Vec<u8>);
+pub(crate) struct Attributes(Vec<u8>);
 
 impl Attributes {
     /// An attribute of these octets.

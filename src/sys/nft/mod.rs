@@ -2,8 +2,8 @@
 //!
 //! A neighbour on the underlay could otherwise reach an overlay address in clear (the kernel takes a packet for any of its
 //! addresses on any interface), or send packets that claim to come from an overlay address. So a chain in `prerouting`, as
-//! early as rules run at all, lets everything pass that came out of the TUN, off `lo` or off an interface that the caller
-//! allows, and drops what is left if
+//! early as rules run at all, lets everything pass that came out of the TUN, off `lo`, off a bridge of containers or off an
+//! interface that the caller allows, and drops what is left if
 //! - its source lies in one of the peers' prefixes: counted as `forged_overlay`, or
 //! - its destination lies in one of this host's overlay prefixes: counted as `clear_overlay`; unless it came in by the
 //!   interface on which that part of the prefix lives (a bridge of containers, the LAN behind a gateway).
@@ -17,6 +17,7 @@
 //!     type filter hook prerouting priority raw; policy accept;
 //!     iifname "underpass0" accept
 //!     iifname "lo" accept
+//!     iifgroup 30064 accept
 //!     ip saddr 10.42.2.0/24 counter name "forged_overlay" drop
 //!     iifname "br0" ip daddr 10.42.1.0/25 accept
 //!     ip daddr 10.42.1.0/24 counter name "clear_overlay" drop
@@ -25,6 +26,7 @@
 
 mod message;
 mod rule;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 
@@ -37,7 +39,8 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use super::netlink::NetlinkError;
 use super::netlink::socket::{Fault, Socket};
 use message::{Attributes, Message, NF_TABLES, attribute};
-use rule::{Field, OBJECT_COUNTER, Rule};
+use rule::{Field, OBJECT_COUNTER};
+pub(crate) use rule::{Holds, Load, Rule};
 
 /// Message types of nf_tables.
 const NEW_TABLE: u16 = 0;
@@ -87,6 +90,10 @@ const FORGED_OVERLAY: &str = "forged_overlay";
 
 /// Interface names end at 15 octets (`IFNAMSIZ` less the zero).
 const INTERFACE_NAME_LIMIT: usize = 15;
+
+/// The group of interfaces that containers of ours hang on: whoever makes such a bridge puts it there, and from then on the guard
+/// lets pass what comes in by it. What may come in by it is fenced where the bridge is made.
+pub const CONTAINERS_GROUP: u32 = 0x7570;
 
 /// Names of tables end here (`NFT_NAME_MAXLEN` allows 255; ours are short).
 const TABLE_NAME_LIMIT: usize = 64;
@@ -200,6 +207,7 @@ pub fn counters(table: &str) -> Result<Option<GuardCounters>, GuardError> {
 fn rules(guard: &Guard<'_>) -> Vec<Rule> {
     let trusted = [guard.tun, "lo"].into_iter().chain(guard.allowed.iter().map(String::as_str));
     let mut rules: Vec<_> = trusted.map(|interface| Rule::default().came_in_by(interface).accept()).collect();
+    rules.push(Rule::default().came_in_by_group(CONTAINERS_GROUP).accept());
     rules.extend(drops(guard, Field::Source, guard.remote, FORGED_OVERLAY));
     let inside = guard.inside.iter().map(|(interface, prefix)| {
         Rule::default().came_in_by(interface).address_in(Field::Destination, *prefix, &[]).accept()

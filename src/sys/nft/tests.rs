@@ -288,6 +288,7 @@ fn nft_reads_the_table_as_it_was_meant() {
             "iifname \"underpass0\" accept",
             "iifname \"lo\" accept",
             "iifname \"podman*\" accept",
+            "iifgroup 30064 accept",
             "ip saddr 10.42.2.0/24 ip saddr != 10.42.2.9 counter name \"forged_overlay\" drop",
             "ip6 saddr 2001:db8:2::/64 counter name \"forged_overlay\" drop",
             "ip daddr 10.42.1.0/24 counter name \"clear_overlay\" drop",

@@ -69,7 +69,9 @@ pub struct Runtime<'t> {
 impl<'t> Runtime<'t> {
     pub fn new(target: &'t Target) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        symlink(UNDERPASS, folder.path().join("rancher-cni-ipam")).expect("a link");
+        for name in ["rancher-cni-ipam", "rancher-bridge", "underpass-cni"] {
+            symlink(UNDERPASS, folder.path().join(name)).expect("a link");
+        }
         std::fs::create_dir(folder.path().join("state")).expect("a folder");
         let namespace = || {
             let namespace = Namespace::create().expect("the integration tests need root");
@@ -83,6 +85,26 @@ impl<'t> Runtime<'t> {
     /// The plugin's folder.
     pub fn folder(&self) -> PathBuf {
         self.folder.path().join("state")
+    }
+
+    /// Where the words stand of what is made to fail; see `src/sys/faults.rs`.
+    pub fn faults(&self) -> PathBuf {
+        self.folder.path().join("faults")
+    }
+
+    /// The names of the host's interfaces.
+    pub fn host_links(&self) -> Vec<String> {
+        let list = || Netlink::open().unwrap().links().unwrap().into_iter().map(|link| link.name).collect();
+        self.host.run(list).unwrap()
+    }
+
+    /// Runs a command on the host that must work.
+    pub fn on_host(&self, argv: &[&str]) -> String {
+        let mut command = Command::new(argv[0]);
+        command.args(&argv[1..]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = self.host.spawn(command).expect("a program").wait_with_output().expect("its end");
+        assert!(output.status.success(), "{argv:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
     }
 
     pub fn container(&self, name: &str) -> &Namespace {
@@ -152,6 +174,7 @@ impl<'t> Runtime<'t> {
         // A path stays what it is.
         let mut command = Command::new(self.folder.path().join(program));
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").envs(variables.iter().copied());
+        command.env("UNDERPASS_FAULTS", self.faults());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.host.spawn(command).expect("the plugin");
         // One that does not read its input is no error.
@@ -160,7 +183,8 @@ impl<'t> Runtime<'t> {
         let text = |octets: Vec<u8>| String::from_utf8(octets).expect("UTF-8");
         let out = text(output.stdout);
         let json = serde_json::from_str(&out).unwrap_or_default();
-        Answer { code: output.status.code().expect("it was not killed"), out, err: text(output.stderr), json }
+        // A code of its own for one that was killed.
+        Answer { code: output.status.code().unwrap_or(-1), out, err: text(output.stderr), json }
     }
 
     /// Who has an address, by the command for people who look.

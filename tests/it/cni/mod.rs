@@ -1,6 +1,7 @@
 //! CNI plugins as container runtimes call them: the same list of demands for Debian's reference plugin, which proves the list, and
 //! for ours, which proves us.
 
+mod bridge;
 mod harness;
 
 use std::collections::BTreeSet;

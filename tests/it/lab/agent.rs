@@ -13,13 +13,29 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::command::{said, tail, text};
-use super::{Daemon, Host, PSK, attempt, wait_for};
+use super::{Daemon, Host, Lab, PSK, attempt, wait_for};
 
 /// The binary under test.
 pub const UNDERPASS: &str = env!("CARGO_BIN_EXE_underpass");
 
 /// An Ed25519 public key as X.509 writes it: this, then the 32 octets (RFC 8410).
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+/// A first contact: the agents' start, one handshake, and patience for a busy machine.
+pub const FIRST_CONTACT: Duration = Duration::from_secs(15);
+
+/// An agent on each of the two hosts, both up.
+pub fn started(lab: &Lab, alpha: &AgentConfig, beta: &AgentConfig) -> (Agent, Agent) {
+    let (alpha, beta) = (Agent::running(&lab.alpha, alpha), Agent::running(&lab.beta, beta));
+    both_up(&alpha, &beta);
+    (alpha, beta)
+}
+
+/// Waits until each calls the other `up`.
+pub fn both_up(alpha: &Agent, beta: &Agent) {
+    alpha.wait_for_state("beta", "up", FIRST_CONTACT);
+    beta.wait_for_state("alpha", "up", FIRST_CONTACT);
+}
 
 /// How a peer is known.
 #[derive(Clone)]

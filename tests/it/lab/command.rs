@@ -21,6 +21,8 @@ const TOOLS: &[&str] = &[
     "conntrack",
     "ethtool",
     "certutil",
+    "podman",
+    "containerd",
     "etcd",
     "etcdctl",
 ];

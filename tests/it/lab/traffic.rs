@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::command::{Daemon, said, text};
-use super::{Host, wait_for};
+use super::{Host, Lab, wait_for};
 
 /// What became of a run of pings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +42,17 @@ pub fn ping(from: &Host, to: &Host, count: u32) -> Pings {
 /// then on a busy machine. Tests that say that nothing may be lost count by [`Pinging`] instead.
 pub fn ten_are_answered(from: &Host, to: &Host) -> bool {
     (0..3).any(|_| ping(from, to, 10).lost() == 0)
+}
+
+/// Pings both ways between alpha and beta, as [`ten_are_answered`] has it.
+///
+/// # Panics
+///
+/// When they are not answered.
+pub fn both_answer(lab: &Lab) {
+    wait_until_answered(&lab.alpha, &lab.beta, Duration::from_secs(5));
+    assert!(ten_are_answered(&lab.alpha, &lab.beta), "alpha to beta");
+    assert!(ten_are_answered(&lab.beta, &lab.alpha), "beta to alpha");
 }
 
 /// One ping that may wait a second for its answer.

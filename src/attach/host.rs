@@ -1,0 +1,173 @@
+//! What a network needs on this host, whoever asks first: plugin, agent or watcher, and as often as they like.
+
+use std::fs;
+
+use ipnet::IpNet;
+
+use super::{AttachError, HardwareAddress, HostNetwork, fence, mac_of, step};
+use crate::sys::netlink::{Link, Netlink, NetlinkError};
+use crate::sys::nft::CONTAINERS_GROUP;
+
+/// The metric of the route that makes a network unreachable: worse than anybody would choose (one below what the kernel itself gives
+/// to IPv6 routes that shall never win).
+const LAST_RESORT: u32 = 0xffff_fffe;
+
+/// What was prepared.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Prepared {
+    /// The bridge was made by this call.
+    pub is_new: bool,
+    /// The bridge's link-layer address.
+    pub bridge_mac: HardwareAddress,
+    /// The bridge's addresses, in the kernel's order.
+    pub addresses: Vec<IpNet>,
+    /// What the tunnel's device takes, if it is there.
+    pub tun_mtu: Option<u32>,
+}
+
+/// Makes whatever the network lacks on this host.
+///
+/// # Errors
+/// [`AttachError`]. What was made before the failure stays: it lets nobody in or out.
+pub fn prepare(network: &HostNetwork) -> Result<Prepared, AttachError> {
+    let mut netlink = Netlink::open()?;
+    let strangers = fence::strangers(network, &mut netlink)?;
+    let (link, is_new) = bridge(&mut netlink, network)?;
+    step("attach-bridge")?;
+    // Before there is an address that somebody could reach.
+    if !network.subnets.is_empty() {
+        fence::raise(network, &strangers)?;
+        step("attach-fence")?;
+    }
+    for &subnet in &network.subnets {
+        netlink.set_unreachable(subnet, LAST_RESORT)?;
+    }
+    gateways(&mut netlink, network, &link)?;
+    if !link.up {
+        netlink.set_up(&link.name)?;
+    }
+    if network.promiscuous {
+        netlink.set_promiscuous(&link.name)?;
+    }
+    forwarding(network)?;
+    step("attach-forwarding")?;
+    let listed = netlink.addresses()?;
+    let addresses = listed.iter().filter(|address| address.link_index == link.index).map(|address| address.address);
+    let bridge_mac = link.hardware_address.as_slice().try_into().unwrap_or_default();
+    let tun_mtu = netlink.link(&network.tun).ok().map(|tun| tun.mtu);
+    Ok(Prepared { is_new, bridge_mac, addresses: addresses.collect(), tun_mtu })
+}
+
+/// Takes a network off this host. The bridge goes if we made it and no container hangs on it.
+///
+/// # Errors
+/// What the kernel refused; the rest is tried nevertheless.
+pub fn forget(network: &HostNetwork) -> Result<(), AttachError> {
+    let mut netlink = Netlink::open()?;
+    let lowered = fence::lower(network);
+    for &subnet in &network.subnets {
+        absent_is_fine(netlink.delete_unreachable(subnet, LAST_RESORT))?;
+    }
+    for &gateway in &network.gateways {
+        absent_is_fine(netlink.delete_address(&network.bridge, gateway))?;
+    }
+    let links = netlink.links()?;
+    let bridge = links.iter().find(|link| link.name == network.bridge && link.alias == alias());
+    if let Some(bridge) = bridge
+        && !links.iter().any(|link| link.controller == Some(bridge.index))
+    {
+        absent_is_fine(netlink.delete_link(&bridge.name))?;
+    }
+    lowered
+}
+
+/// What stands on a bridge that we made.
+fn alias() -> String {
+    "underpass bridge".to_owned()
+}
+
+fn bridge(netlink: &mut Netlink, network: &HostNetwork) -> Result<(Link, bool), AttachError> {
+    let name = network.bridge.as_str();
+    let mut is_new = false;
+    let link = match netlink.link(name) {
+        Ok(link) => link,
+        Err(error) if error.is_absent() => {
+            match netlink.create_bridge(name) {
+                Ok(()) => is_new = true,
+                // Somebody else was faster.
+                Err(error) if error.is_present() => {}
+                Err(error) => return Err(error.into()),
+            }
+            if is_new {
+                // Otherwise it would change with each port that comes or goes, and containers know it as their gateway's.
+                if let Some(gateway) = network.gateways.first() {
+                    netlink.set_hardware_address(name, mac_of(gateway.addr()))?;
+                }
+                if let Some(mtu) = network.mtu {
+                    netlink.set_mtu(name, mtu)?;
+                }
+                netlink.set_alias(name, &alias())?;
+            }
+            netlink.link(name)?
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if !link.is_bridge {
+        return Err(AttachError::NoBridge(name.to_owned()));
+    }
+    // The guard knows it by this; so does whoever tells peers which addresses this host has.
+    if link.group != CONTAINERS_GROUP {
+        netlink.set_group(name, CONTAINERS_GROUP)?;
+    }
+    Ok((link, is_new))
+}
+
+/// Gives the bridge its addresses beside those that it has.
+fn gateways(netlink: &mut Netlink, network: &HostNetwork, link: &Link) -> Result<(), AttachError> {
+    let listed = netlink.addresses()?;
+    let here: Vec<IpNet> =
+        listed.iter().filter(|address| address.link_index == link.index).map(|address| address.address).collect();
+    for &wanted in &network.gateways {
+        if here.contains(&wanted) {
+            continue;
+        }
+        let clashes = |found: &&IpNet| found.contains(&wanted.addr()) || wanted.contains(&found.addr());
+        if let Some(&found) = here.iter().find(clashes) {
+            return Err(AttachError::Gateway { bridge: network.bridge.clone(), found, wanted });
+        }
+        match netlink.add_address(&link.name, wanted) {
+            Err(error) if error.is_present() => {}
+            other => other?,
+        }
+        step("attach-gateway")?;
+    }
+    Ok(())
+}
+
+/// Forwards, and answers ARP at once for whoever is behind the tunnel. A setting that is right already is not touched: it may be read
+/// only here.
+fn forwarding(network: &HostNetwork) -> Result<(), AttachError> {
+    let bridge = &network.bridge;
+    let has = |ipv6: bool| network.gateways.iter().any(|gateway| gateway.addr().is_ipv6() == ipv6);
+    if has(false) {
+        set("/proc/sys/net/ipv4/ip_forward", "1")?;
+        set(&format!("/proc/sys/net/ipv4/conf/{bridge}/proxy_arp"), "1")?;
+        // Answers on behalf of others are delayed by up to 0.8 s otherwise.
+        set(&format!("/proc/sys/net/ipv4/neigh/{bridge}/proxy_delay"), "0")?;
+    }
+    if has(true) {
+        set("/proc/sys/net/ipv6/conf/all/forwarding", "1")?;
+    }
+    Ok(())
+}
+
+fn set(path: &str, value: &'static str) -> Result<(), AttachError> {
+    if fs::read_to_string(path).is_ok_and(|now| now.trim() == value) {
+        return Ok(());
+    }
+    fs::write(path, value).map_err(|reason| AttachError::Setting { path: path.to_owned(), value, reason })
+}
+
+pub(super) fn absent_is_fine(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
+    result.or_else(|error| if error.is_absent() { Ok(()) } else { Err(error) })
+}

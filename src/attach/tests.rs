@@ -1,0 +1,231 @@
+//! What a container gets, in namespaces of the test.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use super::*;
+use crate::sys::netlink::{Netlink, VethEnd};
+use crate::sys::netns::Namespace;
+
+/// A host with nothing, and containers with nothing.
+struct World {
+    host: Namespace,
+    containers: Vec<Namespace>,
+}
+
+fn world(containers: usize) -> World {
+    let namespace = || {
+        let namespace = Namespace::create().expect("needs root");
+        namespace.run(|| Netlink::open().unwrap().set_up("lo").unwrap()).unwrap();
+        namespace
+    };
+    World { host: namespace(), containers: (0..containers).map(|_| namespace()).collect() }
+}
+
+fn path(namespace: &Namespace) -> PathBuf {
+    format!("/proc/{}/fd/{}", std::process::id(), namespace.as_fd().as_raw_fd()).into()
+}
+
+fn network(bridge: &str) -> HostNetwork {
+    HostNetwork {
+        bridge: bridge.to_owned(),
+        gateways: vec!["10.42.0.1/16".parse().unwrap()],
+        subnets: vec!["10.42.0.0/16".parse().unwrap()],
+        tun: TUN.to_owned(),
+        host_nat: true,
+        promiscuous: false,
+        mtu: None,
+    }
+}
+
+fn owner(container: usize) -> Owner {
+    Owner { container: format!("c{container}"), interface: "eth0".into(), cni_network: "net".into() }
+}
+
+impl World {
+    fn attachment(&self, container: usize) -> Attachment {
+        Attachment {
+            owner: owner(container),
+            netns: path(&self.containers[container]),
+            addresses: vec![format!("10.42.1.{}/16", container + 2).parse().unwrap()],
+            routes: vec![Route { destination: "0.0.0.0/0".parse().unwrap(), gateway: Some("10.42.0.1".parse().unwrap()) }],
+            mac: None,
+            mtu: Some(1400),
+            hairpin: false,
+            published: Vec::new(),
+        }
+    }
+
+    fn attach(&self, container: usize) -> Result<Attached, AttachError> {
+        let attachment = self.attachment(container);
+        self.host.run(|| attach(&network("br-test"), &attachment)).unwrap()
+    }
+
+    fn check(&self, container: usize) -> Result<(), AttachError> {
+        let attachment = self.attachment(container);
+        self.host.run(|| check(&network("br-test"), &attachment)).unwrap()
+    }
+
+    fn nft(&self, arguments: &[&str]) -> String {
+        run(&self.host, "nft", arguments).1
+    }
+
+    /// Everything there is on the host, for comparison.
+    fn state(&self) -> String {
+        let links = self.host.run(|| {
+            let mut netlink = Netlink::open().unwrap();
+            let names: Vec<String> = netlink.links().unwrap().into_iter().map(|link| link.name).collect();
+            names.join(" ")
+        });
+        // Counters count what the kernel says by itself.
+        let rules = self.nft(&["-s", "list", "ruleset"]);
+        let rules: Vec<&str> = rules.lines().filter(|line| !line.contains("packets")).collect();
+        format!("{}\n{}", links.unwrap(), rules.join("\n"))
+    }
+
+    fn pings(&self, from: usize, address: &str) -> bool {
+        run(&self.containers[from], "ping", &["-c", "1", "-W", "1", address]).0
+    }
+}
+
+fn run(namespace: &Namespace, program: &str, arguments: &[&str]) -> (bool, String) {
+    let mut command = Command::new(program);
+    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = namespace.spawn(command).expect("a program").wait_with_output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn containers_reach_each_other_and_the_gateway() {
+    let world = world(2);
+    let attached = world.attach(0).unwrap();
+    assert_eq!((attached.mac, attached.mtu), ([2, 0, 10, 42, 1, 2], 1400));
+    assert_eq!(attached.port, port_of(&owner(0)));
+    world.attach(1).unwrap();
+    for container in [0, 1] {
+        world.check(container).unwrap();
+        assert!(world.pings(container, "10.42.0.1"));
+        assert!(world.pings(container, &format!("10.42.1.{}", 3 - container)));
+    }
+    let error = world.attach(0).unwrap_err();
+    assert_eq!(error.to_string(), "the container has an interface eth0 already");
+    assert!(world.pings(0, "10.42.1.3"), "and it goes on");
+    let listed = world.host.run(|| attachments().unwrap()).unwrap();
+    let mut owners: Vec<_> = listed.into_iter().filter_map(|port| port.owner).collect();
+    owners.sort();
+    assert_eq!(owners, [owner(0), owner(1)]);
+    let before = world.state();
+    assert!(before.contains("10.42.1.2"), "{before}");
+    assert!(world.host.run(|| detach(&owner(0)).unwrap()).unwrap());
+    assert!(!world.host.run(|| detach(&owner(0)).unwrap()).unwrap());
+    assert!(!world.state().contains("10.42.1.2"), "{}", world.state());
+    assert!(matches!(world.check(0), Err(AttachError::Changed(_))));
+    assert!(!world.pings(1, "10.42.1.2"));
+    world.attach(0).unwrap();
+    assert!(world.pings(1, "10.42.1.2"));
+    assert_eq!(world.state().lines().count(), before.lines().count());
+}
+
+#[test]
+fn what_a_network_needs_is_made_once_and_taken_away() {
+    let world = world(0);
+    let before = world.state();
+    let prepared = world.host.run(|| prepare(&network("br-test")).unwrap()).unwrap();
+    assert!(prepared.is_new && prepared.bridge_mac == [2, 0, 10, 42, 0, 1], "{prepared:?}");
+    let made = world.state();
+    assert!(!world.host.run(|| prepare(&network("br-test")).unwrap()).unwrap().is_new);
+    assert_eq!(world.state(), made);
+    let error = world.host.run(|| prepare(&network("br-other")).unwrap_err()).unwrap();
+    assert!(matches!(&error, AttachError::Overlap { other, .. } if other == "br-test"), "{error}");
+    for (bridge, subnet) in [("br-other", "10.40.0.0/14"), ("br-other", "10.42.1.0/24"), ("br-test", "10.42.0.0/17")] {
+        let other = HostNetwork { subnets: vec![subnet.parse().unwrap()], ..network(bridge) };
+        let error = world.host.run(|| prepare(&other).unwrap_err()).unwrap();
+        assert!(matches!(&error, AttachError::Overlap { other, .. } if other == "br-test"), "{error}");
+    }
+    let mut inside = network("br-test");
+    inside.gateways = vec!["10.42.0.9/16".parse().unwrap()];
+    let error = world.host.run(|| prepare(&inside).unwrap_err()).unwrap();
+    assert_eq!(error.to_string(), "the bridge br-test has 10.42.0.1/16, so it cannot be the gateway 10.42.0.9/16");
+    let without = HostNetwork { host_nat: false, ..network("br-test") };
+    world.host.run(|| prepare(&without).unwrap()).unwrap();
+    assert_ne!(world.state(), made);
+    world.host.run(|| prepare(&network("br-test")).unwrap()).unwrap();
+    assert_eq!(world.state(), made);
+    world
+        .host
+        .run(|| {
+            forget(&network("br-test")).unwrap();
+            forget(&network("br-test")).unwrap();
+        })
+        .unwrap();
+    assert_eq!(world.state(), before);
+}
+
+#[test]
+fn a_container_of_another_network_gets_its_address_beside() {
+    let world = world(2);
+    let link = |netlink: &mut Netlink, port: &str, container: usize| {
+        let far = VethEnd { name: "eth0", namespace: Some(world.containers[container].as_fd()) };
+        netlink.create_veth(VethEnd { name: port, namespace: None }, far).unwrap();
+        netlink.join_bridge(port, "docker0").unwrap();
+        netlink.set_up(port).unwrap();
+    };
+    world
+        .host
+        .run(|| {
+            let mut netlink = Netlink::open().unwrap();
+            netlink.create_bridge("docker0").unwrap();
+            netlink.add_address("docker0", "172.17.0.1/16".parse().unwrap()).unwrap();
+            netlink.set_up("docker0").unwrap();
+            link(&mut netlink, "vethdock0", 0);
+            link(&mut netlink, "vethdock1", 1);
+        })
+        .unwrap();
+    for (container, address) in [(0, "172.17.0.2/16"), (1, "172.17.0.3/16")] {
+        let inside = || {
+            let mut netlink = Netlink::open().unwrap();
+            netlink.add_address("eth0", address.parse().unwrap()).unwrap();
+            netlink.set_up("eth0").unwrap();
+        };
+        world.containers[container].run(inside).unwrap();
+    }
+    let addresses = |container: usize| {
+        let listed = world.containers[container].run(|| Netlink::open().unwrap().addresses_of("eth0").unwrap()).unwrap();
+        let ipv4 = listed.iter().map(|it| it.address.to_string()).filter(|address| address.contains('.'));
+        ipv4.collect::<Vec<_>>()
+    };
+    let mut attachments = [0, 1].map(|container| Attachment { routes: Vec::new(), ..world.attachment(container) });
+    for attachment in &attachments {
+        let attached = world.host.run(|| attach_beside(&network("docker0"), attachment).unwrap()).unwrap();
+        assert_eq!(attached.mtu, 1400);
+    }
+    assert_eq!(addresses(0), ["172.17.0.2/16", "10.42.1.2/16"]);
+    for address in ["10.42.1.3", "10.42.0.1", "172.17.0.3", "172.17.0.1"] {
+        assert!(world.pings(0, address), "{address}");
+    }
+    let routes = run(&world.containers[0], "ip", &["route"]).1;
+    assert!(routes.contains("10.42.0.0/16 dev eth0") && routes.contains("mtu 1400"), "{routes}");
+    world.containers[0]
+        .run(|| Netlink::open().unwrap().add_address("eth0", "10.42.1.9/16".parse().unwrap()).unwrap())
+        .unwrap();
+    assert!(!run(&world.containers[0], "ping", &["-c", "1", "-W", "1", "-I", "10.42.1.9", "10.42.1.3"]).0);
+    let given: Vec<IpAddr> = vec!["10.42.1.2".parse().unwrap(), "10.42.1.9".parse().unwrap()];
+    let take = || world.host.run(|| detach_beside(&attachments[0].netns, "eth0", &given).unwrap()).unwrap();
+    take();
+    take();
+    assert_eq!(addresses(0), ["172.17.0.2/16"]);
+    assert!(world.pings(0, "172.17.0.3"), "the rest goes on");
+    assert!(!world.state().contains("vethdock0\" ."), "{}", world.state());
+    attachments[0].owner.interface = "eth1".into();
+    let error = world.host.run(|| attach_beside(&network("docker0"), &attachments[0]).unwrap_err()).unwrap();
+    assert!(matches!(error, AttachError::Absent(_)), "{error}");
+    attachments[0].owner.interface = "eth0".into();
+    let elsewhere = HostNetwork {
+        gateways: vec!["10.44.0.1/16".parse().unwrap()],
+        subnets: vec!["10.44.0.0/16".parse().unwrap()],
+        ..network("br-other")
+    };
+    let error = world.host.run(|| attach_beside(&elsewhere, &attachments[0]).unwrap_err()).unwrap();
+    assert!(matches!(error, AttachError::Elsewhere { .. }), "{error}");
+}

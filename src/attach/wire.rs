@@ -1,0 +1,406 @@
+//! One container: its wire, its addresses and routes; and taking it off again.
+//!
+//! The order of [`attach`]: the fence learns what the port may say before there is a port; the wire's far end is made in the
+//! container's namespace, so it goes with it; the near end becomes a port and is switched on last. Whatever fails, the near
+//! end is deleted, and the far one with it, and the fence forgets the port. What the network needs on this host stays.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::announce::announcement;
+use super::host::absent_is_fine;
+use super::{AttachError, Attached, Attachment, HardwareAddress, HostNetwork, Route, fence, host, mac_of, port_of, step};
+use crate::ipam::Owner;
+use crate::sys::netlink::{Link, Netlink, NetlinkError, RouteSpec, VethEnd};
+use crate::sys::netns::Namespace;
+use crate::sys::packet::PacketSocket;
+
+/// How a port's alias begins; the CNI network, the container and its interface follow.
+const ALIAS: &str = "underpass port";
+
+/// The kernel's limit for aliases, `IFALIASZ` less the zero.
+const ALIAS_LIMIT: usize = 255;
+
+/// How long a wire may take to work: the kernel notices both ends at once unless it is busy. Nothing fails after that, but the
+/// announcement may be lost.
+const CARRIER_PATIENCE: Duration = Duration::from_millis(20);
+
+/// Between two looks at it.
+const CARRIER_LOOK: Duration = Duration::from_micros(300);
+
+/// A container's port, as this host knows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// The CNI network that it was made for.
+    pub cni_network: String,
+    /// Whose it is; none if the names were too long to be written down.
+    pub owner: Option<Owner>,
+}
+
+/// Connects a container to a network by an interface of its own.
+///
+/// # Errors
+/// [`AttachError`]; then nothing of it is left.
+pub fn attach(network: &HostNetwork, attachment: &Attachment) -> Result<Attached, AttachError> {
+    let first = *attachment.addresses.first().ok_or(AttachError::NoAddress)?;
+    let namespace = Namespace::open(&attachment.netns)?;
+    let name = &attachment.owner.interface;
+    // Before anything is touched: it may be this owner's own, and working.
+    if namespace.run(|| is_there(name))?? {
+        return Err(AttachError::Present(name.clone()));
+    }
+    let prepared = host::prepare(network)?;
+    let port = port_of(&attachment.owner);
+    let mac = attachment.mac.unwrap_or_else(|| mac_of(first.addr()));
+    let connect = || {
+        admit(&port, mac, attachment.addresses.iter().map(|address| address.addr()))?;
+        fence::publish(&attachment.addresses, &attachment.published)?;
+        step("attach-admit")?;
+        let mut netlink = Netlink::open()?;
+        let mtu = attachment.mtu.or(prepared.tun_mtu);
+        let far = VethEnd { name, namespace: Some(namespace.as_fd()) };
+        netlink.create_wire(&port, far, mtu, Some(mac))?;
+        step("attach-wire")?;
+        plug_in(&mut netlink, network, attachment, &port)?;
+        step("attach-port")?;
+        let mtu = namespace.run(|| furnish(attachment, mac, &port))??;
+        step("attach-announce")?;
+        let near = netlink.link(&port)?;
+        Ok(Attached { bridge_mac: prepared.bridge_mac, port_mac: hardware_address(&near), port: port.clone(), mac, mtu })
+    };
+    remove(&port)?;
+    connect().inspect_err(|_| {
+        // Its own failures would only hide the first.
+        let _ = remove(&port);
+    })
+}
+
+/// Whether there is an interface of this name in a namespace.
+///
+/// # Errors
+/// [`AttachError::Namespace`] if it cannot be entered, or what the kernel refused.
+pub fn has_interface(netns: &Path, name: &str) -> Result<bool, AttachError> {
+    Ok(Namespace::open(netns)?.run(|| is_there(name))??)
+}
+
+fn is_there(name: &str) -> Result<bool, NetlinkError> {
+    match Netlink::open()?.link(name) {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_absent() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn admit(port: &str, mac: HardwareAddress, addresses: impl Iterator<Item = IpAddr>) -> Result<(), AttachError> {
+    Ok(fence::admit(port, mac, &addresses.collect::<Vec<_>>())?)
+}
+
+fn hardware_address(link: &Link) -> HardwareAddress {
+    link.hardware_address.as_slice().try_into().unwrap_or_default()
+}
+
+/// Makes the near end a port of the bridge, and switches it on.
+fn plug_in(netlink: &mut Netlink, network: &HostNetwork, attachment: &Attachment, port: &str) -> Result<(), AttachError> {
+    netlink.set_alias(port, &alias(&attachment.owner))?;
+    without_link_local_address(port);
+    netlink.join_bridge(port, &network.bridge)?;
+    if attachment.hairpin {
+        netlink.set_hairpin(port, true)?;
+    }
+    Ok(netlink.set_up(port)?)
+}
+
+/// Nobody speaks IPv6 with a port. Where there is no IPv6 there is nothing to do.
+fn without_link_local_address(port: &str) {
+    const NONE: &str = "1";
+    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{port}/addr_gen_mode"), NONE);
+}
+
+fn alias(owner: &Owner) -> String {
+    let whole = format!("{ALIAS} {} {} {}", owner.cni_network, owner.container, owner.interface);
+    let mut short = format!("{ALIAS} {}", owner.cni_network);
+    short.truncate(ALIAS_LIMIT);
+    if whole.len() <= ALIAS_LIMIT { whole } else { short }
+}
+
+/// In the container's namespace: addresses, up, routes, and word of it to the neighbours. The interface's MTU.
+fn furnish(attachment: &Attachment, mac: HardwareAddress, port: &str) -> Result<u32, AttachError> {
+    let name = attachment.owner.interface.as_str();
+    let mut netlink = Netlink::open()?;
+    for &address in &attachment.addresses {
+        netlink.add_address(name, address)?;
+    }
+    step("attach-address")?;
+    netlink.set_up(name)?;
+    for route in &attachment.routes {
+        add_route(&mut netlink, name, *route, None)?;
+    }
+    step("attach-route")?;
+    let link = wait_for_carrier(&mut netlink, name)?;
+    tracing::trace!("{port} is connected to {name}");
+    announce(link.index, mac, &attachment.addresses);
+    Ok(link.mtu)
+}
+
+/// A route that is there already is as good.
+fn add_route(netlink: &mut Netlink, link: &str, route: Route, mtu: Option<u32>) -> Result<(), NetlinkError> {
+    let spec = RouteSpec { gateway: route.gateway, mtu, ..RouteSpec::new(route.destination, link) };
+    netlink.add_route(spec).or_else(|error| if error.is_present() { Ok(()) } else { Err(error) })
+}
+
+fn wait_for_carrier(netlink: &mut Netlink, name: &str) -> Result<Link, NetlinkError> {
+    let late = Instant::now() + CARRIER_PATIENCE;
+    loop {
+        let link = netlink.link(name)?;
+        if link.running || Instant::now() >= late {
+            return Ok(link);
+        }
+        std::thread::sleep(CARRIER_LOOK);
+    }
+}
+
+/// Neighbours that knew an address by another link-layer address learn of it now; who missed it finds out by asking.
+fn announce(link_index: u32, mac: HardwareAddress, addresses: &[ipnet::IpNet]) {
+    let ipv4 = |address: &ipnet::IpNet| match address.addr() {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    };
+    for address in addresses.iter().filter_map(ipv4).collect::<Vec<Ipv4Addr>>() {
+        let _ = PacketSocket::send_frame(link_index, &announcement(mac, address));
+    }
+}
+
+/// Takes a container off, as far as it is there: its interface, its port, and what the fence knows of it. Works with the container,
+/// its namespace and the agent gone. Returns whether there was a port.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn detach(owner: &Owner) -> Result<bool, AttachError> {
+    remove(&port_of(owner))
+}
+
+fn remove(port: &str) -> Result<bool, AttachError> {
+    let mut netlink = Netlink::open()?;
+    let found = match netlink.delete_link(port) {
+        Ok(()) => true,
+        Err(error) if error.is_absent() => false,
+        Err(error) => return Err(error.into()),
+    };
+    let known = fence::expel(|name| name == port)?;
+    Ok(found || known > 0)
+}
+
+/// The containers' ports on this host.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn attachments() -> Result<Vec<Port>, AttachError> {
+    Ok(Netlink::open()?.links()?.into_iter().filter_map(port_in).collect())
+}
+
+fn port_in(link: Link) -> Option<Port> {
+    let mut words = link.alias.strip_prefix(ALIAS)?.split_ascii_whitespace().map(str::to_owned);
+    let cni_network = words.next()?;
+    let owner = words.next().zip(words.next()).map(|(container, interface)| Owner {
+        container,
+        interface,
+        cni_network: cni_network.clone(),
+    });
+    Some(Port { name: link.name, cni_network, owner })
+}
+
+/// Takes everybody off one CNI network but these. Returns the ports that went.
+///
+/// # Errors
+/// The first failure; the others are tried nevertheless.
+pub fn collect(cni_network: &str, living: &[Owner]) -> Result<Vec<String>, AttachError> {
+    let kept: Vec<String> = living.iter().map(port_of).collect();
+    let (mut gone, mut failure) = (Vec::new(), None);
+    for port in attachments()? {
+        if port.cni_network == cni_network && !kept.contains(&port.name) {
+            match remove(&port.name) {
+                Ok(_) => gone.push(port.name),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+    }
+    sweep()?;
+    failure.map_or(Ok(gone), Err)
+}
+
+/// Makes the fence forget ports that are gone, such as those of namespaces that ended without a word. Returns how many entries went.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn sweep() -> Result<usize, AttachError> {
+    let names: Vec<String> = Netlink::open()?.links()?.into_iter().map(|link| link.name).collect();
+    Ok(fence::expel(|port| !names.iter().any(|name| name == port))?)
+}
+
+/// Says whether a container is as [`attach`] left it. Further addresses and routes do not matter.
+///
+/// # Errors
+/// [`AttachError::Changed`] says what is missing.
+pub fn check(network: &HostNetwork, attachment: &Attachment) -> Result<(), AttachError> {
+    let changed = |what: String| Err(AttachError::Changed(what));
+    let port = port_of(&attachment.owner);
+    let mut netlink = Netlink::open()?;
+    let bridge = match netlink.link(&network.bridge) {
+        Ok(link) if link.is_bridge && link.up => link,
+        _ => return changed(format!("there is no bridge {}, or it is down", network.bridge)),
+    };
+    match netlink.link(&port) {
+        Ok(link) if link.up && link.controller == Some(bridge.index) => {}
+        Ok(_) => return changed(format!("the port {port} is down or not on the bridge {}", bridge.name)),
+        Err(error) if error.is_absent() => return changed(format!("there is no port {port}")),
+        Err(error) => return Err(error.into()),
+    }
+    let addresses = netlink.addresses()?;
+    let has = |wanted| addresses.iter().any(|it| it.link_index == bridge.index && it.address == wanted);
+    if let Some(gateway) = network.gateways.iter().find(|gateway| !has(**gateway)) {
+        return changed(format!("the bridge {} does not have {gateway}", bridge.name));
+    }
+    let mac = Namespace::open(&attachment.netns)?.run(|| check_inside(attachment))??;
+    let spoken: Vec<IpAddr> = attachment.addresses.iter().map(|address| address.addr()).collect();
+    if !network.subnets.is_empty() && !fence::admits(&port, mac, &spoken)? {
+        return changed(format!("the fence does not let {port} speak for its container"));
+    }
+    Ok(())
+}
+
+/// The container's link-layer address if all else is there.
+fn check_inside(attachment: &Attachment) -> Result<HardwareAddress, AttachError> {
+    let name = attachment.owner.interface.as_str();
+    let changed = |what: String| Err(AttachError::Changed(what));
+    let mut netlink = Netlink::open()?;
+    let link = match netlink.link(name) {
+        Ok(link) if link.up => link,
+        Ok(_) => return changed(format!("the interface {name} is down")),
+        Err(error) if error.is_absent() => return changed(format!("there is no interface {name}")),
+        Err(error) => return Err(error.into()),
+    };
+    let mac = hardware_address(&link);
+    if attachment.mac.is_some_and(|wanted| wanted != mac) {
+        return changed(format!("the interface {name} has another link-layer address"));
+    }
+    let addresses = netlink.addresses_of(name)?;
+    if let Some(lost) = attachment.addresses.iter().find(|wanted| !addresses.iter().any(|it| it.address == **wanted)) {
+        return changed(format!("the interface {name} does not have {lost}"));
+    }
+    for route in &attachment.routes {
+        if netlink.routes_to(route.destination)?.is_empty() {
+            return changed(format!("there is no route to {}", route.destination));
+        }
+    }
+    Ok(mac)
+}
+
+/// Gives a container that has an interface on the network's bridge its addresses beside those that it has, as Docker's containers get
+/// theirs: `attachment.owner.interface` is that interface. What it has it may go on saying.
+///
+/// # Errors
+/// [`AttachError`]; then nothing of it is left.
+pub fn attach_beside(network: &HostNetwork, attachment: &Attachment) -> Result<Attached, AttachError> {
+    let name = &attachment.owner.interface;
+    if attachment.addresses.is_empty() {
+        return Err(AttachError::NoAddress);
+    }
+    let namespace = Namespace::open(&attachment.netns)?;
+    let found = namespace.run(|| {
+        let mut netlink = Netlink::open()?;
+        let link = netlink.link(name)?;
+        let addresses = netlink.addresses_of(name)?;
+        Ok::<_, NetlinkError>((link, addresses))
+    })?;
+    let (inside, had) = match found {
+        Ok(found) => found,
+        Err(error) if error.is_absent() => return Err(AttachError::Absent(name.clone())),
+        Err(error) => return Err(error.into()),
+    };
+    let prepared = host::prepare(network)?;
+    let port = port_beside(network, name, &inside)?;
+    let mac = hardware_address(&inside);
+    let had = had.iter().map(|address| address.address.addr());
+    let connect = || {
+        admit(&port.name, mac, had.chain(attachment.addresses.iter().map(|address| address.addr())))?;
+        fence::publish(&attachment.addresses, &attachment.published)?;
+        step("attach-admit")?;
+        if attachment.hairpin {
+            Netlink::open()?.set_hairpin(&port.name, true)?;
+        }
+        let mtu = attachment.mtu.or(prepared.tun_mtu).filter(|mtu| *mtu < inside.mtu);
+        namespace.run(|| furnish_beside(attachment, mac, &inside, mtu))??;
+        step("attach-announce")?;
+        let port_mac = hardware_address(&port);
+        let mtu = mtu.unwrap_or(inside.mtu);
+        Ok(Attached { bridge_mac: prepared.bridge_mac, port: port.name.clone(), port_mac, mac, mtu })
+    };
+    connect().inspect_err(|_| {
+        let _ = detach_beside(&attachment.netns, name, &attachment.addresses.iter().map(|it| it.addr()).collect::<Vec<_>>());
+    })
+}
+
+/// The host's end of a container's interface, if it is a port of the network's bridge.
+fn port_beside(network: &HostNetwork, interface: &str, inside: &Link) -> Result<Link, AttachError> {
+    let mut netlink = Netlink::open()?;
+    let bridge = netlink.link(&network.bridge)?;
+    let links = netlink.links()?;
+    let port = links.into_iter().find(|link| Some(link.index) == inside.other_end && link.other_end == Some(inside.index));
+    let elsewhere = || AttachError::Elsewhere { interface: interface.to_owned(), bridge: network.bridge.clone() };
+    port.filter(|port| port.controller == Some(bridge.index)).ok_or_else(elsewhere)
+}
+
+fn furnish_beside(attachment: &Attachment, mac: HardwareAddress, link: &Link, mtu: Option<u32>) -> Result<(), AttachError> {
+    let mut netlink = Netlink::open()?;
+    for &address in &attachment.addresses {
+        netlink.replace_address(&link.name, address)?;
+        // The interface is as wide as its other network wants; this one is narrower.
+        let spec = RouteSpec { source: Some(address.addr()), mtu, ..RouteSpec::new(address, &link.name) };
+        netlink.replace_route(spec)?;
+    }
+    step("attach-address")?;
+    for route in &attachment.routes {
+        add_route(&mut netlink, &link.name, *route, mtu)?;
+    }
+    step("attach-route")?;
+    announce(link.index, mac, &attachment.addresses);
+    Ok(())
+}
+
+/// Takes these addresses from a container's interface; the rest of it stays, and goes on. What is gone is no error.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn detach_beside(netns: &Path, interface: &str, addresses: &[IpAddr]) -> Result<(), AttachError> {
+    let inside = match Namespace::open(netns) {
+        Ok(namespace) => namespace.run(|| strip(interface, addresses))??,
+        Err(_) => None,
+    };
+    let mut netlink = Netlink::open()?;
+    let links = netlink.links()?;
+    let is_port = |link: &&Link| inside.as_ref().is_some_and(|inside| Some(link.index) == inside.other_end);
+    if let Some(port) = links.iter().find(is_port) {
+        fence::expel(|name| name == port.name)?;
+    }
+    sweep().map(drop)
+}
+
+/// In the container's namespace. Addresses take their routes with them.
+fn strip(interface: &str, addresses: &[IpAddr]) -> Result<Option<Link>, NetlinkError> {
+    let mut netlink = Netlink::open()?;
+    let link = match netlink.link(interface) {
+        Ok(link) => link,
+        Err(error) if error.is_absent() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    for address in netlink.addresses_of(interface)? {
+        if addresses.contains(&address.address.addr()) {
+            absent_is_fine(netlink.delete_address(interface, address.address))?;
+        }
+    }
+    Ok(Some(link))
+}

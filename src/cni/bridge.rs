@@ -1,0 +1,242 @@
+//! `rancher-bridge` and `underpass-cni`: a container's interface on the host's bridge, by `attach`.
+//!
+//! The first has the keys and the defaults that Rancher's plugin had; the second the same keys with defaults that make a managed network
+//! without any. `conf.rs` reads them. Addresses come from whichever plugin `ipam.type` names (`delegate.rs`).
+//!
+//! ADD asks for addresses first and connects then; if that fails, the addresses go back. DEL goes the other way, and goes on where
+//! something is gone. With `prevResult` ADD adds to what the plugins before it made.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::conf::Conf;
+use super::request::{Command, Request, one_mac};
+use super::result::{self, Address, Fault, Interface, Route, Success};
+use super::{Plugin, delegate, ipam};
+use crate::attach::{self, AttachError, Attached, Attachment, HostNetwork, Publication};
+
+/// Does what is asked.
+pub(super) fn answer(plugin: Plugin, request: &Request) -> Result<Option<Value>, Fault> {
+    let conf = Conf::of(plugin, request)?;
+    let mut request = request.clone();
+    if let Some(ipam) = conf.default_ipam() {
+        request.netconf.insert("ipam".to_owned(), ipam);
+    }
+    match request.command {
+        Command::Add => add(&request, &conf).map(|success| Some(success.as_json(request.version))),
+        Command::Del => del(&request).map(|()| None),
+        Command::Check => check(&request, &conf).map(|()| None),
+        Command::Gc => gc(&request).map(|()| None),
+        Command::Status => delegate::pass_on(&request).map(|()| None),
+    }
+}
+
+fn add(request: &Request, conf: &Conf) -> Result<Success, Fault> {
+    let before = match request.netconf.get("prevResult") {
+        None | Some(Value::Null) => Success::default(),
+        Some(previous) => Success::parse(previous).ok_or_else(|| Fault::configuration("prevResult makes no sense"))?,
+    };
+    // A second ADD must not cost the first one its addresses.
+    let netns = PathBuf::from(&request.netns);
+    if attach::has_interface(&netns, &request.interface)? {
+        return Err(AttachError::Present(request.interface.clone()).into());
+    }
+    let given = delegate::add(request)?;
+    let connected = connect(request, conf, netns, given, before);
+    if connected.is_err() {
+        // Its own failure would only hide the first.
+        let _ = delegate::del(request);
+    }
+    connected
+}
+
+fn connect(request: &Request, conf: &Conf, netns: PathBuf, given: Success, before: Success) -> Result<Success, Fault> {
+    let network = network(conf, &given.addresses)?;
+    let gateway = conf.gateway(&network, &given.addresses)?;
+    let routes = routes(conf, &given, gateway)?;
+    let attachment = Attachment {
+        owner: ipam::owner(request),
+        netns,
+        addresses: given.addresses.iter().map(|it| it.address).collect(),
+        routes: routes.iter().map(|it| attach::Route { destination: it.dst, gateway: it.gw }).collect(),
+        mac: request.mac,
+        mtu: conf.mtu(request)?,
+        hairpin: conf.hairpin,
+        published: published(request)?,
+    };
+    let attached = attach::attach(&network, &attachment)?;
+    let mut success = before;
+    let addresses = given.addresses.iter().map(|it| Address {
+        gateway: it.gateway.or_else(|| gateway.filter(|gateway| gateway.is_ipv4() == it.address.addr().is_ipv4())),
+        interface: Some(success.interfaces.len() + 2),
+        ..*it
+    });
+    success.addresses.extend(addresses.collect::<Vec<_>>());
+    success.interfaces.extend(interfaces(request, conf, &attached));
+    success.routes.extend(routes);
+    let said = [conf.dns.clone(), given.dns].into_iter().find(|dns| !dns.is_empty());
+    if let Some(dns) = said.filter(|_| success.dns.is_empty()) {
+        success.dns = dns;
+    }
+    Ok(success)
+}
+
+fn interfaces(request: &Request, conf: &Conf, attached: &Attached) -> [Interface; 3] {
+    let on_host = |name: &str, mac| Interface { name: name.to_owned(), mac: mac_text(mac), mtu: None, sandbox: None };
+    let inside = Interface {
+        name: request.interface.clone(),
+        mac: mac_text(attached.mac),
+        mtu: Some(attached.mtu),
+        sandbox: Some(request.netns.clone()),
+    };
+    [on_host(&conf.bridge, attached.bridge_mac), on_host(&attached.port, attached.port_mac), inside]
+}
+
+fn mac_text(mac: attach::HardwareAddress) -> String {
+    mac.map(|octet| format!("{octet:02x}")).join(":")
+}
+
+/// What this host needs for containers with these addresses.
+fn network(conf: &Conf, addresses: &[Address]) -> Result<HostNetwork, Fault> {
+    let mut gateways: Vec<IpNet> = conf.bridge_address()?.into_iter().collect();
+    if conf.is_gateway && !conf.bridge_as_gateway {
+        for address in addresses {
+            let gateway = address.gateway.or_else(|| first_of(address.address));
+            let gateway = gateway.and_then(|gateway| IpNet::new(gateway, address.address.prefix_len()).ok());
+            gateways.extend(gateway.filter(|gateway| !gateways.contains(gateway)));
+        }
+    }
+    let seen = addresses.iter().map(|address| address.address.trunc()).filter(|net| net.prefix_len() < 31);
+    let all: Vec<IpNet> = conf.bridge_subnet.into_iter().chain(seen).collect();
+    let mut subnets: Vec<IpNet> =
+        all.iter().copied().filter(|net| !all.iter().any(|other| other != net && other.contains(net))).collect();
+    subnets.sort();
+    subnets.dedup();
+    Ok(HostNetwork {
+        bridge: conf.bridge.clone(),
+        gateways,
+        subnets,
+        tun: conf.tun.clone(),
+        host_nat: conf.host_nat,
+        promiscuous: conf.promiscuous,
+        mtu: conf.mtu,
+    })
+}
+
+/// The first address of the network that a container of this address sees. IPv6 has no such habit.
+pub(super) fn first_of(address: IpNet) -> Option<IpAddr> {
+    Some(address).filter(|net| net.prefix_len() < 31 && net.addr().is_ipv4())?.hosts().next()
+}
+
+/// The routes that were given, the default one if it is wished, and what leads to a gateway that is on no link.
+fn routes(conf: &Conf, given: &Success, gateway: Option<IpAddr>) -> Result<Vec<Route>, Fault> {
+    let own = |dst: IpNet| gateway.filter(|gateway| gateway.is_ipv4() == dst.addr().is_ipv4());
+    let mut routes: Vec<Route> =
+        given.routes.iter().map(|it| Route { dst: it.dst, gw: it.gw.or_else(|| own(it.dst)) }).collect();
+    if let (true, Some(gateway)) = (conf.is_default_gateway, gateway) {
+        let everything = IpNet::new(if gateway.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, 0).ok();
+        let everything = everything.ok_or_else(|| Fault::configuration("no default route"))?;
+        match routes.iter().find(|route| route.dst == everything) {
+            Some(Route { gw, .. }) if *gw == Some(gateway) => {}
+            Some(Route { gw, .. }) => {
+                let other = gw.map_or_else(|| "none".to_owned(), |gw| gw.to_string());
+                let message =
+                    format!("isDefaultGateway: there is a default route by {other} already, and {gateway} is another");
+                return Err(Fault::configuration(message));
+            }
+            None => routes.push(Route { dst: everything, gw: Some(gateway) }),
+        }
+    }
+    let off_link = routes.iter().filter_map(|route| route.gw).find(|gw| {
+        let on_link = given.addresses.iter().any(|address| address.address.contains(gw));
+        !on_link && !routes.iter().any(|route| route.gw.is_none() && route.dst.contains(gw))
+    });
+    if let Some(gateway) = off_link {
+        routes.insert(0, Route { dst: gateway.into(), gw: None });
+    }
+    Ok(routes)
+}
+
+/// `portMappings`: which of the container's ports the fence lets others reach. Whoever publishes them on the host is another plugin.
+fn published(request: &Request) -> Result<Vec<Publication>, Fault> {
+    let wrong = |item: &Value| {
+        let expected = "expected {hostPort, containerPort, protocol}";
+        Fault::configuration(format!("runtimeConfig.portMappings: {expected}, got {item}"))
+    };
+    let items = match request.netconf.get("runtimeConfig").and_then(|config| config.get("portMappings")) {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(items)) => items,
+        Some(other) => return Err(wrong(other)),
+    };
+    let one = |item: &Value| {
+        let port =
+            item.get("containerPort")?.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)?;
+        let protocol = item.get("protocol").and_then(Value::as_str).unwrap_or("tcp").to_ascii_lowercase();
+        // IANA's numbers.
+        let protocol = [("tcp", 6), ("udp", 17), ("sctp", 132)].into_iter().find(|(name, _)| *name == protocol)?.1;
+        Some(Publication { protocol, port })
+    };
+    items.iter().map(|item| one(item).ok_or_else(|| wrong(item))).collect()
+}
+
+fn del(request: &Request) -> Result<(), Fault> {
+    let detached = attach::detach(&ipam::owner(request));
+    // The address last, so that nobody has it twice; and whatever else failed, so that it is not lost.
+    delegate::del(request)?;
+    detached?;
+    Ok(())
+}
+
+fn check(request: &Request, conf: &Conf) -> Result<(), Fault> {
+    let previous = request.netconf.get("prevResult").filter(|previous| !previous.is_null());
+    let previous = previous.ok_or_else(|| Fault::configuration("CHECK needs prevResult"))?;
+    let told = Success::parse(previous).ok_or_else(|| Fault::configuration("prevResult makes no sense"))?;
+    delegate::pass_on(request)?;
+    let is_inside = |it: &Interface| it.name == request.interface && it.sandbox.as_deref() == Some(&request.netns);
+    let Some(index) = told.interfaces.iter().position(is_inside) else {
+        return Err(Fault::new(
+            result::CHANGED,
+            format!("prevResult has no interface {} of the container", request.interface),
+        ));
+    };
+    let addresses: Vec<Address> = told.addresses.iter().copied().filter(|it| it.interface == Some(index)).collect();
+    if addresses.is_empty() {
+        return Err(Fault::new(result::CHANGED, format!("prevResult has no address of {}", request.interface)));
+    }
+    let attachment = Attachment {
+        owner: ipam::owner(request),
+        netns: PathBuf::from(&request.netns),
+        addresses: addresses.iter().map(|it| it.address).collect(),
+        routes: told.routes.iter().map(|it| attach::Route { destination: it.dst, gateway: it.gw }).collect(),
+        mac: one_mac(&told.interfaces[index].mac).ok(),
+        mtu: None,
+        hairpin: conf.hairpin,
+        published: Vec::new(),
+    };
+    Ok(attach::check(&network(conf, &addresses)?, &attachment)?)
+}
+
+fn gc(request: &Request) -> Result<(), Fault> {
+    let living = ipam::living(request)?;
+    let collected = attach::collect(&request.network, &living);
+    delegate::pass_on(request)?;
+    collected?;
+    Ok(())
+}
+
+impl From<AttachError> for Fault {
+    fn from(error: AttachError) -> Self {
+        let message = error.to_string();
+        match error {
+            _ if error.is_namespace() => Self::namespace(message),
+            AttachError::NoBridge(_) | AttachError::Gateway { .. } | AttachError::Overlap { .. } => {
+                Self::configuration(message)
+            }
+            AttachError::Changed(_) => Self::new(result::CHANGED, message),
+            _ => Self::new(result::ATTACHMENT, message),
+        }
+    }
+}

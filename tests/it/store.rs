@@ -133,15 +133,9 @@ fn tunnels_of_a_mesh_on_demand_wait_for_the_first_packet_and_lose_none() {
         assert_eq!(states(agent), others.map(|name| format!("{name} idle")));
         assert_eq!(agent.control(&["status"]).status.code(), Some(0), "idle is fine");
     }
-    assert_eq!(Pinging::start(alpha, beta, 20).wait().lost(), 0, "the first ones wait for the tunnel");
+    assert_eq!(Pinging::start(alpha, beta, 60).wait().lost(), 0, "the first ones wait for the tunnel");
     wait_for_states(&agents[0], NEWS, &["beta up", "gamma idle"]);
     wait_for_states(&agents[2], NEWS, &["alpha idle", "beta idle"]);
-    // Who cannot be reached is left alone after a while.
-    agents[2].kill();
-    let pings = Pinging::with(alpha, &["-c", "1", gamma.inner]);
-    wait_for("an attempt", NEWS, || (agents[0].peer("gamma").state() != "idle").then_some(()));
-    pings.abandon();
-    agents[0].wait_for_state("gamma", "idle", Duration::from_secs(120));
 }
 
 /// Five agents, etcd, and every tunnel up.

@@ -50,7 +50,7 @@ pub(super) fn claim(api: &mut Api, keys: &Keys, owner: &str, claim: Claim<'_>) -
         let listing = api.list(&keys.blocks())?;
         let revision = listing.head.revision;
         let mut records = Records::new(keys);
-        records.replace(listing.head, listing.kvs);
+        records.replace(listing.head, listing.kvs, owner);
         let taken = records.blocks();
         let block = match claim {
             Claim::Just(block) => match taken.iter().find(|(other, _)| overlap(**other, block)) {

@@ -139,7 +139,8 @@ impl Connection {
         }
     }
 
-    /// A whole chunk: its length in hexadecimal, its octets, and a line end.
+    /// A whole chunk: its length in hexadecimal, its octets, and a line end. What follows the last one is read, too: the next answer
+    /// comes behind it.
     fn chunk(&mut self, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
         loop {
             if let Some(end) = self.pending.windows(2).position(|window| window == b"\r\n") {
@@ -148,13 +149,19 @@ impl Connection {
                 let len = usize::from_str_radix(digits, 16).ok().filter(|&len| len <= MAX_BODY);
                 let len = len.ok_or_else(|| invalid("a chunk without a length"))?;
                 let (start, whole) = (end + 2, end + 2 + len + 2);
-                if self.pending.len() >= whole {
-                    let chunk = self.pending[start..start + len].to_vec();
-                    self.pending.drain(..whole);
-                    if len == 0 {
+                if len == 0 {
+                    // Trailers may follow, and an empty line.
+                    if let Some(last) = self.pending[end..].windows(4).position(|window| window == b"\r\n\r\n") {
+                        self.pending.drain(..end + last + 4);
                         self.body = Body::Ended;
                         return Ok(None);
                     }
+                    if self.pending.len() > MAX_HEAD {
+                        return Err(invalid("trailers that do not end"));
+                    }
+                } else if self.pending.len() >= whole {
+                    let chunk = self.pending[start..start + len].to_vec();
+                    self.pending.drain(..whole);
                     return Ok(Some(chunk));
                 }
             } else if self.pending.len() > MAX_HEAD {
@@ -289,7 +296,9 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut connection = Connection::open(&answering(parts), None)?;
         let status = connection.post("/v3/kv/range", Some("t"), b"{}", deadline)?;
-        Ok((status, String::from_utf8(connection.rest(deadline)?).unwrap()))
+        let body = String::from_utf8(connection.rest(deadline)?).unwrap();
+        assert_eq!((connection.pending.len(), connection.body), (0, Body::Ended));
+        Ok((status, body))
     }
 
     #[test]
@@ -300,6 +309,8 @@ mod tests {
         assert_eq!(torn, (401, "hello".into()));
         let chunks = ["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel", "lo\r\n", "1;x=y\r\n!\r\n0\r\n\r\n"];
         assert_eq!(ask(Box::leak(Box::new(chunks))).unwrap(), (200, "hello!".into()));
+        let trailed = ["HTTP/1.1 400 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\nA: b\r\nC:", " d\r\n\r\n"];
+        assert_eq!(ask(Box::leak(Box::new(trailed))).unwrap(), (400, "no".into()));
     }
 
     #[test]

@@ -144,8 +144,9 @@ impl Records {
     }
 
     /// Takes a whole listing over. If it comes from another store than what was known, as after a loss of all its data, hosts that it
-    /// does not list stay, with their blocks: they are there, and will join it.
-    pub(super) fn replace(&mut self, head: Head, kvs: Vec<Kv>) {
+    /// does not list stay, with their blocks: they are there, and will join it. Not so this host, `own`: what it is to write must be seen to
+    /// be missing.
+    pub(super) fn replace(&mut self, head: Head, kvs: Vec<Kv>, own: &str) {
         let is_same =
             self.head.cluster.is_empty() || (self.head.cluster == head.cluster && self.head.revision <= head.revision);
         let before = std::mem::take(&mut self.entries);
@@ -154,8 +155,12 @@ impl Records {
             self.put(kv);
         }
         if !is_same {
+            let is_own = |key: &str, entry: &Entry| match serde_json::from_str::<BlockRecord>(&entry.value) {
+                Ok(block) => block.owner == own,
+                Err(_) => key.strip_prefix("hosts/") == Some(own),
+            };
             let kept = before.into_iter().filter(|(key, _)| key.starts_with("hosts/") || key.starts_with("blocks/"));
-            for (key, entry) in kept {
+            for (key, entry) in kept.filter(|(key, entry)| own.is_empty() || !is_own(key, entry)) {
                 self.entries.entry(key).or_insert(entry);
             }
         }
@@ -324,7 +329,7 @@ mod tests {
             kv("hosts/0123", r#"{"v":1,"name":"x","keys":[],"addresses":[],"version":""}"#, 1),
             kv(&format!("hosts/{}", "0".repeat(32)), "}", 1),
         ];
-        records.replace(head("c", 9), kvs);
+        records.replace(head("c", 9), kvs, "");
         let members = records.members();
         let seen: Vec<_> = members.hosts.iter().map(|host| (host.id.clone(), host.seen, host.blocks.len())).collect();
         assert_eq!(seen, [(id(2), true, 2), (id(1), false, 1)]);
@@ -338,14 +343,17 @@ mod tests {
     #[test]
     fn a_store_that_lost_its_data_takes_no_host_away() {
         let mut records = Records::new(&Keys::new("/u"));
-        records.replace(head("c", 9), vec![host(1, 2), host(2, 3), kv(&format!("alive/{}", id(1)), "{}", 4)]);
-        records.replace(head("c", 12), vec![host(2, 3)]);
+        records.replace(head("c", 9), vec![host(1, 2), host(2, 3), kv(&format!("alive/{}", id(1)), "{}", 4)], "");
+        records.replace(head("c", 12), vec![host(2, 3)], "");
         assert_eq!(records.members().hosts.len(), 1, "the same store, and the host is gone");
-        records.replace(head("c", 5), Vec::new());
+        records.replace(head("c", 5), Vec::new(), "");
         assert_eq!(records.members().hosts.len(), 1, "an older state of it");
-        records.replace(head("d", 50), vec![host(3, 2)]);
+        records.replace(head("d", 50), vec![host(3, 2)], "");
         let members = records.members();
         assert_eq!((members.hosts.len(), members.hosts.iter().any(|host| host.seen)), (2, false));
+        records.replace(head("e", 1), vec![host(3, 2)], &id(2));
+        assert_eq!(records.members().hosts.len(), 1, "what is this host's own is to be written anew");
+        records.replace(head("f", 1), vec![host(2, 2)], "");
         records.change(Err(format!("/u/v1/mesh/hosts/{}", id(2))));
         assert_eq!(records.members().hosts.len(), 1);
     }

@@ -14,7 +14,7 @@ use super::claim::{Claim, ClaimError, claim};
 use super::records::{HostRecord, Keys, NetworkRecord, Records, VERSION, host_id};
 use super::{Command, Profile, Shared};
 use crate::config::EtcdSettings;
-use crate::store::cache;
+use crate::store::{Member, Own, cache};
 
 /// How long the thread listens before it looks at its commands.
 const BREATH: Duration = Duration::from_millis(250);
@@ -129,6 +129,8 @@ impl Follower {
                 End::Failed(error) => error,
             };
             self.note_trouble(&error);
+            // Who knows when there is more.
+            self.save(true);
             if began.elapsed() > BEAT {
                 pause = PAUSES.0;
             }
@@ -149,8 +151,7 @@ impl Follower {
             let known = &self.records.head;
             let goes_on = known.revision > 0 && known.cluster == head.cluster && known.revision <= head.revision;
             if !goes_on || self.saved_only() {
-                let listing = self.api.list(self.keys.all())?;
-                self.records.replace(listing.head, listing.kvs);
+                self.refresh()?;
             }
             self.over();
             self.join()?;
@@ -226,7 +227,8 @@ impl Follower {
             let key = self.keys.network();
             let value = serde_json::to_vec(&self.network).unwrap_or_default();
             self.api.transact(&[Guard::Absent(&key)], &[Write::Put(&key, value)])?;
-            self.refresh()?;
+            // Ours, or that of who was quicker.
+            self.api.list(&key)?.kvs.into_iter().for_each(|kv| self.records.change(Ok(kv)));
         }
         self.write_host(&id)?;
         self.own_blocks(&id)?;
@@ -240,10 +242,10 @@ impl Follower {
         self.warnings.push(warning);
     }
 
-    /// Lists again, after something was written that decides what is written next.
+    /// Lists everything.
     fn refresh(&mut self) -> Result<(), End> {
-        let listing = self.api.list(self.keys.all())?;
-        self.records.replace(listing.head, listing.kvs);
+        let (own, listing) = (self.id(), self.api.list(self.keys.all())?);
+        self.records.replace(listing.head, listing.kvs, &own);
         Ok(())
     }
 
@@ -385,7 +387,7 @@ impl Follower {
             let listing = self.api.list(self.keys.all())?;
             let revision = listing.head.revision;
             let mut records = Records::new(&self.keys);
-            records.replace(listing.head, listing.kvs);
+            records.replace(listing.head, listing.kvs, "");
             if records.is_alive(id) && !force {
                 let message =
                     "the store has heard of it within the last half minute; --force removes it all the same".to_owned();
@@ -451,6 +453,12 @@ impl Follower {
     fn publish(&self) {
         let id = self.id();
         let mut members = self.records.members();
+        // What this host is it need not be told: its peers do not go because its own record is still under way, or was lost.
+        if !self.records.is_removed(&id) && members.hosts.iter().all(|host| host.id != id) {
+            let Own { name, keys } = self.profile.own.clone();
+            let (addresses, blocks) = (Vec::new(), Vec::new());
+            members.hosts.push(Member { id: id.clone(), name, keys, addresses, blocks, seen: true });
+        }
         if let Some(own) = members.hosts.iter_mut().find(|host| host.id == id) {
             own.blocks.extend(self.owned.iter().filter(|block| !self.records.blocks_of(&id).contains(block)));
         }
@@ -468,6 +476,9 @@ impl Follower {
     /// Keeps on disk what the store said, for a start without it.
     fn save(&mut self, at_once: bool) {
         let revision = self.records.head.revision;
+        if self.records.head.cluster.is_empty() {
+            return;
+        }
         if let Some((at, saved)) = self.saved
             && (saved == revision || (!at_once && at.elapsed() < SAVE_EVERY))
         {

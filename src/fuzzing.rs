@@ -52,6 +52,12 @@ pub fn ike_protected(data: &[u8]) {
     crate::ike::simulator::speak_nonsense(data);
 }
 
+/// A peer that proved itself and cuts its messages into fragments as the input says: each is kept, dropped or completes its message
+/// as a second opinion says.
+pub fn ike_fragments(data: &[u8]) {
+    crate::ike::simulator::piece_together(data);
+}
+
 /// Two hosts, and what happens between them as the input says: the invariants of [`schedule`](crate::node::simulation::schedule)
 /// hold.
 ///

@@ -26,6 +26,7 @@
 //! | [`config`] | yes | the configuration as data, with places for messages |
 //! | [`network`] | yes | network drivers of compose files as data |
 //! | [`store`] | no | who is in the overlay: a file of hosts, or etcd |
+//! | [`network`] | yes | network drivers and networks as data; which network a container gets |
 //! | [`ipam`] | no | addresses of containers, in a journal on disk |
 //! | [`attach`] | no | a container onto a network: wire, bridge, addresses, routes, and the fence around them |
 //! | [`sys`] | no | system calls that no crate gives; the only `unsafe` |

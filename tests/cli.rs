@@ -2,6 +2,8 @@
 
 #[path = "cli/agent.rs"]
 mod agent;
+#[path = "cli/drivers.rs"]
+mod drivers;
 #[path = "cli/network.rs"]
 mod network;
 
@@ -109,6 +111,8 @@ fn help_and_version_are_no_errors() {
         "key",
         "host",
         "ipam",
+        "net",
+        "setup",
         "--run-dir",
         "--state-dir",
         "Exit codes",

@@ -2,9 +2,11 @@
 //! it found, as `file:line: what`.
 //!
 //! [`IMPORTS`] and the constants below it are the rules as data, and the one place to change them. Below them stand
-//! one function per rule and one test per rule over the real tree. `tidy/source.rs` reads the files;
+//! one function per rule and one test per rule over the real tree. `tidy/source.rs` reads the files; `tidy/bad_inputs.rs` looks for tests;
 //! `tidy/rules_can_fail.rs` breaks every rule with a snippet.
 
+#[path = "tidy/bad_inputs.rs"]
+mod bad_inputs;
 #[path = "tidy/rules_can_fail.rs"]
 mod rules_can_fail;
 #[path = "tidy/source.rs"]
@@ -83,7 +85,7 @@ const IMPURE_EXCEPTIONS: &[(&str, &str)] = &[("src/crypto/x509/credential.rs", "
 
 /// Libraries that only `src/crypto` names, tests included.
 const CRYPTO_CRATES: &[&str] =
-    &["ring", "aes_gcm", "chacha20poly1305", "x25519_dalek", "curve25519_dalek", "p256", "p384", "ml_kem"];
+    &["ring", "aes_gcm", "chacha20poly1305", "x25519_dalek", "curve25519_dalek", "p256", "p384", "ml_kem", "fips203"];
 
 /// Where `unsafe` may stand.
 const UNSAFE_HOME: &str = "src/sys/";

@@ -1,6 +1,7 @@
 //! The answers on the control socket: what the node and the workers know, as the status model.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use serde_json::Value;
 
 use super::membership::View;
 use super::wish::Wish;
-use super::{plumbing, preflight};
+use super::{drivers, plumbing, preflight};
 use crate::control::{Counters, Fault, FaultKind, Handler, HostRemoved, RekeyWhat, Rekeyed, Request, Version};
 use crate::engine::{Caller, Fallback, Strays, Unreachable};
 use crate::model::{DropReason, Drops};
@@ -41,6 +42,8 @@ pub(super) struct Facts {
     pub table: String,
     /// What an operator should know.
     pub warnings: Vec<String>,
+    /// What an operator should know of networks.
+    pub driver_warnings: Vec<String>,
     /// The store, if there is one.
     pub store: Option<(View, Own)>,
     /// What an operator should know of what it says.
@@ -68,6 +71,7 @@ pub(super) struct Answers {
     pub caller: Caller<Node>,
     pub facts: Arc<Mutex<Facts>>,
     pub started: Instant,
+    pub state_dir: PathBuf,
     /// Of the workers and the control thread.
     pub drops: Vec<Arc<Drops>>,
     pub counters: Arc<Counters>,
@@ -123,8 +127,10 @@ impl Answers {
         for (reason, count) in ike_drops {
             status.drops.add_one(reason, count);
         }
+        drivers::show(&self.state_dir, &mut status);
         status.control = self.counters.snapshot();
-        status.warnings = facts.warnings.iter().chain(&facts.store_warnings).cloned().collect();
+        status.warnings =
+            [&facts.warnings, &facts.driver_warnings, &facts.store_warnings].into_iter().flatten().cloned().collect();
         let (table, tun) = (facts.table.clone(), facts.tun.name.clone());
         drop(facts);
         let guard = plumbing::guard_counters(&table);

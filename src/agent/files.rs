@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::config::{self, Config, KeyFile, Placed, Report, Surroundings};
+use crate::config::{self, Config, DriverSource, KeyFile, Placed, Report, Surroundings};
 use crate::crypto::{KeyFormatError, SigningKey};
 use crate::model::Secret;
 use crate::network::{self, Driver};
@@ -43,6 +43,7 @@ pub fn parse_config(file: &Path, octets: &Secret) -> (Option<Config>, Report) {
     let Some(mut config) = config else { return (None, report) };
     config::resolve_keys(&mut config, &mut report, &read_key_file);
     let _ = load_credentials(&config, &mut report);
+    let _ = drivers(&config, &mut report);
     (Some(config).filter(|_| !report.has_errors()), report)
 }
 
@@ -86,6 +87,46 @@ pub fn load_credentials(config: &Config, report: &mut Report) -> Credentials {
         path.error(report, error.to_string());
     }
     credentials
+}
+
+/// The network drivers that a configuration names, with the environment's variables. What is wrong with them goes into the report, which
+/// is the configuration's.
+#[must_use]
+pub fn drivers(config: &Config, report: &mut Report) -> Vec<Driver> {
+    let variables = |name: &str| std::env::var(name).ok();
+    let mut drivers: Vec<(PathBuf, Driver)> = Vec::new();
+    for source in &config.drivers {
+        match source {
+            DriverSource::Block(block) => {
+                let found = network::parse_block(block, &variables, report);
+                drivers.extend(found.into_iter().map(|driver| (report.file.clone(), driver)));
+            }
+            DriverSource::File(path) => match read_config(&path.value) {
+                Ok(octets) => {
+                    let (found, own) = parse_compose(&path.value, &octets, false);
+                    report.include(own);
+                    drivers.extend(found.into_iter().map(|driver| (path.value.clone(), driver)));
+                }
+                Err(error) => {
+                    let message = format!("expected a readable compose file, got {}: {error}", path.value.display());
+                    report.error(path.line, &*path.key, message);
+                }
+            },
+        }
+    }
+    network::check_together(&drivers, report);
+    let folder = config.cni.conf_dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    for (file, driver) in &drivers {
+        let name = driver.default_network.as_ref().map(|network| format!("{}.d", network.name));
+        if name == Some(folder.clone()) {
+            let mut own = Report::new(file);
+            let message = format!("the network's own folder would be {folder}, which is the last part of cni.conf_dir");
+            own.error(driver.line, "default_network.name", message);
+            report.include(own);
+        }
+    }
+    report.sort();
+    drivers.into_iter().map(|(_, driver)| driver).collect()
 }
 
 /// The hostname and what the environment says.

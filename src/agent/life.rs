@@ -15,8 +15,8 @@ use super::plumbing::{self, Plumbing};
 use super::rotation::{self, HOST_KEY_OLD};
 use super::watch::{self, Watch};
 use super::wish::Wish;
-use super::{AgentError, Options, OsRng, addresses, desired, files, paths, preflight};
-use crate::config::{Config, Report, Severity};
+use super::{AgentError, Options, OsRng, desired, drivers, files, paths, preflight};
+use crate::config::{Config, Message, Report, Severity};
 use crate::control::{Counters, Server};
 use crate::crypto::SigningKey;
 use crate::engine::{Engine, Handle};
@@ -46,7 +46,6 @@ pub fn run(options: &Options) -> Result<(), AgentError> {
     let (host_keys, mut warnings) = check(&base, report, &options.state_dir)?;
     let mut wish = Wish::new(base, host_keys, &options.state_dir)?;
     let mut agent = Agent::start(&wish, options, &mut warnings)?;
-    agent.tell_blocks(&wish.config, &options.state_dir);
     tracing::info!(
         "{} runs with {} on {} as {}",
         wish.config.host.name,
@@ -79,7 +78,9 @@ fn check(config: &Config, mut report: Report, state_dir: &Path) -> Result<(Vec<S
         return Err(AgentError::Config(report));
     }
     let warnings = report.messages.iter().filter(|message| message.severity == Severity::Warning);
-    let warnings: Vec<String> = warnings.map(|message| format!("{}: {}", message.key, message.text)).collect();
+    let place = |message: &Message| message.file.as_ref().map_or(String::new(), |_| message.place(&report.file) + ": ");
+    let warnings = warnings.map(|message| format!("{}{}: {}", place(message), message.key, message.text));
+    let warnings: Vec<String> = warnings.collect();
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -140,6 +141,8 @@ impl Agent {
             txqueuelen_wanted: Some(plumbing::TX_QUEUE),
             txqueuelen: plumbing.tx_queue(),
         };
+        // Who finds an answer at the control socket finds the networks, too.
+        let driver_warnings = drivers::apply(config, options);
         engine.test_device();
         let buffers = engine.buffers();
         warnings.extend(plumbing::queue_hints(&tun, buffers));
@@ -153,6 +156,7 @@ impl Agent {
             fallbacks: engine.fallbacks(),
             table: plumbing.table().to_owned(),
             warnings: std::mem::take(warnings),
+            driver_warnings,
             store: None,
             store_warnings: Vec::new(),
         };
@@ -163,6 +167,7 @@ impl Agent {
             caller: engine.caller(),
             facts: Arc::clone(&facts),
             started,
+            state_dir: options.state_dir.clone(),
             drops: engine.drops().to_vec(),
             counters: Arc::clone(&counters),
         };
@@ -186,10 +191,10 @@ impl Agent {
         loop {
             select! {
                 recv(looks) -> _ => {
-                    self.look_at_store(wish, &options.state_dir);
+                    self.look_at_store(wish, options);
                     watch.look(&wish.config, &self.engine, &self.facts);
                 }
-                recv(news) -> _ => self.look_at_store(wish, &options.state_dir),
+                recv(news) -> _ => self.look_at_store(wish, options),
                 recv(signals) -> signal => match signal {
                     Ok(SIGHUP) => self.reload(options, wish),
                     Ok(signal) => {
@@ -240,7 +245,7 @@ impl Agent {
         wish.change(new, host_keys);
         warnings.extend(self.apply(wish)?);
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).warnings = warnings;
-        self.tell_blocks(&wish.config, &options.state_dir);
+        self.apply_drivers(&wish.config, options);
         tracing::info!("read the configuration again: {}", counted(wish.config.peers.len(), "peer"));
         Ok(())
     }
@@ -260,7 +265,7 @@ impl Agent {
     }
 
     /// Takes over what the store says anew.
-    fn look_at_store(&mut self, wish: &mut Wish, state_dir: &Path) {
+    fn look_at_store(&mut self, wish: &mut Wish, options: &Options) {
         if !wish.look() {
             return;
         }
@@ -268,7 +273,7 @@ impl Agent {
             Ok(complaints) => {
                 wish.done();
                 self.facts.lock().unwrap_or_else(PoisonError::into_inner).store_warnings.extend(complaints);
-                self.tell_blocks(&wish.config, state_dir);
+                self.apply_drivers(&wish.config, options);
                 tracing::info!("the store has news: {}", counted(wish.config.peers.len(), "peer"));
             }
             // It stays to be done, and is tried again at the next look.
@@ -276,12 +281,10 @@ impl Agent {
         }
     }
 
-    /// Lets CNI plugins know what is ours.
-    fn tell_blocks(&self, config: &Config, state_dir: &Path) {
-        let warning = addresses::tell(config, state_dir);
-        let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
-        facts.warnings.retain(|old| !old.starts_with(addresses::UNTOLD));
-        facts.warnings.extend(warning);
+    /// Lets container runtimes and CNI plugins know what is ours.
+    fn apply_drivers(&self, config: &Config, options: &Options) {
+        let warnings = drivers::apply(config, options);
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).driver_warnings = warnings;
     }
 
     /// Tells the peers, ends the threads, and takes everything back.

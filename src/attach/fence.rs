@@ -25,7 +25,7 @@ use ipnet::IpNet;
 use super::{AttachError, HardwareAddress, HostNetwork, Publication};
 use crate::sys::netlink::Netlink;
 use crate::sys::nft::table::{
-    Family, Hook, Key, Part, Set, Transaction, address_octets, counted, keys, ranges, remove_table,
+    Family, Hook, Key, Part, Range, Set, Transaction, address_octets, counted, keys, ranges, remove_table,
 };
 use crate::sys::nft::{Count, GuardError, Holds, Load, Rule};
 
@@ -145,7 +145,7 @@ fn overlap(error: GuardError, network: &HostNetwork) -> AttachError {
 pub(super) fn strangers(network: &HostNetwork, netlink: &mut Netlink) -> Result<Vec<(String, IpNet)>, AttachError> {
     let mut gone = Vec::new();
     for set in &INSIDE {
-        for (first, last) in ranges(Family::Inet, TABLE, set.name)? {
+        for Range { first, last } in ranges(Family::Inet, TABLE, set.name)? {
             let other = name_of(&first);
             let Some(known) = prefix(first.get(16..), last.get(16..)) else { continue };
             let overlaps = |subnet: &&IpNet| subnet.contains(&known) || known.contains(*subnet);
@@ -325,19 +325,21 @@ fn inet_rules() -> Transaction {
     table.counter(FORGED);
     table.counter(CLOSED);
     let hook = |kind, number, priority| Some(Hook { kind, number, priority });
-    let mut forged = trusted();
-    let mut closed = trusted();
-    for ipv6 in [false, true] {
-        let family = usize::from(ipv6);
-        let rule = || Rule::default().of_family(ipv6);
-        let (source, destination) = (Load::Source { ipv6 }, Load::Destination { ipv6 });
-        forged.push(rule().in_set(Holds::Yes, &[source], SUBNETS[family].name).count(FORGED).drop());
-        let to = || rule().in_set(Holds::Yes, &[destination], SUBNETS[family].name);
-        closed.push(to().established(false).accept());
-        closed.push(to().count(CLOSED).drop());
-    }
-    table.chain("forged", hook("filter", PREROUTING, RAW), forged);
-    table.chain("closed", hook("filter", PREROUTING, BEFORE_NAT), closed);
+    // Most packets have nothing to do with a network: they are asked one question in each chain.
+    let concerned = |load: fn(bool) -> Load, chain: &str| {
+        let one = |ipv6: bool| {
+            let set = SUBNETS[usize::from(ipv6)].name;
+            Rule::default().of_family(ipv6).in_set(Holds::Yes, &[load(ipv6)], set).goto(chain)
+        };
+        [false, true].map(one).to_vec()
+    };
+    let drop = |rules: Vec<Rule>, counter| [rules, vec![Rule::default().count(counter).drop()]].concat();
+    table.chain("source", None, drop(trusted(), FORGED));
+    table.chain("forged", hook("filter", PREROUTING, RAW), concerned(|ipv6| Load::Source { ipv6 }, "source"));
+    let answers = [trusted(), vec![Rule::default().established(false).accept()]].concat();
+    table.chain("destination", None, drop(answers, CLOSED));
+    let to = concerned(|ipv6| Load::Destination { ipv6 }, "destination");
+    table.chain("closed", hook("filter", PREROUTING, BEFORE_NAT), to);
     table.chain("between", hook("filter", FORWARD, FILTER), between());
     table.chain("hostnat", hook("nat", POSTROUTING, SOURCE_NAT), host_nat());
     table

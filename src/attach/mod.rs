@@ -34,7 +34,9 @@ use ipnet::IpNet;
 pub use fence::{Counters, counters};
 pub use host::{Prepared, forget, prepare};
 pub use name::{mac_of, port_of};
-pub use wire::{Port, attach, attach_beside, attachments, check, collect, detach, detach_beside, has_interface, sweep};
+pub use wire::{
+    Port, attach, attach_beside, attachments, check, collect, detach, detach_beside, has_interface, set_mtu, sweep,
+};
 
 use crate::ipam::Owner;
 use crate::sys::faults;

@@ -31,7 +31,7 @@ fn network(bridge: &str) -> HostNetwork {
     HostNetwork {
         bridge: bridge.to_owned(),
         gateways: vec!["10.42.0.1/16".parse().unwrap()],
-        subnets: vec!["10.42.0.0/16".parse().unwrap()],
+        subnets: vec!["10.42.0.0/16".parse().unwrap(), "fd00:42::/64".parse().unwrap()],
         tun: TUN.to_owned(),
         host_nat: true,
         promiscuous: false,
@@ -48,7 +48,9 @@ impl World {
         Attachment {
             owner: owner(container),
             netns: path(&self.containers[container]),
-            addresses: vec![format!("10.42.1.{}/16", container + 2).parse().unwrap()],
+            addresses: [format!("10.42.1.{}/16", container + 2), format!("fd00:42::{}/64", container + 2)]
+                .map(|address| address.parse().unwrap())
+                .into(),
             routes: vec![Route { destination: "0.0.0.0/0".parse().unwrap(), gateway: Some("10.42.0.1".parse().unwrap()) }],
             mac: None,
             mtu: Some(1400),
@@ -107,6 +109,7 @@ fn containers_reach_each_other_and_the_gateway() {
         world.check(container).unwrap();
         assert!(world.pings(container, "10.42.0.1"));
         assert!(world.pings(container, &format!("10.42.1.{}", 3 - container)));
+        assert!(world.pings(container, &format!("fd00:42::{}", 3 - container)));
     }
     let error = world.attach(0).unwrap_err();
     assert_eq!(error.to_string(), "the container has an interface eth0 already");
@@ -120,6 +123,7 @@ fn containers_reach_each_other_and_the_gateway() {
     assert!(world.host.run(|| detach(&owner(0)).unwrap()).unwrap());
     assert!(!world.host.run(|| detach(&owner(0)).unwrap()).unwrap());
     assert!(!world.state().contains("10.42.1.2"), "{}", world.state());
+    assert!(!world.state().contains("fd00:42::2"), "{}", world.state());
     assert!(matches!(world.check(0), Err(AttachError::Changed(_))));
     assert!(!world.pings(1, "10.42.1.2"));
     world.attach(0).unwrap();
@@ -136,6 +140,11 @@ fn what_a_network_needs_is_made_once_and_taken_away() {
     let made = world.state();
     assert!(!world.host.run(|| prepare(&network("br-test")).unwrap()).unwrap().is_new);
     assert_eq!(world.state(), made);
+    assert!(run(&world.host, "ip", &["route", "get", "10.42.2.5"]).0);
+    world.host.run(|| Netlink::open().unwrap().set_down("br-test").unwrap()).unwrap();
+    let leads = run(&world.host, "ip", &["route", "show", "10.42.0.0/16"]).1;
+    assert!(leads.starts_with("unreachable 10.42.0.0/16"), "what no bridge takes goes nowhere: {leads}");
+    world.host.run(|| prepare(&network("br-test")).unwrap()).unwrap();
     let error = world.host.run(|| prepare(&network("br-other")).unwrap_err()).unwrap();
     assert!(matches!(&error, AttachError::Overlap { other, .. } if other == "br-test"), "{error}");
     for (bridge, subnet) in [("br-other", "10.40.0.0/14"), ("br-other", "10.42.1.0/24"), ("br-test", "10.42.0.0/17")] {
@@ -210,7 +219,7 @@ fn a_container_of_another_network_gets_its_address_beside() {
         .run(|| Netlink::open().unwrap().add_address("eth0", "10.42.1.9/16".parse().unwrap()).unwrap())
         .unwrap();
     assert!(!run(&world.containers[0], "ping", &["-c", "1", "-W", "1", "-I", "10.42.1.9", "10.42.1.3"]).0);
-    let given: Vec<IpAddr> = vec!["10.42.1.2".parse().unwrap(), "10.42.1.9".parse().unwrap()];
+    let given: Vec<IpAddr> = ["10.42.1.2", "10.42.1.9", "fd00:42::2"].map(|address| address.parse().unwrap()).into();
     let take = || world.host.run(|| detach_beside(&attachments[0].netns, "eth0", &given).unwrap()).unwrap();
     take();
     take();
@@ -228,4 +237,55 @@ fn a_container_of_another_network_gets_its_address_beside() {
     };
     let error = world.host.run(|| attach_beside(&elsewhere, &attachments[0]).unwrap_err()).unwrap();
     assert!(matches!(error, AttachError::Elsewhere { .. }), "{error}");
+}
+
+#[test]
+fn neighbours_learn_where_an_address_is_now() {
+    let world = world(2);
+    world.attach(0).unwrap();
+    let neighbour = |what: &[&str]| {
+        let (fine, said) = run(&world.containers[0], "ip", &[&["neigh"], what].concat());
+        assert!(fine, "{what:?}");
+        said
+    };
+    let stale = ["replace", "10.42.1.3", "lladdr", "02:99:99:99:99:99", "dev", "eth0", "nud", "reachable"];
+    neighbour(&stale);
+    world.attach(1).unwrap();
+    let late = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    while !neighbour(&["show", "10.42.1.3"]).contains("02:00:0a:2a:01:03") {
+        assert!(std::time::Instant::now() < late, "{}", neighbour(&["show"]));
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn an_ipv6_neighbour_that_forges_is_not_believed() {
+    let world = world(3);
+    for container in 0..3 {
+        world.attach(container).unwrap();
+    }
+    assert!(world.pings(0, "fd00:42::3") && world.pings(2, "fd00:42::3"));
+    run(&world.containers[2], "ip", &["address", "add", "fd00:42::3/128", "dev", "lo"]);
+    let forged = ["-c", "1", "-W", "1", "-I", "fd00:42::3", "fd00:42::2"];
+    let before = world.host.run(|| counters().unwrap().unwrap()).unwrap().port_forged.packets;
+    assert!(!run(&world.containers[2], "ping", &forged).0);
+    let after = world.host.run(|| counters().unwrap().unwrap()).unwrap().port_forged.packets;
+    assert!(after > before, "{before} {after}");
+    assert!(world.pings(0, "fd00:42::3"), "the true one is where it was");
+}
+
+#[test]
+fn a_running_container_gets_another_mtu() {
+    let world = world(2);
+    let ports = [0, 1].map(|container| world.attach(container).unwrap().port);
+    for mtu in [1300, 1450] {
+        world.host.run(|| set_mtu(&owner(0), &path(&world.containers[0]), mtu).unwrap()).unwrap();
+        let mtu_of =
+            |namespace: &Namespace, link: &str| namespace.run(|| Netlink::open().unwrap().link(link).unwrap().mtu).unwrap();
+        assert_eq!((mtu_of(&world.host, &ports[0]), mtu_of(&world.containers[0], "eth0")), (mtu, mtu));
+        assert_eq!(mtu_of(&world.host, &ports[1]), 1400, "nobody else's");
+        assert!(world.pings(0, "10.42.1.3"));
+    }
+    let other = owner(7);
+    assert!(world.host.run(|| set_mtu(&other, &path(&world.containers[0]), 1300)).unwrap().is_err());
 }

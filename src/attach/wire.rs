@@ -194,6 +194,28 @@ fn remove(port: &str) -> Result<bool, AttachError> {
     Ok(found || known > 0)
 }
 
+/// Gives both ends of a container's wire another MTU, while it runs.
+///
+/// # Errors
+/// What the kernel refused; [`AttachError::Absent`] if the container has no such interface.
+pub fn set_mtu(owner: &Owner, netns: &Path, mtu: u32) -> Result<(), AttachError> {
+    let mut netlink = Netlink::open()?;
+    let port = netlink.link(&port_of(owner))?;
+    let inside = || {
+        Namespace::open(netns)?.run(|| match Netlink::open()?.set_mtu(&owner.interface, mtu) {
+            Err(error) if error.is_absent() => Err(AttachError::Absent(owner.interface.clone())),
+            other => Ok(other?),
+        })?
+    };
+    // The end that sends must not be the wider one: what is too large for the other is lost without a word.
+    if mtu > port.mtu {
+        netlink.set_mtu(&port.name, mtu)?;
+        return inside();
+    }
+    inside()?;
+    Ok(netlink.set_mtu(&port.name, mtu)?)
+}
+
 /// The containers' ports on this host.
 ///
 /// # Errors

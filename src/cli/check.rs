@@ -28,37 +28,20 @@ pub(super) fn run(places: &Places, file: &Path, strict: bool) -> Exit {
     }
     let (config, mut report) = files::parse_config(file, &octets);
     let mut what = config.as_ref().map(describe_config).unwrap_or_default();
-    let hosts = match config.as_ref().and_then(|config| config.store.as_ref()) {
-        Some(Store::File(path)) => list_of_hosts(path, &mut report, &mut what),
-        _ => None,
-    };
-    if let (Some(hosts), false) = (&hosts, places.json) {
-        // Its messages have a file of their own.
-        if print(&hosts.to_string(), Exit::Fine) != Exit::Fine {
-            return Exit::Failed;
-        }
-    }
-    if let Some(hosts) = hosts.filter(|hosts| !hosts.messages.is_empty()) {
-        let key = "store.path";
-        match hosts.has_errors() {
-            true => report.error(None, key, format!("{} cannot be used", hosts.file.display())),
-            false => report.warning(None, key, format!("{} has warnings", hosts.file.display())),
-        }
-        if places.json {
-            report.messages.extend(hosts.messages);
-        }
+    if let Some(Store::File(path)) = config.as_ref().and_then(|config| config.store.as_ref()) {
+        list_of_hosts(path, &mut report, &mut what);
     }
     tell(places, &report, strict, &what, None)
 }
 
 /// Reads the list that a configuration names.
-fn list_of_hosts(path: &Placed<PathBuf>, report: &mut Report, what: &mut String) -> Option<Report> {
+fn list_of_hosts(path: &Placed<PathBuf>, report: &mut Report, what: &mut String) {
     match store::load(&path.value) {
         Ok((members, hosts)) => {
             if let Some(members) = members {
                 what.push_str(&format!(", {} in {}", counted(members.hosts.len(), "host"), path.value.display()));
             }
-            Some(hosts)
+            report.include(hosts);
         }
         Err(error) => {
             report.error(
@@ -66,7 +49,6 @@ fn list_of_hosts(path: &Placed<PathBuf>, report: &mut Report, what: &mut String)
                 &*path.key,
                 format!("expected a readable list of hosts, got {}: {error}", path.value.display()),
             );
-            None
         }
     }
 }
@@ -102,7 +84,11 @@ fn counted(count: usize, noun: &str) -> String {
 }
 
 fn describe_config(config: &Config) -> String {
-    format!("host {}, {}", config.host.name, counted(config.peers.len(), "peer"))
+    let drivers = match config.drivers.len() {
+        0 => String::new(),
+        sources => format!(", drivers from {}", counted(sources, "place")),
+    };
+    format!("host {}, {}{drivers}", config.host.name, counted(config.peers.len(), "peer"))
 }
 
 fn describe(driver: &Driver) -> String {
@@ -138,12 +124,16 @@ fn as_json(report: &Report, usable: bool) -> Value {
         .messages
         .iter()
         .map(|message| {
-            json!({
+            let mut value = json!({
                 "severity": message.severity.name(),
                 "line": message.line,
                 "key": message.key,
                 "message": message.text,
-            })
+            });
+            if let Some(file) = &message.file {
+                value["file"] = json!(file);
+            }
+            value
         })
         .collect();
     json!({

@@ -6,14 +6,17 @@
 mod agent;
 mod bench;
 mod check;
+mod convert;
 mod demo;
 mod exit;
 mod host;
 mod ipam;
 mod key;
 mod lab;
+mod net;
 mod output;
 mod peers;
+mod setup;
 mod status;
 
 use std::ffi::OsString;
@@ -110,6 +113,14 @@ enum Command {
     /// Show and check the addresses that this host gave to containers.
     #[command(subcommand)]
     Ipam(IpamCommand),
+    /// Show, make and remove the networks of this host.
+    #[command(subcommand)]
+    Net(net::NetCommand),
+    /// Tell a container runtime where our networks and plugins are.
+    ///
+    /// It writes what is needed and says what it did; a second time there is nothing to do. Files that somebody else wrote stay.
+    #[command(after_help = "Examples:\n  underpass setup podman --dry-run\n  underpass setup containerd")]
+    Setup(setup::SetupArgs),
 }
 
 #[derive(Debug, Args)]
@@ -167,6 +178,15 @@ enum ConfigCommand {
         /// Take warnings for errors.
         #[arg(long)]
         strict: bool,
+    },
+    /// Print the network drivers of a docker-compose or rancher-compose file as the agent's configuration.
+    ///
+    /// What the file holds besides is listed with the reason why it is left out.
+    #[command(after_help = "Example:\n  underpass config convert rancher-compose.yml >> /etc/underpass/underpass.yaml")]
+    Convert {
+        /// The compose file.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
     },
 }
 
@@ -272,6 +292,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Bench(arguments) => bench::run(&places, &arguments),
         Command::BenchCeiling(arguments) => bench::ceiling::run(&arguments),
         Command::Config(ConfigCommand::Check { file, strict }) => check::run(&places, &file, strict),
+        Command::Config(ConfigCommand::Convert { file }) => convert::run(&places, &file),
         Command::Key(KeyCommand::Generate { force }) => key::generate(&places, force),
         Command::Key(KeyCommand::Show) => key::show(&places),
         Command::Key(KeyCommand::Rotate { switch, finish }) => key::rotate(&places, switch, finish),
@@ -280,6 +301,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Host(HostCommand::Rm { name, force }) => host::rm(&places, &name, force),
         Command::Ipam(IpamCommand::Ls { network }) => ipam::ls(&places, network.as_deref()),
         Command::Ipam(IpamCommand::Check { repair }) => ipam::check(&places, repair),
+        Command::Net(command) => net::run(&places, command),
+        Command::Setup(arguments) => setup::run(&places, &arguments),
     }
     .into()
 }

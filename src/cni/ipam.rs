@@ -20,11 +20,11 @@ use crate::sys::clock::wall_clock;
 /// The prefix length that containers see unless `subnetPrefixSize` says another, as it always was.
 const PREFIX_LEN: u8 = 16;
 
-/// What may stand in the object `underpass`; `tun` is for the plugins that make interfaces.
-const OWN_KEYS: [&str; 4] = ["stateDir", "network", "blocks", "tun"];
-
 /// Keys that tell a runtime's living attachments: the specification's, and what libcni 1.3 sends besides.
 const ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
+
+/// What may stand in the object `underpass`; `tun` and `runDir` are for plugins that make interfaces.
+const OWN_KEYS: [&str; 5] = ["stateDir", "network", "blocks", "tun", "runDir"];
 
 /// What the configuration says to us.
 #[derive(Debug)]
@@ -175,8 +175,8 @@ impl Conf {
         };
         let (ours, own) = (section("ipam")?, section("underpass")?);
         if let Some(key) = own.keys().find(|key| !OWN_KEYS.contains(&key.as_str())) {
-            let expected = "expected stateDir, network, blocks or tun";
-            return Err(Fault::configuration(format!("underpass.{key}: unknown key; {expected}")));
+            let expected = OWN_KEYS.join(", ");
+            return Err(Fault::configuration(format!("underpass.{key}: unknown key; expected one of {expected}")));
         }
         let state_dir = text(own, "underpass", "stateDir")?.or(request.state_dir.as_deref()).unwrap_or(STATE_DIR);
         if !Path::new(state_dir).is_absolute() {

@@ -398,6 +398,9 @@ fn build(draft: Draft) -> Option<Config> {
         peers,
         store: draft.store,
         mesh: draft.mesh,
+        drivers: draft.drivers,
+        cni: draft.cni,
+        labels: draft.labels,
     })
 }
 

@@ -28,6 +28,8 @@ impl Severity {
 pub struct Message {
     /// Error or warning.
     pub severity: Severity,
+    /// The file, if it is another one than the report's.
+    pub file: Option<PathBuf>,
     /// Line, from 1; none if it is not about one line.
     pub line: Option<usize>,
     /// The key, such as `peers[0].remote_blocks`; empty if it is not about a key.
@@ -69,7 +71,7 @@ impl Report {
         // The last place is kept for an error, lest warnings hide that there is one.
         let limit = if self.has_errors() || severity == Severity::Error { MAX_MESSAGES } else { MAX_MESSAGES - 1 };
         if self.messages.len() < limit {
-            self.messages.push(Message { severity, line, key, text });
+            self.messages.push(Message { severity, file: None, line, key, text });
         }
     }
 
@@ -90,9 +92,31 @@ impl Report {
         self.messages.iter_mut().for_each(|message| message.severity = Severity::Error);
     }
 
-    /// In the order of the file; equal lines in the order of discovery.
+    /// In the order of the file; equal lines in the order of discovery. Other files come behind it.
     pub(crate) fn sort(&mut self) {
-        self.messages.sort_by_key(|message| message.line);
+        self.messages.sort_by(|one, other| (&one.file, one.line).cmp(&(&other.file, other.line)));
+    }
+
+    /// Takes over what was found in another file, which this one names.
+    pub fn include(&mut self, other: Self) {
+        let Self { file, messages } = other;
+        for message in messages {
+            let had = self.messages.len();
+            self.push(message.severity, message.line, message.key, message.text);
+            if let Some(taken) = self.messages.get_mut(had) {
+                taken.file = message.file.or_else(|| Some(file.clone()).filter(|file| *file != self.file));
+            }
+        }
+        self.sort();
+    }
+}
+
+impl Message {
+    /// `file:line`, as far as it is known; `file` is the report's.
+    #[must_use]
+    pub fn place(&self, file: &Path) -> String {
+        let file = self.file.as_deref().unwrap_or(file).display();
+        self.line.map_or_else(|| file.to_string(), |line| format!("{file}:{line}"))
     }
 }
 
@@ -100,10 +124,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for message in &self.messages {
-            write!(f, "{}:", self.file.display())?;
-            if let Some(line) = message.line {
-                write!(f, "{line}:")?;
-            }
+            write!(f, "{}:", message.place(&self.file))?;
             if message.severity == Severity::Warning {
                 write!(f, " warning:")?;
             }

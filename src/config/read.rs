@@ -1,11 +1,13 @@
 //! Sections as a draft of the configuration: every key of the file, its bounds and its default.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::drivers::{self, Cni, DriverSource};
 use super::message::Report;
 use super::scalar::{self, Expected};
 use super::section::{Field, Placed, Section};
@@ -74,6 +76,9 @@ pub(super) struct Draft {
     pub peers: Vec<PeerDraft>,
     pub store: Option<Store>,
     pub mesh: Mesh,
+    pub drivers: Vec<DriverSource>,
+    pub cni: Cni,
+    pub labels: BTreeMap<String, String>,
 }
 
 /// One peer of the draft.
@@ -121,7 +126,9 @@ pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, repo
     let defaults = PeerDefaults { folder, suites: &ipsec.suites, flags };
     let items = top.take("peers").and_then(|field| field.list(report, MAX_PEERS)).unwrap_or_default();
     let peers = items.iter().filter_map(|item| peer(item, &defaults, report)).collect();
-    later_steps(&mut top, report);
+    let drivers = drivers::drivers(&mut top, folder, report);
+    let labels = drivers::labels(top.take("host").as_ref(), report);
+    let cni = drivers::cni(&mut top, folder, report);
     top.finish(report);
     let listen = listen.unwrap_or_else(|| absent("host.listen").placed(Listen::default()));
     let draft = Draft {
@@ -141,15 +148,11 @@ pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, repo
         peers,
         store,
         mesh,
+        drivers,
+        cni,
+        labels,
     };
     check::finish(draft, report)
-}
-
-/// Keys that other builds have: knowing them makes a better message than "unknown key".
-fn later_steps(top: &mut Section<'_>, report: &mut Report) {
-    for (key, what) in [("drivers", "network drivers"), ("cni", "CNI plugins")] {
-        top.refuse(key, &format!("this build does not have {what}; remove the key"), report);
-    }
 }
 
 impl Default for Listen {
@@ -179,6 +182,8 @@ fn host(field: &Field<'_>, folder: &Path, surroundings: &Surroundings, report: &
         }
     }
     let listen = section.take("listen").and_then(|field| listen(&field, report));
+    // Read beside the drivers, which they are for.
+    section.take("labels");
     let certificate = certificate(&mut section, folder, report);
     section.finish(report);
     Some((name, advertised, listen, certificate))

@@ -217,7 +217,8 @@ peers:
   - psk: short
     adress: 192.0.2.2
     remote_blocks: [10.42.2.1/24]
-drivers: [/etc/compose.yml]
+drivers: [[]]
+cni: {bin: /x, conf_dir: ''}
 Overlay: {}
 ",
     );
@@ -240,10 +241,40 @@ u.yaml:12: peers[0].psk: expected a shared key of 32 to 1024 octets, got 5; make
 u.yaml:13: peers[0].adress: unknown key; did you mean \"address\"?
 u.yaml:14: peers[0].remote_blocks[0]: expected a prefix without host bits, got \"10.42.2.1/24\"; did you mean \
          \"10.42.2.0/24\"?
-u.yaml:15: drivers: this build does not have network drivers; remove the key
-u.yaml:16: Overlay: unknown key; did you mean \"overlay\"?
+u.yaml:15: drivers[0]: expected the path of a compose file, or a block with the keys of network_driver, got a list
+u.yaml:16: cni.conf_dir: expected the path of a folder, got \"\"
+u.yaml:16: cni.bin: unknown key; expected conf_dir, bin_dir or cache_dir
+u.yaml:17: Overlay: unknown key; did you mean \"overlay\"?
 "
     );
+}
+
+#[test]
+fn drivers_and_labels_arrive() {
+    let config = good(
+        "
+host: {name: alpha, labels: {io.rancher.x: 10.42.1.0/24, n: 5}}
+overlay: {blocks: [10.42.1.0/24]}
+drivers:
+  - net/r.yml
+  - /abs.yml
+  - {name: d}
+cni: {conf_dir: cni/net.d, bin_dir: /opt/cni/bin}
+",
+    );
+    let labels: Vec<_> = config.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(labels, ["io.rancher.x=10.42.1.0/24", "n=5"]);
+    let [DriverSource::File(relative), DriverSource::File(absolute), DriverSource::Block(block)] = config.drivers.as_slice()
+    else {
+        panic!("{:?}", config.drivers)
+    };
+    assert_eq!((relative.value.as_path(), relative.line), (Path::new("net/r.yml"), Some(5)));
+    assert_eq!((absolute.value.as_path(), block.line, block.key.as_str()), (Path::new("/abs.yml"), 7, "drivers[2]"));
+    let Cni { conf_dir, bin_dir, cache_dir } = config.cni;
+    let places = [conf_dir, bin_dir, cache_dir].map(|place| place.display().to_string());
+    assert_eq!(places, ["cni/net.d", "/opt/cni/bin", "/var/lib/cni"]);
+    assert_eq!(with("host: {name: a, labels: [x]}"), "u.yaml:1: host.labels: expected a section with keys, got a list\n");
+    assert_eq!(with("host: {name: a, labels: {x: []}}"), "u.yaml:1: host.labels.x: expected a text, got a list\n");
 }
 
 /// Files that are not what a configuration is written in.

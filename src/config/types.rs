@@ -1,5 +1,6 @@
 //! What a configuration says, checked and with every default filled in.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::drivers::{Cni, DriverSource};
 use super::section::Placed;
 use crate::crypto::VerifyingKey;
 use crate::model::{AeadAlgorithm, PeerId, Secret};
@@ -28,6 +30,12 @@ pub struct Config {
     pub store: Option<Store>,
     /// `mesh`.
     pub mesh: Mesh,
+    /// Where this host's network drivers stand.
+    pub drivers: Vec<DriverSource>,
+    /// Where container runtimes look.
+    pub cni: Cni,
+    /// `host.labels`.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// `mesh`: when tunnels to hosts of the store are made.

@@ -153,6 +153,8 @@ pub(crate) mod testdata;
 pub mod x509;
 
 pub use aead::aead;
+#[cfg(test)]
+pub(crate) use ke::toy::play_with_toys;
 pub use ke::{answer_key_exchange, key_exchange};
 pub use prf::Prf;
 pub use sign::{KeyFormatError, SigningKey, VerifyingKey};

@@ -344,6 +344,7 @@ impl Source {
         match self.socket.receive(batch) {
             Ok(may_have_more) => {
                 self.drops.add(DropReason::SocketFull, batch.lost().into());
+                self.drops.add(DropReason::Truncated, batch.unusable().into());
                 self.ready = may_have_more;
                 Ok(true)
             }

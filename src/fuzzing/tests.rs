@@ -66,6 +66,11 @@ fn corpus_certificates() {
 }
 
 #[test]
+fn corpus_ike_fragments() {
+    replay("ike_fragments", ike_fragments);
+}
+
+#[test]
 fn corpus_ike_protected() {
     replay("ike_protected", ike_protected);
 }
@@ -101,6 +106,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     seeds.extend(natt_seeds().into_iter().map(|(name, data)| ("natt", name, data)));
     seeds.extend(ip_seeds().into_iter().map(|(name, data)| ("ip", name, data)));
     seeds.extend(esp_open_seeds().into_iter().map(|(name, data)| ("esp_open", name, data)));
+    seeds.extend(ike_fragments_seeds().into_iter().map(|(name, data)| ("ike_fragments", name, data)));
     seeds.extend(ike_protected_seeds().into_iter().map(|(name, data)| ("ike_protected", name, data)));
     #[cfg(feature = "x509")]
     seeds.extend(certificates_seeds().into_iter().map(|(name, data)| ("certificates", name, data)));
@@ -151,6 +157,37 @@ fn ike_schedule_seeds() -> Vec<(&'static str, Vec<u8>)> {
             of(cast(1, 0, 0, 0), &[settle, [31, 0, 12], wait, [32, 1, 5], [38, 0, child], settle, [31, 1, 13], wait]),
         ),
         ("reload", of(cast(2, 0, 0, 0), &[settle, [45, 0, 0], [38, 0, child], wait, [50, 20, 0], [51, 30, 1], [52, 0, 90]])),
+    ]
+}
+
+/// Requests or answers, then four octets for each record: what, number, total, content.
+fn ike_fragments_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    const REQUESTS: u8 = 0;
+    const ANSWERS: u8 = 1;
+    let (piece, damaged, other, whole, again) = (0, 4, 5, 6, [7, 1, 0, 0]);
+    let (middle, long, longest) = (0x10, 0x20, 0x30);
+    let of = |stage: u8, records: &[[u8; 4]]| [&[stage][..], records.as_flattened()].concat();
+    let all = |kind: u8, total: u8| (1..=total).map(|number| [kind, number, total, 1]).collect::<Vec<_>>();
+    vec![
+        ("in-order", of(REQUESTS, &[all(piece, 3), vec![again]].concat())),
+        ("backwards", of(ANSWERS, &all(piece, 5).into_iter().rev().collect::<Vec<_>>())),
+        ("twice", of(REQUESTS, &[[piece, 2, 3, 1], [piece, 2, 3, 2], [piece, 1, 3, 1], [piece, 3, 3, 1], again])),
+        ("grows", of(ANSWERS, &[[piece, 1, 2, 1], [piece, 1, 3, 1], [piece, 2, 2, 1], [piece, 2, 3, 1], [piece, 3, 3, 1]])),
+        (
+            "out-of-range",
+            of(REQUESTS, &[[piece, 0, 0, 0], [piece, 0, 9, 0], [piece, 9, 3, 0], [piece, 1, 65, 0], [piece, 1, 255, 0]]),
+        ),
+        ("mixed-lengths", of(REQUESTS, &[[middle, 1, 2, 1], [long, 2, 2, 1]])),
+        ("too-long", of(REQUESTS, &[all(longest, 40), all(piece, 2)].concat())),
+        ("damaged", of(ANSWERS, &[[damaged, 0, 4, 3], [damaged, 3, 200, 1], [piece, 1, 1, 1]])),
+        (
+            "other-messages",
+            of(REQUESTS, &[[other, 0, 0, 0], [piece, 1, 2, 1], [other, 1, 0, 0], [whole, 0, 0, 1], [piece, 2, 2, 1]]),
+        ),
+        (
+            "whole-between",
+            of(ANSWERS, &[[piece, 1, 2, 1], [whole, 0, 0, 1], [piece, 2, 2, 1], [7, 0, 200, 0], [piece, 1, 2, 1]]),
+        ),
     ]
 }
 
@@ -401,6 +438,18 @@ fn ike_protected_seeds() -> Vec<(&'static str, Vec<u8>)> {
     let growing =
         [fragment(1, 2, &[0]), fragment(1, 3, &[0]), fragment(2, 2, &[0]), fragment(0, 3, &[]), fragment(9, 3, &[])];
     let before_auth = |records: &[&[u8]]| [&[1][..], &records.concat()].concat();
+    // Pairs that choose payloads which mean something; from elsewhere; something earlier once more; a command.
+    let composed = |kind: u8, pairs: &[[u8; 2]]| {
+        let length = u8::try_from(pairs.len() * 2).expect("short");
+        [&[kind | 128, 0, length][..], pairs.as_flattened()].concat()
+    };
+    let elsewhere = |number: u8| [7 | 8, 0, 1, number];
+    let again = |number: u8| [7 | 64, 0, 1, number];
+    let command = |what: u8, number: u8| [5, 0, 2, what, number];
+    let (slow, mobile, hybrid) = (8, 16, 6);
+    let of = |stage: u8, records: &[&[u8]]| [&[stage][..], &records.concat()].concat();
+    let whole_child = [[0, 5], [4, 9], [8, 0], [9, 0]];
+    let child_with_ke = |kind: u8| [[11, 0], [1, kind], [4, 9], [5, 0], [8, 0], [9, 0]];
     vec![
         ("child", up(&[&record(create, &child(0x2222_2200)), &record(inform, &delete(&[0x2222_2200]))])),
         ("rekey", up(&[&record(create, &rekey(0x1234_5600, 0x2222_2200)), &record(inform, &delete(&[0x1234_5600]))])),
@@ -429,6 +478,28 @@ fn ike_protected_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("fragments", up_in_pieces(&[&halves])),
         ("fragments-grow", up_in_pieces(&[&growing.concat()])),
         ("auth-bad", before_auth(&[&record(auth, &[identity, proof]), &good_auth])),
+        ("composed-rekey", up(&[&composed(create, &child_with_ke(7)), &composed(inform, &[[13, 0]]), &again(0)])),
+        (
+            "composed-follow-up",
+            of(hybrid, &[&composed(create, &child_with_ke(0x87)), &composed(create | 64, &[[6, 0], [12, 0]]), &wait]),
+        ),
+        (
+            "composed-follow-up-ike",
+            of(hybrid, &[&composed(create, &[[3, 0], [4, 9], [5, 0]]), &composed(create | 64, &[[6, 0], [12, 0]]), &wait]),
+        ),
+        (
+            "composed-answers",
+            of(hybrid, &[&command(0, 0), &composed(answer, &child_with_ke(0x87)[1..]), &composed(answer, &[[6, 0]]), &wait]),
+        ),
+        (
+            "moves",
+            of(
+                mobile,
+                &[&elsewhere(9), &composed(inform, &[[17, 0]]), &composed(answer, &[[18, 8]]), &command(9, 3), &wait],
+            ),
+        ),
+        ("slow", of(slow, &[&composed(create, &whole_child), &command(1, 0), &again(0), &command(12, 0), &wait])),
+        ("workers", up(&[&command(7, 1), &composed(create, &[[19, 1], [0, 6], [4, 9], [8, 0], [9, 0]]), &command(8, 1)])),
         ("auth-good", before_auth(&[&good_auth, &record(create, &child(0x2222_2200))])),
     ]
 }

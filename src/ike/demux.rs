@@ -59,7 +59,11 @@ impl Endpoint {
         if !self.admits(now, packet) {
             return self.shared.drop(DropReason::IkeHalfOpenLimit);
         }
-        match respond_to_init(&mut self.shared, now, packet) {
+        let mut answer = respond_to_init(&mut self.shared, now, packet, false);
+        if matches!(answer, Err(DropReason::IkeShort)) && self.brings_cookie(now, packet) {
+            answer = respond_to_init(&mut self.shared, now, packet, true);
+        }
+        match answer {
             Ok((response, state)) => {
                 self.shared.transmit(packet.path, packet.transport, response);
                 match state {

@@ -44,6 +44,12 @@ impl KnownInits {
         }
     }
 
+    /// How many are remembered.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
     fn forget_old(&mut self, now: Instant) {
         while self.order.front().is_some_and(|(until, _)| *until <= now) {
             self.forget_oldest();

@@ -53,6 +53,10 @@ pub const HALF_OPEN_PER_SOURCE_MAX: usize = 32;
 /// A cookie is good for one to two of these. Returning it takes a round trip; RFC 7296 §2.6 wants the secret changed often.
 pub const COOKIE_EPOCH: Duration = Duration::from_secs(60);
 
+/// An answer to who has not returned a cookie is at most so many times as long as its request. QUIC allows three (RFC 9000 §8.1); ours
+/// is never longer than 1.7 times the shortest request that offers one suite and X25519, unless many authorities are to be named.
+pub const AMPLIFICATION: usize = 2;
+
 /// COOKIE answers that one initiation follows; a responder that asks for more is broken or not the responder.
 pub const MAX_COOKIES: u32 = 5;
 

@@ -208,6 +208,14 @@ impl Session {
         self.outstanding.is_some()
     }
 
+    /// Does not repeat an answer to IKE_AUTH: whoever has not heard it must not come up with what is being deleted.
+    pub fn withhold_auth(&mut self) {
+        let is_auth = |answered: &mut Answered| {
+            Header::parse(&answered.request).is_ok_and(|(header, _)| header.exchange == ExchangeType::IkeAuth)
+        };
+        self.answered.take_if(is_auth);
+    }
+
     /// The last exchange, for those who repeat their request after the IKE SA is gone.
     pub fn last_answer(&self) -> Option<Answered> {
         self.answered.clone()

@@ -17,6 +17,9 @@ pub use audit::{Finding, Namespaces};
 pub use book::{Book, Counts, HOLD_DOWN, Network, Request, Wish};
 pub use record::{Lease, NamespaceId, Owner, Sandbox, Source};
 
+/// The network of the agent's `overlay`: the one that containers get which name none.
+pub use crate::model::MANAGED;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,9 +29,6 @@ use ipnet::IpNet;
 
 use journal::{Access, Journal};
 use record::Record;
-
-/// The network of the agent's `overlay`: the one that containers get which name none.
-pub const MANAGED: &str = "managed";
 
 /// The journal in the state directory.
 pub const JOURNAL: &str = "ipam.journal";

@@ -45,6 +45,7 @@ drop_reasons! {
     SendFailed, "send_failed", "the kernel refused to send the datagram";
     // --- inbound, before the ICV ---
     SocketFull, "socket_full", "datagrams came faster than they could be read, and the kernel threw them away";
+    Truncated, "truncated", "a datagram was longer than the memory for it, or came without its sender's address";
     Runt, "runt", "a datagram is too short to be ESP";
     ReservedSpi, "reserved_spi", "an SPI between 1 and 255 is reserved";
     UnknownSpi, "unknown_spi", "no SA has this SPI";
@@ -76,6 +77,7 @@ drop_reasons! {
     IkeMessageId, "ike_message_id", "an IKE message whose message ID is not the expected one";
     IkeFragment, "ike_fragment", "a fragment of an IKE message that came before, does not fit its others, or is one of too many";
     IkeHalfOpenLimit, "ike_half_open_limit", "too many half-open IKE SAs";
+    IkeShort, "ike_short", "an IKE_SA_INIT request much shorter than its answer, whose sender has not shown that it hears us";
     IkeNoPeer, "ike_no_peer", "an IKE request from somebody who is not configured";
 }
 

@@ -26,3 +26,6 @@ pub use selector::TrafficSelector;
 pub use spi::{IkeSpi, Spi, WorkerIndex};
 pub use suite::{AeadAlgorithm, ChildSuite, IkeSuite, KeGroup, PrfAlgorithm};
 pub use time::Instant;
+
+/// By this name containers choose the default network, whatever its own name is.
+pub const MANAGED: &str = "managed";

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Driver, Variables, interpolate, read};
-use crate::config::Report;
 use crate::config::section::Field;
 use crate::config::yaml::{self, Duplicates, Node, Value};
+use crate::config::{DriverBlock, Report};
 
 /// The key of the block.
 const BLOCK: &str = "network_driver";
@@ -45,9 +45,70 @@ pub(super) fn drivers(root: &Node, variables: Variables<'_>, report: &mut Report
             let message = format!("a network of this name comes with the driver on line {} already", first.line);
             report.error(line, format!("{key}.default_network.name"), message);
         }
+        for early in &drivers {
+            let (Some(ours), Some(theirs)) = (&driver.default_network, &early.default_network) else { continue };
+            if ours.name != theirs.name
+                && let Some((prefix, other)) = super::overlap(&ours.subnets, &theirs.subnets)
+            {
+                let place = format!("line {}", early.line);
+                let message = super::overlapping(prefix, &ours.name, other, &theirs.name, &place);
+                report.error(line, format!("{key}.default_network.subnets"), message);
+            }
+        }
         drivers.push(driver);
     }
     drivers
+}
+
+/// Everything that is no driver.
+pub(super) fn not_taken(root: &Node, report: &mut Report) {
+    for (key, node) in entries(root) {
+        match key.text.as_str() {
+            BLOCK => {}
+            ".catalog" | "catalog" => {
+                let message = "a catalog's entry: the answers to its questions stand in the drivers already";
+                report.warning(key.line, &*key.text, message);
+            }
+            "version" => report.warning(key.line, &*key.text, "the format of the file: it says nothing of networks"),
+            "services" => {
+                entries(node).iter().for_each(|(key, node)| service(&format!("services.{}", key.text), key, node, report))
+            }
+            name => service(name, key, node, report),
+        }
+    }
+}
+
+fn service(path: &str, key: &yaml::Key, node: &Node, report: &mut Report) {
+    if member(node, BLOCK).is_none() {
+        let message = "no network driver: the agent runs no services, and has no volumes or other networks";
+        report.warning(key.line, path, message);
+        return;
+    }
+    for (key, _) in entries(node).iter().filter(|(key, _)| key.text != BLOCK) {
+        let message = match key.text.as_str() {
+            "environment" => {
+                "the agent stands in for this service: what it was told this way is ipsec.ike_rekey, ipsec.child_rekey and \
+                 ipsec.replay_window in the agent's configuration"
+            }
+            _ => "the agent stands in for this service",
+        };
+        report.warning(key.line, format!("{path}.{}", key.text), message);
+    }
+}
+
+/// The drivers in a block of the agent's configuration.
+pub(super) fn inline(block: &DriverBlock, variables: Variables<'_>, report: &mut Report) -> Vec<Driver> {
+    let found = blocks(&block.node);
+    let below = |Block { service, key, line, node }| Block { service, key: format!("{}.{key}", block.key), line, node };
+    let mut found: Vec<Block<'_>> = found.into_iter().map(below).collect();
+    if found.is_empty() {
+        found.push(Block { service: "", key: block.key.clone(), line: block.line, node: &block.node });
+    }
+    let read = |Block { service, key, line, node }: Block<'_>| {
+        let node = interpolate::tree(node, &key, variables, report);
+        read::driver(service, &Field { line, key, node: &node }, report)
+    };
+    found.into_iter().filter_map(read).collect()
 }
 
 fn same_network(one: &Driver, other: &Driver) -> bool {

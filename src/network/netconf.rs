@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::{Map, Value as Json};
 
+use super::spec::{BRIDGE_PLUGINS, IPAM_PLUGIN};
 use super::{CniFile, DefaultNetwork, read};
 use crate::config::Report;
 use crate::config::scalar::{self, Expected};
@@ -43,12 +44,6 @@ enum Kind {
     /// Anything: CNI itself says what.
     Any,
 }
-
-/// Names of our plugin for interfaces.
-const BRIDGE_PLUGINS: [&str; 2] = ["rancher-bridge", "underpass-cni"];
-
-/// The name of our plugin for addresses.
-const IPAM_PLUGIN: &str = "rancher-cni-ipam";
 
 /// Keys of `rancher-bridge`.
 const BRIDGE_KEYS: &[(&str, Kind)] = &[

@@ -26,9 +26,6 @@ const DEFAULT_CIDR_SIZE: u8 = 24;
 /// Bounds of a subnet's prefix length.
 const CIDR_SIZE: (u64, u64) = (8, 28);
 
-/// Addresses at the end of a subnet that no container gets unless `end_address` says otherwise: as many were always left.
-const LEFT_AT_END: u32 = 6;
-
 /// Reads a block.
 pub(super) fn driver(service: &str, field: &Field<'_>, report: &mut Report) -> Option<Driver> {
     let mut section = Section::of(field, report)?;
@@ -108,15 +105,13 @@ fn subnet(field: &Field<'_>, report: &mut Report) -> Option<Placed<Subnet>> {
     let (gateway, start, end) = (address("gateway"), address("start_address"), address("end_address"));
     section.finish_leniently(report);
     let network = network_address(field, network.as_ref(), size.as_ref(), report)?;
-    let first = u32::from(network.network());
-    let beyond = 1u32 << (32 - network.prefix_len());
-    let default =
-        |placed: &Option<Placed<Ipv4Addr>>, value: u32| placed.as_ref().map_or(Ipv4Addr::from(value), |it| it.value);
+    let whole = Subnet::whole(network);
+    let said = |placed: &Option<Placed<Ipv4Addr>>| placed.as_ref().map(|placed| placed.value);
     let subnet = Subnet {
         network,
-        gateway: default(&gateway, first + 1),
-        start: default(&start, first + 2),
-        end: default(&end, first + beyond - LEFT_AT_END),
+        gateway: said(&gateway).unwrap_or(whole.gateway),
+        start: said(&start).unwrap_or(whole.start),
+        end: said(&end).unwrap_or(whole.end),
     };
     for placed in [&gateway, &start, &end].into_iter().flatten() {
         let edge = placed.value == network.network() || placed.value == network.broadcast();
@@ -203,7 +198,7 @@ fn title(text: &str) -> Result<String, Expected> {
 }
 
 /// What names a network in labels, in CNI (letters, digits, `_`, `.`, `-`) and in paths.
-fn network_name(text: &str) -> Result<String, Expected> {
+pub(super) fn network_name(text: &str) -> Result<String, Expected> {
     /// Names that mean something else wherever a network is chosen.
     const TAKEN: [&str; 6] = ["managed", "host", "none", "bridge", "default", "container"];
     if TAKEN.contains(&text) {

@@ -252,6 +252,16 @@ fn subnets_are_held_against_themselves() {
 }
 
 #[test]
+fn networks_of_one_file_do_not_share_addresses() {
+    let other = EXAMPLE.replacen("ipsec:", "other:", 1).replace("name: ipsec", "name: other");
+    let (_, messages) = read(&format!("{EXAMPLE}\n{}", other.replace("10.42.0.0/16", "10.42.9.0/24")));
+    let message = "other.network_driver.default_network.subnets: 10.42.9.0/24 of network other overlaps 10.42.0.0/16 of network \
+        ipsec (line 3): on one host they cannot be told apart";
+    assert!(messages.contains(message), "{messages}");
+    assert_eq!(read(&format!("{EXAMPLE}\n{}", other.replace("10.42.0.0/16", "10.43.0.0/16"))).0.len(), 2);
+}
+
+#[test]
 fn variables_are_put_in() {
     let text = EXAMPLE
         .replace("'10.42.0.0/16'", "${SUBNET:-10.42.0.0/16}")

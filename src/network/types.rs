@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// A host's labels.
@@ -52,7 +52,7 @@ pub struct DefaultNetwork {
 }
 
 /// One of `subnets`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Subnet {
     /// `network_address` and `cidr_size`.
     pub network: Ipv4Net,
@@ -65,12 +65,42 @@ pub struct Subnet {
 }
 
 /// A file of `cni_config`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CniFile {
     /// Its name, such as `10-rancher.conf`.
     pub name: String,
     /// What a CNI plugin gets.
     pub netconf: Value,
+}
+
+impl Subnet {
+    /// Addresses at the end of a subnet that no container gets unless `end_address` says otherwise: as many were always left.
+    const LEFT_AT_END: u32 = 6;
+
+    /// A subnet with every default: the first address is the gateway.
+    #[must_use]
+    pub fn whole(network: Ipv4Net) -> Self {
+        let first = u32::from(network.network());
+        let beyond = u32::from(network.broadcast()).wrapping_add(1);
+        let at = |number: u32| Ipv4Addr::from(number);
+        Self { network, gateway: at(first + 1), start: at(first + 2), end: at(beyond.wrapping_sub(Self::LEFT_AT_END)) }
+    }
+
+    /// As a block, without what goes without saying.
+    fn as_block(&self) -> Value {
+        let whole = Self::whole(self.network);
+        let mut block = Map::from_iter([("network_address".to_owned(), self.network.to_string().into())]);
+        for (key, address, default) in [
+            ("gateway", self.gateway, whole.gateway),
+            ("start_address", self.start, whole.start),
+            ("end_address", self.end, whole.end),
+        ] {
+            if address != default {
+                block.insert(key.to_owned(), address.to_string().into());
+            }
+        }
+        Value::Object(block)
+    }
 }
 
 impl Driver {
@@ -84,6 +114,44 @@ impl Driver {
             CniFile { name: file.name.clone(), netconf }
         };
         self.cni_config.iter().map(with_labels).collect()
+    }
+
+    /// The driver as a block of the agent's configuration, which says the same.
+    #[must_use]
+    pub fn as_block(&self) -> Value {
+        let mut block = Map::from_iter([("name".to_owned(), self.name.clone().into())]);
+        let texts = |items: Vec<String>| Value::from(items);
+        if !self.description.is_empty() {
+            block.insert("description".to_owned(), self.description.clone().into());
+        }
+        if let Some(network) = &self.default_network {
+            let mut inner = Map::from_iter([("name".to_owned(), network.name.clone().into())]);
+            if !network.description.is_empty() {
+                inner.insert("description".to_owned(), network.description.clone().into());
+            }
+            inner.insert("host_ports".to_owned(), network.host_ports.into());
+            if !network.subnets.is_empty() {
+                inner.insert("subnets".to_owned(), network.subnets.iter().map(Subnet::as_block).collect());
+            }
+            if !network.dns.is_empty() {
+                inner.insert("dns".to_owned(), texts(network.dns.iter().map(ToString::to_string).collect()));
+            }
+            if !network.dns_search.is_empty() {
+                inner.insert("dns_search".to_owned(), texts(network.dns_search.clone()));
+            }
+            if !network.metadata.is_empty() {
+                inner.insert("metadata".to_owned(), Value::Object(network.metadata.clone()));
+            }
+            block.insert("default_network".to_owned(), Value::Object(inner));
+        }
+        if !self.cni_config.is_empty() {
+            let files = self.cni_config.iter().map(|file| (file.name.clone(), file.netconf.clone()));
+            block.insert("cni_config".to_owned(), Value::Object(files.collect()));
+        }
+        if !self.network_metadata.is_empty() {
+            block.insert("network_metadata".to_owned(), Value::Object(self.network_metadata.clone()));
+        }
+        Value::Object(block)
     }
 
     /// What the network tells about itself: the network's metadata, the driver's, and the CNI configuration.

@@ -5,11 +5,13 @@
 
 mod hosts;
 mod log;
+mod networks;
 mod render;
 mod status;
 
 pub use hosts::{Host, Hosts, render_host, render_hosts};
 pub use log::init_log;
+pub use networks::{Disconnected, Network};
 pub use render::{duration_in_words, render_peer, render_status, table};
 pub use status::{
     Change, Child, ControlCounters, Drops, Ike, Peer, PeerDirection, PeerState, Peers, Remark, STATUS_SCHEMA, Sockets,

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use super::{Change, Child, Drops, Peer, PeerDirection, PeerState, Remark, Status, Store, Tristate, Worker};
+use super::{Change, Child, Drops, Peer, PeerDirection, PeerState, Remark, Status, Store, Tristate, Worker, networks};
 use crate::model::DropReason;
 
 /// One screen about an agent and its peers.
@@ -47,6 +47,7 @@ pub fn render_status(status: &Status) -> String {
         }
     }
     workers_table(&mut out, &status.workers);
+    networks::render(&mut out, status);
     drops(&mut out, status);
     if !status.fallbacks.is_empty() {
         line(&mut out, format_args!("\nfallbacks"));

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Disconnected, Network};
 use crate::model::{self, DropReason};
 
 /// The `schema` of [`Status`].
@@ -47,6 +48,12 @@ pub struct Status {
     pub workers: Vec<Worker>,
     /// Every configured peer, by name.
     pub peers: Vec<Peer>,
+    /// Networks of this host.
+    #[serde(default)]
+    pub networks: Vec<Network>,
+    /// Containers whose network was removed by force.
+    #[serde(default)]
+    pub disconnected: Vec<Disconnected>,
     /// Dropped packets by reason: only those that happened.
     pub drops: Drops,
     /// The control socket's own counters.
@@ -71,16 +78,19 @@ impl Status {
             fallbacks: Vec::new(),
             workers: Vec::new(),
             peers: Vec::new(),
+            networks: Vec::new(),
+            disconnected: Vec::new(),
             drops: Drops::default(),
             control: ControlCounters::default(),
             warnings: Vec::new(),
         }
     }
 
-    /// Whether some peer does not have the tunnel that it should have.
+    /// Whether some peer does not have the tunnel that it should have, or some container not its network.
     #[must_use]
     pub fn is_degraded(&self) -> bool {
-        self.peers.iter().any(|peer| !peer.state.is_fine())
+        let failed = self.networks.iter().any(|network| network.problem.is_some());
+        failed || !self.disconnected.is_empty() || self.peers.iter().any(|peer| !peer.state.is_fine())
     }
 }
 
@@ -493,6 +503,21 @@ mod tests {
         peer.history.push(Change { seconds_ago: 9, text: "up".into() });
         status.peers.push(peer);
         status.peers.push(Peer::new("gamma", PeerState::Idle));
+        status.networks.push(Network {
+            name: "ipsec".into(),
+            managed: true,
+            driver: "Rancher IPsec".into(),
+            state: "failed".into(),
+            subnets: vec!["10.42.0.0/16".into()],
+            problem: Some("a file".into()),
+        });
+        status.disconnected.push(Disconnected {
+            network: "blue".into(),
+            container: "c1".into(),
+            interface: "eth0".into(),
+            addresses: vec!["10.43.1.2".into()],
+            seconds_ago: 7,
+        });
         status.drops.add_one(DropReason::Replay, 3);
         let expected = serde_json::json!({
             "schema": "underpass.status/1",
@@ -542,6 +567,13 @@ mod tests {
                     "drops": {}, "history": []
                 }
             ],
+            "networks": [{
+                "name": "ipsec", "managed": true, "driver": "Rancher IPsec", "state": "failed", "subnets": ["10.42.0.0/16"],
+                "problem": "a file"
+            }],
+            "disconnected": [{
+                "network": "blue", "container": "c1", "interface": "eth0", "addresses": ["10.43.1.2"], "seconds_ago": 7
+            }],
             "drops": {"replay": 3},
             "control": {"requests": 0, "malformed": 0, "refused": 0},
             "warnings": []

@@ -13,7 +13,7 @@ use super::agent::{CONFIG, Host};
 use super::{Seen, folder, parsed, run, seen};
 
 /// The example of the documents that describe the original network, as it was published.
-const EXAMPLE: &str = include_str!("../../src/network/testdata/rancher-ipsec.yml");
+pub(super) const EXAMPLE: &str = include_str!("../../src/network/testdata/rancher-ipsec.yml");
 
 #[test]
 fn config_check_reads_compose_files() {
@@ -66,7 +66,7 @@ fn plugin(folder: &Path, command: &str, container: &str, netns: &str) -> Seen {
 }
 
 /// The same with other blocks, or none: then the agent must have told them.
-fn plugin_with(folder: &Path, command: &str, container: &str, netns: &str, blocks: &[&str]) -> Seen {
+pub(super) fn plugin_with(folder: &Path, command: &str, container: &str, netns: &str, blocks: &[&str]) -> Seen {
     let link = folder.join("rancher-cni-ipam");
     if !link.exists() {
         symlink(env!("CARGO_BIN_EXE_underpass"), &link).unwrap();

@@ -6,134 +6,24 @@
 //!                       outside 10.9.7.2
 //! ```
 
-use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use tempfile::TempDir;
+use serde_json::json;
 use underpass::sys::netlink::{Netlink, VethEnd};
 use underpass::sys::netns::Namespace;
 use underpass::sys::packet::PacketSocket;
 
-use crate::lab::agent::{Agent, AgentConfig, PeerConfig, UNDERPASS};
-use crate::lab::{Host, Lab};
-
-/// Both agents' start, one handshake, and patience for a busy machine.
-const FIRST_CONTACT: Duration = Duration::from_secs(15);
+use crate::lab::Lab;
+use crate::lab::agent::{Agent, AgentConfig, FIRST_CONTACT, PeerConfig, both_up};
+use crate::lab::site::{Site, namespace, output, run};
 
 /// Longer than any packet takes that arrives.
 const PATIENCE: Duration = Duration::from_millis(800);
-
-/// A host as a container runtime sees it.
-struct Site {
-    namespace: Namespace,
-    folder: TempDir,
-    state: PathBuf,
-    block: &'static str,
-    containers: BTreeMap<String, Container>,
-}
-
-struct Container {
-    namespace: Namespace,
-    address: String,
-    port: String,
-}
-
-fn namespace() -> Namespace {
-    let namespace = Namespace::create().expect("the integration tests need root");
-    namespace.run(|| Netlink::open().unwrap().set_up("lo").unwrap()).unwrap();
-    namespace
-}
-
-fn output(namespace: &Namespace, argv: &[&str]) -> Output {
-    let mut command = Command::new(argv[0]);
-    command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    namespace.spawn(command).expect("a program").wait_with_output().expect("its end")
-}
-
-fn run(namespace: &Namespace, line: &str) -> String {
-    let argv: Vec<&str> = line.split(' ').collect();
-    let output = output(namespace, &argv);
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("UTF-8")
-}
-
-impl Site {
-    fn new(host: &Host, state: &Path) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        for name in ["rancher-cni-ipam", "rancher-bridge", "underpass-cni"] {
-            symlink(UNDERPASS, folder.path().join(name)).expect("a link");
-        }
-        let namespace = Namespace::open(&Path::new("/run/netns").join(&host.netns)).expect("the host");
-        Self { namespace, folder, state: state.to_owned(), block: host.block, containers: BTreeMap::new() }
-    }
-
-    /// A site beside a running agent.
-    fn of_agent(host: &Host, agent: &Agent) -> Self {
-        Self::new(host, agent.key_file().parent().expect("the state directory"))
-    }
-
-    fn conf(&self) -> Value {
-        json!({
-            "cniVersion": "1.1.0", "name": "managed", "type": "underpass-cni", "bridge": "managed0",
-            "underpass": {"stateDir": self.state, "blocks": [self.block]},
-        })
-    }
-
-    fn call(&self, command: &str, container: &str, netns: &Namespace, conf: &Value) -> Value {
-        let netns = format!("/proc/{}/fd/{}", std::process::id(), netns.as_fd().as_raw_fd());
-        let mut plugin = Command::new(self.folder.path().join(conf["type"].as_str().unwrap()));
-        plugin.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        let path = format!("{}:/usr/lib/cni", self.folder.path().display());
-        plugin.envs([
-            ("CNI_COMMAND", command),
-            ("CNI_CONTAINERID", container),
-            ("CNI_NETNS", &netns),
-            ("CNI_IFNAME", "eth0"),
-            ("CNI_PATH", &path),
-        ]);
-        plugin.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let mut child = self.namespace.spawn(plugin).expect("the plugin");
-        child.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).expect("its input");
-        let output = child.wait_with_output().expect("its end");
-        assert!(output.status.success(), "{command} {container}: {}", String::from_utf8_lossy(&output.stdout));
-        serde_json::from_slice(&output.stdout).unwrap_or_default()
-    }
-
-    /// A new container with an address.
-    fn add(&mut self, name: &str) -> String {
-        self.add_with(name, &self.conf())
-    }
-
-    fn add_with(&mut self, name: &str, conf: &Value) -> String {
-        let namespace = namespace();
-        let result = self.call("ADD", name, &namespace, conf);
-        let address = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().to_owned();
-        let port = result["interfaces"][1]["name"].as_str().unwrap().to_owned();
-        self.containers.insert(name.to_owned(), Container { namespace, address: address.clone(), port });
-        address
-    }
-
-    fn del(&mut self, name: &str) {
-        let container = self.containers.remove(name).unwrap();
-        self.call("DEL", name, &container.namespace, &self.conf());
-    }
-
-    fn inside(&self, name: &str) -> &Namespace {
-        &self.containers[name].namespace
-    }
-
-    fn address(&self, name: &str) -> IpAddr {
-        self.containers[name].address.parse().unwrap()
-    }
-}
 
 /// Two hosts, their agents, and a container on each.
 fn two_hosts(lab: &Lab) -> (Agent, Agent, Site, Site) {
@@ -143,8 +33,7 @@ fn two_hosts(lab: &Lab) -> (Agent, Agent, Site, Site) {
     for site in [&mut sites.0, &mut sites.1] {
         site.add("c1");
     }
-    alpha.wait_for_state("beta", "up", FIRST_CONTACT);
-    beta.wait_for_state("alpha", "up", FIRST_CONTACT);
+    both_up(&alpha, &beta);
     (alpha, beta, sites.0, sites.1)
 }
 
@@ -230,7 +119,72 @@ fn containers_reach_each_other_across_hosts() {
     stream(near.inside("c1"), near.inside("c2"), near.address("c2"), 20_000_000).unwrap();
     let after = carried();
     assert!(after - before < 20, "local traffic stays out of the engine: {before} to {after}");
-    let _ = alpha;
+}
+
+/// Containers that believe in 1500 octets open connections that fit through the tunnel all the same.
+#[test]
+fn segments_fit_through_the_tunnel() {
+    let lab = Lab::direct();
+    let (_alpha, _beta, mut near, mut far) = two_hosts(&lab);
+    let device = near.namespace.run(|| Netlink::open().unwrap().link("underpass0").unwrap().mtu).unwrap();
+    for site in [&mut near, &mut far] {
+        let mut wide = site.conf();
+        wide["mtu"] = json!(1500);
+        site.add_with("wide", &wide);
+    }
+    let address = far.address("wide");
+    let listener = far.inside("wide").run(|| TcpListener::bind((address, 0)).unwrap()).unwrap();
+    let place = listener.local_addr().unwrap();
+    let (from, to) = (near.inside("wide"), far.inside("wide"));
+    assert_eq!(from.run(|| Netlink::open().unwrap().link("eth0").unwrap().mtu).unwrap(), 1500);
+    let near_end = from.run(|| TcpStream::connect_timeout(&place, Duration::from_secs(5)).unwrap()).unwrap();
+    let (far_end, _) = to.run(|| listener.accept().unwrap()).unwrap();
+    for end in [near_end, far_end] {
+        let largest = socket2::SockRef::from(&end).tcp_mss().unwrap();
+        // IPv4 and TCP without options have 40 octets.
+        assert!((1000..=device - 40).contains(&largest), "{largest} through {device}");
+    }
+}
+
+/// With Debian's `portmap` behind ours: the mapping is its own, and the fence lets pass what it lets in.
+#[test]
+fn a_published_port_is_reached_from_outside() {
+    let lab = Lab::direct();
+    let folder = tempfile::tempdir().unwrap();
+    let mut site = Site::new(&lab.alpha, folder.path());
+    let mappings = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]);
+    let mut conf = site.conf();
+    conf["runtimeConfig"] = json!({"portMappings": mappings});
+    site.add_with("c1", &conf);
+    let (outside, _) = outside(&site);
+    let inside: SocketAddr = (site.address("c1"), 80).into();
+    let listener = site.inside("c1").run(|| TcpListener::bind(inside).unwrap()).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let connects = |place: &str| {
+        let place: SocketAddr = place.parse().unwrap();
+        outside.run(|| TcpStream::connect_timeout(&place, Duration::from_secs(2)).is_ok()).unwrap()
+    };
+    run(&outside, "ip route add 10.42.0.0/16 via 10.9.7.1");
+    assert!(!connects("10.9.7.1:8080"), "nobody maps it yet");
+    assert!(!connects(&inside.to_string()), "nor by its own address");
+    let chained = json!({
+        "cniVersion": "1.0.0", "name": "managed", "type": "portmap", "capabilities": {"portMappings": true},
+        "runtimeConfig": {"portMappings": mappings},
+        "prevResult": {
+            "cniVersion": "1.0.0",
+            "interfaces": [{"name": "eth0", "sandbox": "/proc/self/ns/net"}],
+            "ips": [{"address": format!("{}/16", site.address("c1")), "gateway": "10.42.0.1", "interface": 0}],
+        },
+    });
+    symlink("/usr/lib/cni/portmap", site.folder.path().join("portmap")).unwrap();
+    site.call("ADD", "c1", site.inside("c1"), &chained);
+    assert!(connects("10.9.7.1:8080"), "mapped, and let through");
+    assert_eq!(listener.accept().unwrap().1.ip(), "10.9.7.2".parse::<IpAddr>().unwrap(), "its caller is seen as he is");
+    assert!(!connects(&inside.to_string()), "still not by its own address");
+    site.call("DEL", "c1", site.inside("c1"), &chained);
+    assert!(!connects("10.9.7.1:8080"));
+    site.del("c1");
+    assert!(!run(&site.namespace, "nft list set inet underpass-net published4").contains("10.42."), "nothing is left");
 }
 
 /// A network behind alpha's second interface: `(namespace, its address)`.
@@ -274,14 +228,18 @@ fn the_outside_sees_the_host() {
 /// A neighbour who sends from his own address, from others' and from overlay addresses, with the way to the overlay by us.
 fn forger(site: &Site) -> Namespace {
     let (neighbour, _) = outside(site);
-    for address in ["10.9.7.77/32", "10.42.2.9/32", "10.42.1.200/32", "10.42.0.1/32"] {
+    for address in ["10.9.7.77/32", "10.42.2.9/32", "10.42.1.200/32"] {
         run(&neighbour, &format!("ip address add {address} dev lo"));
     }
     run(&neighbour, "ip route add 10.42.0.0/16 via 10.9.7.1");
     neighbour
 }
 
-const FORGED: [&str; 5] = ["10.9.7.2", "10.9.7.77", "10.42.2.9", "10.42.1.200", "10.42.0.1"];
+const FORGED: [&str; 4] = ["10.9.7.2", "10.9.7.77", "10.42.2.9", "10.42.1.200"];
+
+/// The host on the neighbour's link, and as the containers' gateway.
+const HOST: &str = "10.9.7.1";
+const GATEWAY: &str = "10.42.0.1";
 
 fn set_rp_filter(site: &Site, value: u8) {
     for scope in ["all", "default", "lan0", "up0", "managed0"] {
@@ -297,8 +255,16 @@ fn nobody_gets_in(site: &Site, neighbour: &Namespace, when: &str) {
             let got = datagram(neighbour, source, site.inside("c1"), site.address("c1"));
             assert_eq!(got, None, "{when}, rp_filter {rp_filter}, from {source}");
         }
+        for (source, address) in [("10.42.2.9", HOST), ("10.9.7.2", GATEWAY)] {
+            let got = reaches_host(site, neighbour, source, address);
+            assert!(!got, "{when}, rp_filter {rp_filter}, from {source} to the host's {address}");
+        }
     }
     set_rp_filter(site, 0);
+}
+
+fn reaches_host(site: &Site, neighbour: &Namespace, source: &str, address: &str) -> bool {
+    datagram(neighbour, source.parse().unwrap(), &site.namespace, address.parse().unwrap()).is_some()
 }
 
 #[test]
@@ -319,12 +285,16 @@ fn a_neighbour_who_forges_reaches_no_container() {
     assert!(!pings(near.inside("c1"), far.address("c1"), &["-c", "1"]));
     near.add("c2");
     assert!(pings(near.inside("c2"), near.address("c1"), &[]), "the rest goes on");
-    // Without the fence it would arrive: the test sees what gets past.
+    // Part by part without the fence, what it keeps out arrives: the test sees what gets past.
+    run(&near.namespace, "nft flush chain inet underpass-net source");
+    assert!(reaches_host(&near, &neighbour, "10.42.2.9", HOST));
+    run(&near.namespace, "nft flush chain inet underpass-net destination");
+    assert!(reaches_host(&near, &neighbour, "10.9.7.2", GATEWAY));
     run(&near.namespace, "nft flush ruleset");
-    let source = "10.9.7.2".parse().unwrap();
-    assert_eq!(datagram(&neighbour, source, near.inside("c1"), near.address("c1")), Some(source));
-    let source = "10.42.2.9".parse().unwrap();
-    assert_eq!(datagram(&neighbour, source, near.inside("c1"), near.address("c1")), Some(source));
+    for source in ["10.9.7.2", "10.42.2.9"] {
+        let source = source.parse().unwrap();
+        assert_eq!(datagram(&neighbour, source, near.inside("c1"), near.address("c1")), Some(source));
+    }
 }
 
 #[test]
@@ -356,15 +326,16 @@ fn a_container_that_forges_reaches_nobody() {
     assert!(before.contains(&victim.to_string()), "{before}");
     let (IpAddr::V4(stolen), IpAddr::V4(own4)) = (victim, own) else { panic!("IPv4") };
     let mac = |address: std::net::Ipv4Addr| [[2, 0].as_slice(), &address.octets()].concat();
+    let send = |frame: &[u8]| {
+        let send = || {
+            let index = Netlink::open().unwrap().link_index("eth0").unwrap();
+            PacketSocket::send_frame(index, frame).unwrap();
+        };
+        forger.run(send).unwrap();
+    };
     let announce = |mac: &[u8]| {
         let arp = [&[0, 1, 8, 0, 6, 4, 0, 1], mac, &stolen.octets(), &[0; 6], &stolen.octets()].concat();
-        let frame = [&[0xff; 6], mac, &[8, 6], &arp].concat();
-        forger
-            .run(|| {
-                let index = Netlink::open().unwrap().link_index("eth0").unwrap();
-                PacketSocket::send_frame(index, &frame).unwrap();
-            })
-            .unwrap();
+        send(&[&[0xff; 6], mac, &[8, 6], &arp].concat());
     };
     announce(&mac(own4));
     announce(&mac(stolen));
@@ -377,6 +348,18 @@ fn a_container_that_forges_reaches_nobody() {
     };
     assert_eq!(lines(&run(near.inside("c1"), "ip neigh show")), lines(&before));
     assert!(pings(near.inside("c1"), victim, &[]), "the victim is where it was");
+    // Another's place in the bridge's table, by a frame that is honest but for where it comes from.
+    let misplace = || {
+        let own = own4.octets();
+        let arp = [&[0, 1, 8, 0, 6, 4, 0, 1], &mac(own4)[..], &own, &[0; 6], &own].concat();
+        send(&[&[0xff; 6], &mac(stolen)[..], &[8, 6], &arp].concat());
+        thread::sleep(Duration::from_millis(200));
+        let table = run(&near.namespace, "bridge fdb show br managed0");
+        let stolen = mac(stolen).iter().map(|octet| format!("{octet:02x}")).collect::<Vec<_>>().join(":");
+        let line = table.lines().find(|line| line.starts_with(&stolen)).unwrap_or_else(|| panic!("{stolen}: {table}"));
+        ["victim", "forger"].into_iter().find(|name| line.contains(&near.containers[*name].port))
+    };
+    assert_eq!(misplace(), Some("victim"));
     // Another's link-layer address.
     run(forger, "ip link set eth0 down");
     run(
@@ -394,6 +377,8 @@ fn a_container_that_forges_reaches_nobody() {
     let counted = run(&near.namespace, "nft list table bridge underpass-net");
     let line = counted.lines().find(|line| line.contains("packets")).unwrap();
     assert!(!line.contains("packets 0 "), "{line}");
+    run(&near.namespace, "nft flush chain bridge underpass-net port");
+    assert_eq!(misplace(), Some("forger"), "the test sees what the fence keeps out");
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod lab;
 
 mod attach;
 mod bench;
+mod churn;
 mod cni;
 mod commands;
 mod containerd;
@@ -24,6 +25,7 @@ mod loops;
 mod matrix;
 mod moving;
 mod mtu;
+mod networks;
 mod pair;
 mod podman;
 mod scapy;

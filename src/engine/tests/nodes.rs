@@ -1,7 +1,7 @@
 //! Engines with real brains: IKE keys the tunnel, and rekeys it under traffic.
 
 use std::net::IpAddr;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use super::hosts::{joined_namespaces, plumb};
 use super::*;
@@ -205,5 +205,77 @@ fn a_host_that_was_killed_is_noticed() {
     });
     for handle in [first, second] {
         assert_eq!(handle.stop(PATIENCE), Ok(()));
+    }
+}
+
+/// Forgeries under the SPI that is in use, as fast as one thread can send them: their worker opens nothing else for a while, and
+/// control answers, rekeys by both kinds and keeps the tunnel up.
+#[test]
+fn case_117_a_flood_of_forgeries_leaves_control_alive() {
+    let namespaces = joined_namespaces();
+    let handles = [(1, 2), (2, 1)].map(|(own, other): (u8, u8)| {
+        inside(&namespaces[usize::from(own) - 1], || {
+            let handle = Engine::start(&config(1, TunBackend::Offload), node(own, other, 1)).unwrap();
+            plumb(own);
+            handle
+        })
+    });
+    await_that("both are up", || handles.iter().all(is_up));
+    let target = AtomicU32::new(child_spi(&handles[0]).unwrap().value());
+    let over = AtomicBool::new(false);
+    let bad = || handles[0].drops().iter().map(|drops| drops.of(DropReason::BadIcv)).sum::<u64>();
+    let ike =
+        |handle: &Handle<Node>| handle.ask(|node, now| node.peers(now)[0].ike.as_ref().map(|ike| ike.local_spi)).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let socket = inside(&namespaces[1], || UdpSocket::bind("192.0.2.2:0").unwrap());
+            let mut forgery = [0xa5; 200];
+            for sequence in 1u32.. {
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                forgery[..4].copy_from_slice(&target.load(Ordering::Relaxed).to_be_bytes());
+                forgery[4..8].copy_from_slice(&sequence.to_be_bytes());
+                // What does not fit is lost, as on any network.
+                let _ = socket.send_to(&forgery, "192.0.2.1:4500");
+            }
+        });
+        // Ends the flood also if something below fails.
+        let _end = Ends(&over);
+        for what in [Rekey::Child, Rekey::Ike, Rekey::Child] {
+            let before = bad();
+            await_that("forgeries arrive", || bad() > before + 1000);
+            let (old_child, old_ike) = (child_spi(&handles[0]), ike(&handles[0]));
+            assert!(handles[0].ask(move |node, now| node.rekey(now, "host2", what)).unwrap());
+            await_that("the rekey is done", || match what {
+                Rekey::Child => handles[0]
+                    .ask(|node, now| node.peers(now)[0].children.len())
+                    .is_ok_and(|count| count == 1 && child_spi(&handles[0]) != old_child),
+                Rekey::Ike => ike(&handles[0]).is_some_and(|new| Some(new) != old_ike),
+            });
+            target.store(child_spi(&handles[0]).unwrap().value(), Ordering::Relaxed);
+            assert!(handles.iter().all(is_up));
+        }
+    });
+    let sockets = [(0, 1), (1, 2)].map(|(place, number): (usize, u8)| {
+        let socket = inside(&namespaces[place], || UdpSocket::bind((IpAddr::from([10, 42, number, 1]), 0)).unwrap());
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    });
+    for (from, to) in [(0, 1), (1, 0)] {
+        sockets[from].send_to(b"still here", sockets[to].local_addr().unwrap()).unwrap();
+        assert_eq!(receive(&sockets[to], &mut [0; 20]).0, 10);
+    }
+    for handle in handles {
+        assert_eq!(handle.stop(PATIENCE), Ok(()));
+    }
+}
+
+/// Says that it is over when it goes.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

@@ -178,6 +178,7 @@ impl Worker {
                 },
             }
             self.lane.drops.add(DropReason::SocketFull, self.receive.lost().into());
+            self.lane.drops.add(DropReason::Truncated, self.receive.unusable().into());
             let (arena, messages) = self.receive.parts();
             for message in messages {
                 for (start, len) in message.datagrams() {

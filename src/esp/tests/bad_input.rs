@@ -209,6 +209,33 @@ fn case_114_esp_inside_esp_needs_a_route() {
     assert!(alpha.flush().is_empty());
 }
 
+/// Forgeries under a known SPI, with every sequence number: each costs one ICV and one count. Nobody is told, and the window stays
+/// where it was.
+#[test]
+fn case_117_a_flood_of_forgeries_tells_nobody_and_moves_nothing() {
+    const BATCHES: u32 = 400;
+    let (mut alpha, mut beta, _) = scene();
+    let mut chance = crate::model::SeededRng::new(1);
+    let mut forgery = alpha.seal(&to_beta(10));
+    let honest: Vec<_> = (0..BATCHES as usize).map(|number| alpha.seal(&to_beta(number % 1000))).collect();
+    for (number, good) in (0..BATCHES).zip(&honest) {
+        let mut batch: Vec<Vec<u8>> = (0..63)
+            .map(|_| {
+                crate::model::Rng::fill(&mut chance, &mut forgery[8..]);
+                // Far ahead, as that would move the window most.
+                let sequence = 0x7000_0000 + crate::model::Rng::u32(&mut chance) % 0x1000_0000;
+                forgery[4..8].copy_from_slice(&sequence.to_be_bytes());
+                forgery.clone()
+            })
+            .collect();
+        batch.insert(number as usize % 64, good.clone());
+        assert_eq!(beta.receive_batch(&batch, reversed(alpha_path()), 0, true).len(), 1, "the honest one arrives");
+        let events = beta.events();
+        assert!(events.is_empty() || number == 0 && events == [Event::InboundUsed(spi(TO_BETA))], "{events:?}");
+    }
+    assert_eq!(beta.nonzero(), [(DropReason::BadIcv, u64::from(BATCHES) * 63)]);
+}
+
 #[test]
 fn each_flipped_bit_is_noticed_and_changes_nothing() {
     for aead in AeadAlgorithm::ALL {

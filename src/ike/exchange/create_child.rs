@@ -224,9 +224,12 @@ impl Established {
         let old = task.replaces.filter(|old| self.children.contains_key(old));
         let pointless = task.replaces.is_some() && old.is_none() && self.has_live(task.purpose);
         if task.deleted.contains(&params.outbound_spi) {
-            // The Delete overtook the answer.
+            // The Delete overtook the answer. The old one is still to be replaced.
             shared.release_spi(params.inbound_spi);
-            return self.want_child_now(now);
+            return match old {
+                Some(_) => self.postpone(shared, now, old),
+                None => self.want_child_now(now),
+            };
         }
         if lost || pointless {
             // The peer's SA stays (§2.8.1), or the old one's place is taken: ours is deleted before it was ever used.

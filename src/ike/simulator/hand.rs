@@ -248,16 +248,37 @@ impl Hand {
 
     /// A sealed message whose plaintext, padding and pad length included, is these octets.
     pub fn seal_octets(&mut self, header: &Header, first_inner: u8, text: &[u8]) -> Vec<u8> {
+        self.seal_behind(header, &[], None, first_inner, text)
+    }
+
+    /// The same behind payloads in clear of these types, each with one octet, which the ICV covers; as a fragment, if it has numbers.
+    pub fn seal_behind(
+        &mut self,
+        header: &Header,
+        clear: &[u8],
+        fragment: Option<Fragment>,
+        first_inner: u8,
+        text: &[u8],
+    ) -> Vec<u8> {
         let (key, salt) = self.keys.sk_ei.keymat.expose().split_at(self.suite.aead.key_len());
         let mut nonce = [0xff; 12];
         nonce[..4].copy_from_slice(salt);
         self.rng.fill(&mut nonce[8..]);
+        let (sk, skf) = (46, 53);
+        let last = if fragment.is_some() { skf } else { sk };
         let mut message = Message::emit_clear(header, &[]);
-        message[16] = 46;
-        let length = 28 + 4 + 8 + text.len() + 16;
-        message[24..28].copy_from_slice(&u32::try_from(length).expect("a short text").to_be_bytes());
+        message[16] = clear.first().copied().unwrap_or(last);
+        for (place, kind) in clear.iter().enumerate() {
+            message.extend_from_slice(&[clear.get(place + 1).copied().unwrap_or(last), 0, 0, 5, *kind]);
+        }
+        let numbers = fragment.map(|Fragment { number, total }| [number.to_be_bytes(), total.to_be_bytes()].concat());
+        let numbers = numbers.unwrap_or_default();
+        let body = 4 + numbers.len() + 8 + text.len() + 16;
+        let length = u32::try_from(message.len() + body).expect("a short text");
+        message[24..28].copy_from_slice(&length.to_be_bytes());
         message.extend_from_slice(&[first_inner, 0]);
-        message.extend_from_slice(&u16::try_from(length - 28).expect("a short text").to_be_bytes());
+        message.extend_from_slice(&u16::try_from(body).expect("a short text").to_be_bytes());
+        message.extend_from_slice(&numbers);
         let mut text = text.to_vec();
         let icv = crypto::aead(crypto::Provider::default(), self.suite.aead, key).seal(&nonce, &message, &mut text);
         message.extend_from_slice(&nonce[4..]);

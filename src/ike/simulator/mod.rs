@@ -4,9 +4,11 @@
 //! itself, with the [`Faults`] that are set; with [`Simulator::by_hand`] every datagram waits for [`Simulator::deliver`], so that a
 //! test can write down who hears what first. Nothing here is used by the agent.
 
+mod composed;
 pub(in crate::ike) mod hand;
 mod host;
 mod nonsense;
+mod pieces;
 mod plane;
 mod reconciler;
 
@@ -18,6 +20,7 @@ use bytes::Bytes;
 
 pub use host::{Host, Nat, Proof, address, endpoint_config, peer_config};
 pub use nonsense::speak_nonsense;
+pub use pieces::piece_together;
 pub use plane::Plane;
 
 use super::{Command, Endpoint};

@@ -14,6 +14,7 @@ use crate::ike::child::{Child, Phase, Then};
 use crate::ike::contents::Contents;
 use crate::ike::effect::Effect;
 use crate::ike::exchange::auth::{self, Claim, Record};
+use crate::ike::exchange::informational::ends_ike;
 use crate::ike::exchange::negotiate::{Answer, Offer, Setting};
 use crate::ike::keymat::IkeKeys;
 use crate::ike::limits::{GIVE_UP_INITIATE, IKE_PORT};
@@ -82,8 +83,15 @@ impl AuthSent {
     }
 
     pub fn handle(mut self: Box<Self>, shared: &mut Shared, now: Instant, packet: Packet<'_>) -> Progress {
-        match self.start.session.receive(shared, packet, &[]) {
-            Received::Nothing | Received::Request(..) => Progress::GoesOn(Course::Auth(self)),
+        // The responder deletes what we have not heard of yet: nothing comes of it any more.
+        let is_delete = self.start.session.peek(packet).is_some_and(|request| ends_ike(&request).is_some());
+        let exchanges: &[ExchangeType] = if is_delete { &[ExchangeType::Informational] } else { &[] };
+        match self.start.session.receive(shared, packet, exchanges) {
+            Received::Nothing => Progress::GoesOn(Course::Auth(self)),
+            Received::Request(..) => {
+                self.start.session.respond(shared, &[]);
+                self.fail(shared, CloseReason::PeerDeleted)
+            }
             Received::Broken(sentence) => {
                 self.fail(shared, CloseReason::WeRefused(format!("malformed IKE_AUTH: {sentence}")))
             }

@@ -22,7 +22,7 @@ use crate::ike::exchange::negotiate::{
 };
 use crate::ike::intermediate::IntAuth;
 use crate::ike::keymat::{self, IkeKeys};
-use crate::ike::limits::HALF_OPEN_LIFETIME;
+use crate::ike::limits::{AMPLIFICATION, HALF_OPEN_LIFETIME};
 use crate::ike::mobike::{self, Mobility};
 use crate::ike::nat::{self, Nat};
 use crate::ike::proposals::{Chosen, choose_ike};
@@ -31,6 +31,9 @@ use crate::ike::shared::Shared;
 use crate::ike::{CloseReason, Event, PeerConfig, PostQuantum, ProvedBy};
 use crate::model::{AeadAlgorithm, DropReason, IkeSpi, IkeSuite, Instant, KeGroup, Path, PeerId};
 use crate::wire::ike::{ExchangeType, Flags, Header, KeyExchangePayload, Message, NotifyType, Payload, Proposal};
+
+/// Octets of a KE payload before its value.
+const KE_HEADER_LEN: usize = 8;
 
 /// See the module.
 #[derive(Debug)]
@@ -106,14 +109,16 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Answers an IKE_SA_INIT request: the answer, and the state that it makes unless it is a refusal.
+/// Answers an IKE_SA_INIT request: the answer, and the state that it makes unless it is a refusal. `proven`: its sender has shown that
+/// it hears us; if not, the answer is at most [`AMPLIFICATION`] times as long as the request.
 ///
 /// # Errors
-/// With a reason to drop the request without an answer.
+/// With a reason to drop the request without an answer; [`DropReason::IkeShort`] if the answer would be too long.
 pub fn respond_to_init(
     shared: &mut Shared,
     now: Instant,
     packet: Packet<'_>,
+    proven: bool,
 ) -> Result<(Bytes, Option<HalfOpen>), DropReason> {
     let header = packet.message.header;
     let remote_spi = IkeSpi::new(header.initiator_spi).ok_or(DropReason::IkeMalformed)?;
@@ -140,22 +145,17 @@ pub fn respond_to_init(
     };
     let local_spi = spi_other_than(remote_spi, shared);
     let nonce_r = shared.nonce();
+    let mut payloads = vec![Payload::SecurityAssociation(vec![suite.answer]), Payload::Nonce(nonce_r.clone())];
+    payloads.extend(init_notifies(shared, &contents, (remote_spi, local_spi), packet.path));
+    let answer_header = init_answer_header(remote_spi.value(), local_spi.value());
+    let length = Message::emit_clear(&answer_header, &payloads).len() + KE_HEADER_LEN + suite.suite.group.public_len();
+    if !proven && length > AMPLIFICATION * packet.datagram.len() {
+        return Err(DropReason::IkeShort);
+    }
+    // The first thing that costs more than octets.
     let half = crypto::key_exchange(suite.suite.group, &mut *shared.rng);
-    let mut payloads = vec![
-        Payload::SecurityAssociation(vec![suite.answer]),
-        key_exchange_payload(half.as_ref()),
-        Payload::Nonce(nonce_r.clone()),
-    ];
-    payloads.extend(nat::notifies(&mut *shared.rng, remote_spi.value(), local_spi.value(), packet.path));
-    let said = |kind| contents.notify(kind).is_some();
-    let fragmentation = said(NotifyType::Ikev2FragmentationSupported);
-    payloads.extend(fragmentation.then_some(FRAGMENTATION_SUPPORTED));
-    payloads.extend(said(NotifyType::IntermediateExchangeSupported).then_some(INTERMEDIATE_SUPPORTED));
-    payloads.extend(said(NotifyType::SignatureHashAlgorithms).then(auth::signature_hash_algorithms));
-    payloads.extend(auth::certificate_request(shared.peers.values().map(AsRef::as_ref)));
-    // Whether the initiator said it or not: a request without it may have lost it on the way.
-    payloads.push(FULL_TRANSCRIPT);
-    let response: Bytes = Message::emit_clear(&init_answer_header(remote_spi.value(), local_spi.value()), &payloads).into();
+    payloads.insert(1, key_exchange_payload(half.as_ref()));
+    let response: Bytes = Message::emit_clear(&answer_header, &payloads).into();
     let state = HalfOpen {
         local_spi,
         remote_spi,
@@ -165,7 +165,7 @@ pub fn respond_to_init(
             response: response.clone(),
             nonce_i,
             nonce_r,
-            full_transcript: said(NotifyType::IkeSaInitFullTranscriptAuth),
+            full_transcript: contents.notify(NotifyType::IkeSaInitFullTranscriptAuth).is_some(),
             int_auth: Vec::new(),
         },
         expires: now + HALF_OPEN_LIFETIME,
@@ -173,10 +173,23 @@ pub fn respond_to_init(
         suite: suite.suite,
         // The request's hashes were made with a responder SPI of zero.
         nat: Nat::observe(&contents, remote_spi.value(), 0, packet.path),
-        fragmentation,
+        fragmentation: contents.notify(NotifyType::Ikev2FragmentationSupported).is_some(),
         secret: Secret::Halves(half, value.value.clone()),
     };
     Ok((response, Some(state)))
+}
+
+/// What our answer says besides SA, KE and nonce.
+fn init_notifies(shared: &mut Shared, request: &Contents, spis: (IkeSpi, IkeSpi), path: Path) -> Vec<Payload> {
+    let said = |kind| request.notify(kind).is_some();
+    let mut payloads = nat::notifies(&mut *shared.rng, spis.0.value(), spis.1.value(), path).to_vec();
+    payloads.extend(said(NotifyType::Ikev2FragmentationSupported).then_some(FRAGMENTATION_SUPPORTED));
+    payloads.extend(said(NotifyType::IntermediateExchangeSupported).then_some(INTERMEDIATE_SUPPORTED));
+    payloads.extend(said(NotifyType::SignatureHashAlgorithms).then(auth::signature_hash_algorithms));
+    payloads.extend(auth::certificate_request(shared.peers.values().map(AsRef::as_ref)));
+    // Whether the initiator said it or not: a request without it may have lost it on the way.
+    payloads.push(FULL_TRANSCRIPT);
+    payloads
 }
 
 fn spi_other_than(theirs: IkeSpi, shared: &mut Shared) -> IkeSpi {

@@ -35,7 +35,8 @@ pub struct Leaving {
 
 impl Leaving {
     /// Deletes it.
-    pub fn deleting(shared: &mut Shared, now: Instant, session: Session, peer: PeerIndex) -> Self {
+    pub fn deleting(shared: &mut Shared, now: Instant, mut session: Session, peer: PeerIndex) -> Self {
+        session.withhold_auth();
         let mut state = Self { session, peer, way: Way::ToDelete, until: now + GIVE_UP_DELETE };
         state.delete(shared, now, &[DELETE_IKE]);
         state

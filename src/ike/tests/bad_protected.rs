@@ -222,8 +222,8 @@ fn case_67_and_68_responses_that_nobody_asked_for() {
 fn case_69_requests_before_auth() {
     let mut sim = alone(Proof::Psk);
     let mut hand = Hand::greet(&mut sim, 5);
-    let intermediate = ExchangeType::from_value(43);
-    for exchange in [ExchangeType::CreateChildSa, ExchangeType::Informational, intermediate] {
+    use ExchangeType::{CreateChildSa, IkeFollowupKe, IkeIntermediate, Informational};
+    for exchange in [CreateChildSa, Informational, IkeIntermediate, IkeFollowupKe] {
         let payloads = hand.create_child(0x2222_2200);
         let header = hand.header(exchange, 1, false);
         let message = hand.seal(&header, &payloads);

@@ -63,7 +63,7 @@ impl Ask {
 }
 
 /// Two hosts with a tunnel that this one began, whose rekeys are one exchange each.
-fn classical(initiator: usize) -> Simulator {
+pub fn classical(initiator: usize) -> Simulator {
     let mut sim = Simulator::new(7, 2, Proof::Psk);
     for host in &mut sim.hosts {
         for config in host.endpoint.shared.peers.values_mut() {
@@ -77,7 +77,7 @@ fn classical(initiator: usize) -> Simulator {
     sim
 }
 
-fn header(datagram: &Datagram) -> Header {
+pub fn header(datagram: &Datagram) -> Header {
     let Content::Ike(message) = &datagram.content else { panic!("IKE only") };
     Header::parse(message).expect("our own message").0
 }

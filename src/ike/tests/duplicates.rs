@@ -49,6 +49,36 @@ fn a_peer_that_lost_its_state_is_found_and_replaced_within_15_seconds() {
     assert!(up, "{:?}", sim.hosts[0].complaints());
 }
 
+/// Its answer to IKE_AUTH is lost, and the responder has given the IKE SA up before the initiator asks again: nobody may come up with
+/// it, or packets would go where nobody opens them.
+#[test]
+fn what_its_responder_has_given_up_does_not_come_up() {
+    for delete_arrives in [true, false] {
+        let mut sim = Simulator::new(1, 2, Proof::Psk);
+        sim.by_hand = true;
+        sim.command(0, Command::Initiate(HOST[1]));
+        // IKE_SA_INIT, IKE_INTERMEDIATE in two fragments, IKE_AUTH.
+        for _ in 0..6 {
+            sim.deliver(0);
+        }
+        assert_eq!((sim.hosts[1].endpoint.ike_sas(HOST[0]).len(), sim.waiting.len()), (1, 1), "its answer is under way");
+        sim.waiting.clear();
+        sim.command(1, Command::Close(HOST[0]));
+        let delete = sim.waiting.pop().expect("a Delete");
+        if delete_arrives {
+            sim.deliver_again(&delete);
+            assert_eq!(sim.waiting.len(), 1, "it is answered");
+        }
+        sim.run_for(Duration::from_millis(2600));
+        sim.waiting.retain(|datagram| datagram.path.local.ip() == sim.hosts[0].address);
+        sim.deliver_all();
+        assert_eq!((ups(&sim), sim.hosts[0].plane.installs), (0, 0), "the Delete arrives: {delete_arrives}");
+        let failed = |event: &Event| matches!(event, Event::InitiateFailed { reason: CloseReason::PeerDeleted, .. });
+        assert_eq!(count(&sim, 0, 0, failed), usize::from(delete_arrives), "and the next attempt need not wait");
+        assert!(sim.hosts[0].plane.reserved.is_empty() || !delete_arrives);
+    }
+}
+
 #[test]
 fn initial_contact_without_proof_changes_nothing() {
     let mut sim = alone(Proof::Psk);

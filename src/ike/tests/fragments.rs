@@ -11,7 +11,7 @@ use crate::ike::exchange::negotiate::FRAGMENTATION_SUPPORTED;
 use crate::ike::limits::{MAX_COLLECTED_LEN, MAX_FRAGMENTS, MAX_MESSAGE_LEN};
 use crate::ike::simulator::{Faults, Proof, Simulator};
 use crate::model::DropReason;
-use crate::wire::ike::{Delete, ExchangeType, Message, Notify, NotifyType, Payload, emit_chain};
+use crate::wire::ike::{Delete, ExchangeType, Fragment, MAX_PAYLOADS, Message, Notify, NotifyType, Payload, emit_chain};
 
 fn established() -> (Simulator, Hand) {
     let mut sim = alone(Proof::Psk);
@@ -250,6 +250,25 @@ fn case_101_unknown_payloads_beside_skf() {
         let length = message.len() as u32;
         message[24..28].copy_from_slice(&length.to_be_bytes());
         must_only_count(&mut sim, DropReason::IkeBadIcv, "not what was sealed", |sim| hand.inject(sim, &message));
+    }
+}
+
+/// The same with an ICV that covers them: they are skipped, up to the number of payloads that any message may have.
+#[test]
+fn case_101_unknown_payloads_under_the_icv() {
+    for fragment in [None, Some(Fragment { number: 1, total: 1 })] {
+        for count in (0..MAX_PAYLOADS + 2).chain([299, 300]) {
+            let (mut sim, mut hand) = established();
+            let header = hand.header(ExchangeType::Informational, hand.next_id, false);
+            let message = hand.seal_behind(&header, &vec![200; count], fragment, 0, &[0]);
+            if count < MAX_PAYLOADS {
+                hand.inject(&mut sim, &message);
+                assert_eq!((hand.read(&mut sim).len(), counted(&sim)), (1, 0), "{count} of them");
+            } else {
+                must_only_count(&mut sim, DropReason::IkeMalformed, "too many", |sim| hand.inject(sim, &message));
+            }
+            assert!(up(&sim));
+        }
     }
 }
 

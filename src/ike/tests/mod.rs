@@ -10,6 +10,7 @@ mod bad_protected;
 mod certificates;
 mod collision_table;
 mod collisions;
+mod denial;
 mod duplicates;
 mod followed_children;
 mod fragments;
@@ -20,6 +21,7 @@ mod moves;
 mod per_worker;
 mod post_quantum;
 mod rekey;
+mod scenarios;
 mod unasked;
 
 use std::sync::Arc;

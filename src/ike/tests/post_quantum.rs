@@ -20,7 +20,7 @@ use crate::ike::simulator::{Content, Faults, Proof, Simulator, address};
 use crate::ike::{CloseReason, Command, Event, PostQuantum};
 use crate::model::{AeadAlgorithm, DropReason, IkeSpi, KeGroup, SeededRng, Transport};
 use crate::wire::ike::{
-    ExchangeType, Flags, Header, KeyExchangePayload, Message, Notify, NotifyType, Payload, TransformType,
+    ExchangeType, Flags, Header, KeyExchangePayload, Message, Notify, NotifyType, Payload, Transform, TransformType,
 };
 
 /// The datagram that waits first, as a message.
@@ -172,8 +172,10 @@ fn case_94_followup_ke_with_a_wrong_link_and_at_the_wrong_time() {
     let mut sim = alone(Proof::Psk);
     let mut hand = Hand::establish(&mut sim, 5);
     let payloads = follow_up(&mut hand, Some(link));
+    let before = Snapshot::of(&sim);
     let answer = hand.ask(&mut sim, ExchangeType::IkeFollowupKe, &payloads);
     assert_eq!(errors(&answer), [NotifyType::StateNotFound]);
+    assert_eq!((Snapshot::of(&sim), counted(&sim)), (before, 1));
 }
 
 #[test]
@@ -282,6 +284,28 @@ fn case_42_additional_key_exchanges_that_cannot_be() {
     assert!(sim.waiting.is_empty());
 }
 
+/// Only in proposals that nobody could take: the same method as the first, a gap, two that both are wanted.
+#[test]
+fn case_42_proposals_of_nothing_else() {
+    let kind = TransformType::AdditionalKeyExchange;
+    let bad: [&[(u8, u16)]; 5] = [&[(1, 31)], &[(1, 35)], &[(1, 36), (3, 36)], &[(1, 36), (2, 37)], &[(1, 0xffff)]];
+    for transforms in bad {
+        let mut sim = alone(Proof::Psk);
+        let mut greeting = Greeting::post_quantum(5);
+        let Payload::SecurityAssociation(proposals) = &mut greeting.payloads[0] else { panic!("SA comes first") };
+        proposals.truncate(1);
+        let transforms = transforms.iter().map(|&(number, id)| (kind(number), id));
+        proposals[0].transforms.retain(|transform| !matches!(transform.kind, TransformType::AdditionalKeyExchange(_)));
+        let transform = |(kind, id)| Transform { kind, id, key_length: None, unusable: false };
+        proposals[0].transforms.extend(transforms.map(transform));
+        let before = Snapshot::of(&sim);
+        sim.inject(0, super::hand::source(), Transport::Natt, &greeting.message());
+        let answer = sent(&mut sim).pop().expect("an answer");
+        assert_eq!(errors(&Contents::of(Message::parse(&answer).expect("valid").payloads)), [NotifyType::NoProposalChosen]);
+        assert_eq!((Snapshot::of(&sim), counted(&sim)), (before, 1));
+    }
+}
+
 #[test]
 fn case_48_values_of_the_additional_key_exchange() {
     let ke = |group: u16, octet: u8, length: usize| {
@@ -345,7 +369,9 @@ fn case_48_answers_of_the_additional_key_exchange() {
         // A better answer to IKE_SA_INIT may still come.
         sim.run_for(Duration::from_millis(2100));
         assert_eq!(sim.hosts[0].events.iter().filter(failed).count(), 1);
-        assert_eq!(sim.hosts[0].endpoint.ike_sa_count(), 0);
+        // A refusal is an answer like any other; what makes no sense is counted.
+        let is_refusal = matches!(payloads[..], [Payload::Notify(_)]);
+        assert_eq!((sim.hosts[0].endpoint.ike_sa_count(), counted(&sim)), (0, u64::from(!is_refusal)), "{payloads:?}");
     }
     // Any 1088 octets are a ciphertext (FIPS 203 §6.3), so IKE_AUTH follows, under keys that nobody else has.
     let mut sim = alone(Proof::Psk);

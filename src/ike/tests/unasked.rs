@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::HOST;
 use super::hand::{Greeting, Hand, Snapshot, alone, counted, errors, must_only_count, own_config, sent};
 use crate::ike::contents::Contents;
-use crate::ike::limits::HALF_OPEN_LIMIT;
+use crate::ike::limits::{COOKIE_EPOCH, HALF_OPEN_LIMIT};
 use crate::ike::simulator::{Proof, Simulator};
 use crate::model::{DropReason, Transport};
 use crate::wire::ike::{ExchangeType, KeyExchangePayload, Message, Notify, NotifyType, Payload, Transform, TransformType};
@@ -86,10 +86,27 @@ fn case_51_cookies_of_others() {
         assert!(answer(&mut sim).notify(NotifyType::Cookie).is_some());
         assert_eq!((sim.hosts[0].endpoint.ike_sa_count(), counted(&sim)), (full, before + 1));
     }
+    // Of no octets, of one too many, and one that was good two minutes ago.
+    for length in [0, 65] {
+        let before = counted(&sim);
+        sim.inject(0, mine, Transport::Natt, &with(&greeting, 0, &Notify::new(NotifyType::Cookie, vec![1; length])));
+        assert!(answer(&mut sim).notify(NotifyType::Cookie).is_some(), "{length} octets");
+        assert_eq!((sim.hosts[0].endpoint.ike_sa_count(), counted(&sim)), (full, before + 1));
+    }
     // As second payload it is as good as in front: order does not matter to a receiver (RFC 7296 §2.5).
     sim.inject(0, mine, Transport::Natt, &with(&greeting, 1, &cookie));
     assert!(answer(&mut sim).nonce.is_some());
     assert_eq!(sim.hosts[0].endpoint.ike_sa_count(), full + 1);
+    // Two minutes later it is stale.
+    sim.run_for(2 * COOKIE_EPOCH);
+    for number in 0..HALF_OPEN_LIMIT as u32 {
+        sim.inject(0, stranger(number), Transport::Natt, &Greeting::new(u64::from(number)).message());
+    }
+    sent(&mut sim);
+    sim.inject(0, mine, Transport::Natt, &with(&greeting, 0, &cookie));
+    let fresh = answer(&mut sim).notify(NotifyType::Cookie).expect("another one").clone();
+    assert_ne!(fresh, cookie);
+    assert_eq!(sim.hosts[0].endpoint.ike_sa_count(), full);
 }
 
 /// Postquantum preshared keys (RFC 8784) are not spoken: who can do without gets the ordinary proof.

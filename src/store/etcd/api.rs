@@ -19,6 +19,9 @@ use crate::model::Secret;
 /// How long one request may take: etcd answers within milliseconds unless it elects a leader.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Characters of a refusal that are shown.
+const MAX_REASON: usize = 200;
+
 /// Records that are asked for at a time.
 const PAGE: usize = 1000;
 
@@ -153,9 +156,16 @@ impl Api {
             failed
         })?;
         self.connection = Some(connection);
-        let value: Value = serde_json::from_slice(&answer)
-            .map_err(|error| ApiError::Nonsense(path, format!("status {status}, {error}")))?;
-        if status == 200 { Ok(value) } else { Err(refused(path, &value)) }
+        match serde_json::from_slice(&answer) {
+            Ok(value) if status == 200 => Ok(value),
+            Ok(value) => Err(refused(path, &value)),
+            // What stands before the gateway answers in words.
+            Err(_) if status != 200 => {
+                let text: String = String::from_utf8_lossy(&answer).chars().take(MAX_REASON).collect();
+                Err(ApiError::Refused { path, message: format!("{} (status {status})", text.trim()) })
+            }
+            Err(error) => Err(ApiError::Nonsense(path, error.to_string())),
+        }
     }
 
     /// Gets a token, if there is a user and no token yet.

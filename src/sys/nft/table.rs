@@ -317,14 +317,21 @@ fn successor(mut octets: Vec<u8>) -> Option<Vec<u8>> {
 /// # Errors
 /// [`GuardError`].
 pub(crate) fn keys(family: Family, table: &str, set: &str) -> Result<Vec<Vec<u8>>, GuardError> {
-    Ok(ranges(family, table, set)?.into_iter().map(|(first, _)| first).collect())
+    Ok(ranges(family, table, set)?.into_iter().map(|range| range.first).collect())
+}
+
+/// A key that is a range.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Range {
+    pub first: Vec<u8>,
+    pub last: Vec<u8>,
 }
 
 /// The keys in a set whose keys are ranges behind something else: the first and the last.
 ///
 /// # Errors
 /// [`GuardError`].
-pub(crate) fn ranges(family: Family, table: &str, set: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, GuardError> {
+pub(crate) fn ranges(family: Family, table: &str, set: &str) -> Result<Vec<Range>, GuardError> {
     let action = || format!("list the set {set} of the nftables table {} {table}", family.name());
     let filter = Attributes::default().text(ELEMENT_LIST_TABLE, table).text(ELEMENT_LIST_SET, set);
     let mut socket = open(action)?;
@@ -340,7 +347,7 @@ pub(crate) fn ranges(family: Family, table: &str, set: &str) -> Result<Vec<(Vec<
             let value = |kind| Some(attribute(attribute(element, kind)?, DATA_VALUE)?.to_vec());
             let first = value(ELEMENT_KEY);
             let last = value(ELEMENT_KEY_END).or_else(|| first.clone());
-            keys.extend(first.zip(last));
+            keys.extend(first.zip(last).map(|(first, last)| Range { first, last }));
         }
     }
     Ok(keys)

@@ -19,6 +19,8 @@ const MUCH: usize = 256 << 10;
 /// Memory for one `recvmmsg`, made once.
 pub struct ReceiveBatch {
     arena: Box<[u8]>,
+    /// Octets of it for each message.
+    slot: usize,
     names: Box<[RawAddress]>,
     controls: Box<[ControlBuffer]>,
     iovecs: Box<[libc::iovec]>,
@@ -29,6 +31,7 @@ pub struct ReceiveBatch {
     /// How many headers the kernel has written to since they were prepared.
     used: usize,
     lost: u32,
+    unusable: u32,
 }
 
 // SAFETY: the pointers in `iovecs` and `headers` are used during a call only; everything that they point to is owned by this
@@ -66,10 +69,16 @@ impl ReceiveBatch {
     /// Memory for so many messages of up to 64 KiB.
     #[must_use]
     pub fn new(messages: usize) -> Self {
+        Self::with_slots(messages, SLOT)
+    }
+
+    /// The same for messages of up to so many octets.
+    pub(super) fn with_slots(messages: usize, slot: usize) -> Self {
         // SAFETY: all zeroes is a valid iovec and a valid mmsghdr: null pointers, zero lengths.
         let (iovec, header) = unsafe { (std::mem::zeroed::<libc::iovec>(), std::mem::zeroed::<libc::mmsghdr>()) };
         Self {
-            arena: vec![0; messages * SLOT].into_boxed_slice(),
+            arena: vec![0; messages * slot].into_boxed_slice(),
+            slot,
             names: vec![RawAddress::EMPTY; messages].into_boxed_slice(),
             controls: vec![ControlBuffer::EMPTY; messages].into_boxed_slice(),
             iovecs: vec![iovec; messages].into_boxed_slice(),
@@ -78,6 +87,7 @@ impl ReceiveBatch {
             limit: messages,
             used: messages,
             lost: 0,
+            unusable: 0,
         }
     }
 
@@ -102,10 +112,16 @@ impl ReceiveBatch {
         self.lost
     }
 
+    /// How many messages of the last receive are left out, as the kernel cut them off or did not say who sent them.
+    #[must_use]
+    pub const fn unusable(&self) -> u32 {
+        self.unusable
+    }
+
     /// Points headers at their slots, names and control buffers: those that the last call has used, as the others still are.
     fn prepare(&mut self) {
-        for (number, slot) in self.arena.chunks_exact_mut(SLOT).enumerate().take(self.used) {
-            self.iovecs[number] = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: SLOT };
+        for (number, slot) in self.arena.chunks_exact_mut(self.slot).enumerate().take(self.used) {
+            self.iovecs[number] = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: self.slot };
             let name = &mut self.names[number];
             let control = &mut self.controls[number];
             let header = &mut self.headers[number].msg_hdr;
@@ -128,7 +144,7 @@ impl UdpSocket {
     /// `WouldBlock` if there is nothing.
     pub fn receive(&self, batch: &mut ReceiveBatch) -> io::Result<bool> {
         batch.messages.clear();
-        batch.lost = 0;
+        (batch.lost, batch.unusable) = (0, 0);
         batch.prepare();
         batch.used = 0;
         // Past the C library, whose call is a cancellation point and pays for that on both sides of the kernel.
@@ -148,9 +164,12 @@ impl UdpSocket {
         batch.used = count;
         for number in 0..count {
             let header = &batch.headers[number];
-            // Slots are as large as a message can be, and no datagram comes without a sender: neither happens.
+            // Slots are as large as a message can be, and no datagram comes without a sender: neither is known to happen.
             let truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
-            let Some(remote) = batch.names[number].parse().filter(|_| !truncated) else { continue };
+            let Some(remote) = batch.names[number].parse().filter(|_| !truncated) else {
+                batch.unusable += 1;
+                continue;
+            };
             let control_len = header.msg_hdr.msg_controllen.min(batch.controls[number].0.len());
             let received = Received::parse(&batch.controls[number].0[..control_len]);
             if let Some(lost) = received.lost {
@@ -162,7 +181,7 @@ impl UdpSocket {
                 local.set_ip(address);
             }
             batch.messages.push(Message {
-                start: (number * SLOT) as u32,
+                start: (number * batch.slot) as u32,
                 len: header.msg_len,
                 stride: received.segment_size.map_or(header.msg_len, u32::from),
                 path: Path { local, remote },

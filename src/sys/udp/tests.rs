@@ -179,6 +179,34 @@ fn case_115_a_train_travels_whole_and_is_cut_by_its_stride() {
     });
 }
 
+/// The kernel cuts off what does not fit: half a datagram is no datagram, and its neighbours are.
+#[test]
+fn case_115_what_the_kernel_cut_off_is_counted_and_left_out() {
+    in_new_netns(|| {
+        let receiver = UdpSocket::bind(SocketAddr::new(LOCALHOST, 0)).unwrap();
+        let client = StdSocket::bind((LOCALHOST, 0)).unwrap();
+        let mut batch = ReceiveBatch::with_slots(8, 100);
+        for round in 0..2 {
+            for length in [100, 101, 7, 4000, 0, 99] {
+                client.send_to(&vec![length as u8; length], receiver.local()).unwrap();
+            }
+            receiver.receive(&mut batch).unwrap();
+            assert_eq!((batch.unusable(), batch.lost()), (2, 0), "round {round}");
+            let (arena, messages) = batch.parts();
+            let lengths: Vec<u32> = messages.iter().map(|message| message.len).collect();
+            assert_eq!(lengths, [100, 7, 0, 99]);
+            for message in messages {
+                let (start, len) = message.datagrams().next().unwrap();
+                assert!(arena[start as usize..(start + len) as usize].iter().all(|&octet| u32::from(octet) == len));
+            }
+        }
+        // What comes next starts from nothing.
+        client.send_to(b"whole", receiver.local()).unwrap();
+        receiver.receive(&mut batch).unwrap();
+        assert_eq!((batch.unusable(), batch.parts().1.len()), (0, 1));
+    });
+}
+
 #[test]
 fn without_segmentation_every_datagram_goes_alone() {
     in_new_netns(|| {

@@ -192,6 +192,7 @@ fn interfaces_are_as_they_were_asked_for() {
     let mut conf = runtime.conf("1.1.0");
     conf["mtu"] = json!(1500);
     conf["linkMTUOverhead"] = json!(98);
+    conf["promiscMode"] = json!(true);
     conf["dns"] = json!({"nameservers": ["169.254.169.250"]});
     let result = runtime.call("ADD", &Who::new("c1"), "", &conf).json;
     let last = &result["interfaces"][2];
@@ -206,6 +207,7 @@ fn interfaces_are_as_they_were_asked_for() {
     assert_eq!(result["ips"][0]["gateway"], "10.42.0.1");
     let seen = runtime.container("c1").run(|| Netlink::open().unwrap().link("eth0").unwrap()).unwrap();
     assert_eq!(seen.mtu, 1402);
+    assert!(runtime.on_host(&["ip", "link", "show", "up-test0"]).contains("PROMISC"));
     let more = "IgnoreUnknown=1;MAC=02:11:22:33:44:55;LinkMTUOverhead=0;IPAddress=10.42.1.6/16";
     let result = runtime.call("ADD", &Who::new("c2"), more, &conf).json;
     assert_eq!(result["interfaces"][2]["mac"], "02:11:22:33:44:55");
@@ -381,6 +383,13 @@ fn a_bridge_that_is_there_keeps_its_own_address() {
         fine(&runtime.call("DEL", &Who::new(container), "", &conf));
     }
     assert!(runtime.on_host(&["ip", "-4", "-o", "address", "show", "docker0"]).contains(" 172.17.0.1/16 "));
+    // The bridge's own address as the gateway, although it is on no link of the container.
+    let mut own = conf.clone();
+    own["useBridgeIPAsGateway"] = json!(true);
+    runtime.add(&Who::new("c1"), "", &own);
+    let default = runtime.container("c1").run(|| Netlink::open().unwrap().routes_to("0.0.0.0/0".parse().unwrap()).unwrap());
+    assert_eq!(default.unwrap()[0].gateway, Some("172.17.0.1".parse().unwrap()));
+    runtime.ping("c1", "172.17.0.1");
 }
 
 #[test]

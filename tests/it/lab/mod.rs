@@ -9,6 +9,7 @@ pub mod etcd;
 pub mod flows;
 pub mod net;
 pub mod pluto;
+pub mod site;
 pub mod swan;
 pub mod traces;
 pub mod traffic;

@@ -1,0 +1,308 @@
+//! `underpass setup`: what a container runtime must be told so that it finds our networks and plugins.
+//!
+//! Networks themselves are the agent's work. What is written here is written again without harm, and only over what this command
+//! wrote before.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+use super::output::{complain, print, print_json};
+use super::{CONFIG_FILE, Exit, Places};
+use crate::agent::drivers::{link_plugins, missing_links, replace};
+use crate::agent::files;
+use crate::config::{Config, Report};
+use crate::network::{Driver, Subnet};
+
+/// The first line of every file of ours.
+const MARK: &str = "# Written by `underpass setup`; what is changed here is lost when it runs again.";
+
+/// Where containerd looks for plugins if nobody told it, and `ctr` always.
+const OPT_CNI_BIN: &str = "opt/cni/bin";
+
+#[derive(Debug, Args)]
+pub(super) struct SetupArgs {
+    /// Which one.
+    runtime: Runtime,
+    /// Write nothing, and say what would be written.
+    #[arg(long)]
+    dry_run: bool,
+    /// The agent's configuration: its `cni` and `drivers` count.
+    #[arg(long, value_name = "FILE", default_value = CONFIG_FILE)]
+    config: PathBuf,
+    /// The folder that is the runtime's `/`.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+}
+
+/// Container runtimes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Runtime {
+    Podman,
+    Docker,
+    Containerd,
+}
+
+impl Runtime {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Podman => "podman",
+            Self::Docker => "docker",
+            Self::Containerd => "containerd",
+        }
+    }
+}
+
+/// What is done, step by step.
+struct Setup<'a> {
+    arguments: &'a SetupArgs,
+    config: &'a Config,
+    drivers: &'a [Driver],
+    steps: Vec<Step>,
+    notes: Vec<String>,
+}
+
+/// One file or link.
+struct Step {
+    action: &'static str,
+    path: PathBuf,
+    changed: bool,
+}
+
+/// What is in the way, and the exit code for it.
+type Outcome = Result<(), (String, Exit)>;
+
+/// Does it, or says what it would do.
+pub(super) fn run(places: &Places, arguments: &SetupArgs) -> Exit {
+    let file = &arguments.config;
+    let (config, drivers) = match files::load_config(file) {
+        Ok((Some(config), _)) => {
+            let drivers = files::drivers(&config, &mut Report::new(file));
+            (config, drivers)
+        }
+        Ok((None, report)) => {
+            let text = report.to_string();
+            return complain(format_args!("the configuration cannot be used\n{}", text.trim_end()), Exit::BadConfig);
+        }
+        Err(error) => return complain(format_args!("{}: {error}", file.display()), Exit::BadConfig),
+    };
+    let mut setup = Setup { arguments, config: &config, drivers: &drivers, steps: Vec::new(), notes: Vec::new() };
+    let outcome = match arguments.runtime {
+        Runtime::Podman => setup.podman(),
+        Runtime::Docker => setup.docker(),
+        Runtime::Containerd => setup.containerd(),
+    };
+    setup.tell(places, outcome)
+}
+
+impl Setup<'_> {
+    fn podman(&mut self) -> Outcome {
+        let (conf_dir, bin_dir) = (absolute(&self.config.cni.conf_dir)?, absolute(&self.config.cni.bin_dir)?);
+        let mut folders = vec![bin_dir.display().to_string()];
+        // Where podman looks by itself.
+        folders.extend(["/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin"].map(str::to_owned));
+        let mut seen = Vec::new();
+        folders.retain(|folder| {
+            !seen.contains(folder) && {
+                seen.push(folder.clone());
+                true
+            }
+        });
+        // JSON's texts are TOML's.
+        let text = format!(
+            "{MARK}\n[network]\nnetwork_backend = \"cni\"\ncni_plugin_dirs = {}\nnetwork_config_dir = {}\n",
+            json!(folders),
+            json!(conf_dir)
+        );
+        self.write("etc/containers/containers.conf.d/50-underpass.conf", &text)?;
+        self.plugins(&bin_dir)?;
+        self.notes.push("podman run --network managed … (or a network's own name)".to_owned());
+        self.notes.push("networks that podman keeps for netavark are not seen with network_backend cni".to_owned());
+        Ok(())
+    }
+
+    fn docker(&mut self) -> Outcome {
+        self.docker_addresses()?;
+        let text = format!("{MARK}\n[Unit]\nWants=underpass.service\nAfter=underpass.service\n");
+        let written = self.write("etc/systemd/system/docker.service.d/50-underpass.conf", &text)?;
+        if written {
+            self.notes.push("systemctl daemon-reload makes systemd read it".to_owned());
+        }
+        self.notes.push("docker run --label io.rancher.container.network=true … asks for the managed network".to_owned());
+        Ok(())
+    }
+
+    /// Docker gives addresses of its own: they must be others than ours.
+    fn docker_addresses(&mut self) -> Outcome {
+        let path = self.path("etc/docker/daemon.json");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err((format!("{}: {error}", path.display()), Exit::from(error.kind()))),
+        };
+        let value: Value = serde_json::from_str(&text)
+            .map_err(|error| (format!("{}: expected JSON: {error}", path.display()), Exit::BadConfig))?;
+        let pools = value.get("default-address-pools").and_then(Value::as_array).into_iter().flatten();
+        let named = ["bip", "fixed-cidr"].into_iter().filter_map(|key| Some((key, value.get(key)?)));
+        let pools = pools.filter_map(|pool| Some(("default-address-pools", pool.get("base")?)));
+        for (key, prefix) in named.chain(pools) {
+            let Some(prefix) = prefix.as_str().and_then(|text| text.parse::<IpNet>().ok()) else { continue };
+            let subnets = self.drivers.iter().filter_map(|driver| driver.default_network.as_ref());
+            let mut subnets = subnets.flat_map(|network| network.subnets.iter().map(move |subnet| (network, subnet)));
+            let shared = |subnet: &Subnet| {
+                let subnet = IpNet::V4(subnet.network);
+                subnet.contains(&prefix.trunc()) || prefix.trunc().contains(&subnet)
+            };
+            if let Some((network, subnet)) = subnets.find(|(_, subnet)| shared(subnet)) {
+                let message = format!(
+                    "{}: {key} {prefix} overlaps {} of network {}: Docker and underpass would give out the same addresses",
+                    path.display(),
+                    subnet.network,
+                    network.name
+                );
+                return Err((message, Exit::BadConfig));
+            }
+        }
+        Ok(())
+    }
+
+    fn containerd(&mut self) -> Outcome {
+        let path = self.path("etc/containerd/config.toml");
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let conf_dir = absolute(&self.config.cni.conf_dir)?;
+        let told = toml_text(&text, "conf_dir").map_or_else(|| PathBuf::from("/etc/cni/net.d"), PathBuf::from);
+        if told != conf_dir {
+            let message = format!(
+                "{}: containerd reads {}, and networks are in {}: set conf_dir of its CNI section, or cni.conf_dir",
+                path.display(),
+                told.display(),
+                conf_dir.display()
+            );
+            return Err((message, Exit::BadConfig));
+        }
+        let bin_dir = absolute(&self.config.cni.bin_dir)?;
+        self.plugins(&bin_dir)?;
+        let told = toml_text(&text, "bin_dir").map(PathBuf::from).filter(|told| *told != bin_dir);
+        for folder in told.into_iter().chain([self.path(OPT_CNI_BIN)]).filter(|folder| *folder != bin_dir) {
+            self.plugins(&folder)?;
+            self.foreign_plugins(&bin_dir, &folder)?;
+        }
+        self.notes.push("ctr run --cni … gets the first network of the folder".to_owned());
+        Ok(())
+    }
+
+    /// Links to other plugins that networks need, where containerd looks.
+    fn foreign_plugins(&mut self, bin_dir: &Path, folder: &Path) -> Outcome {
+        let mut names: Vec<String> = Vec::new();
+        for file in self.drivers.iter().flat_map(|driver| &driver.cni_config) {
+            let both = [Some(&file.netconf), file.netconf.get("ipam")];
+            let kinds = both.into_iter().flatten().filter_map(|it| it.get("type").and_then(Value::as_str));
+            names.extend(kinds.map(str::to_owned));
+        }
+        names.sort();
+        names.dedup();
+        for name in names {
+            let (link, target) = (folder.join(&name), bin_dir.join(&name));
+            if link.symlink_metadata().is_ok() || !target.exists() {
+                continue;
+            }
+            if !self.arguments.dry_run {
+                let made = fs::create_dir_all(folder).and_then(|()| std::os::unix::fs::symlink(&target, &link));
+                made.map_err(|error| (format!("{}: {error}", link.display()), Exit::from(error.kind())))?;
+            }
+            self.steps.push(Step { action: "link", path: link, changed: true });
+        }
+        Ok(())
+    }
+
+    /// Links to our plugins.
+    fn plugins(&mut self, folder: &Path) -> Outcome {
+        let failed = |message: String| (message, Exit::Failed);
+        let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
+        let missing = missing_links(folder, &program).map_err(failed)?;
+        if !self.arguments.dry_run {
+            link_plugins(folder, &program).map_err(failed)?;
+        }
+        if missing.is_empty() {
+            self.steps.push(Step { action: "link", path: folder.to_owned(), changed: false });
+        }
+        self.steps.extend(missing.into_iter().map(|path| Step { action: "link", path, changed: true }));
+        Ok(())
+    }
+
+    /// A file of ours; whether it was not there like that.
+    fn write(&mut self, name: &str, text: &str) -> Result<bool, (String, Exit)> {
+        let path = self.path(name);
+        let present = match fs::read_to_string(&path) {
+            Ok(present) => Some(present),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err((format!("{}: {error}", path.display()), Exit::from(error.kind()))),
+        };
+        if let Some(present) = present.as_deref().filter(|present| !present.starts_with(MARK)) {
+            let what = if present.is_empty() { "an empty file" } else { "it was written by somebody else" };
+            return Err((format!("{}: not made by underpass ({what}): move it away", path.display()), Exit::Failed));
+        }
+        let changed = present.as_deref() != Some(text);
+        if changed && !self.arguments.dry_run {
+            let folder = path.parent().unwrap_or(Path::new("/"));
+            let written = fs::create_dir_all(folder).and_then(|()| replace(&path, text.as_bytes(), 0o644));
+            written.map_err(|error| (format!("{}: {error}", path.display()), Exit::from(error.kind())))?;
+        }
+        self.steps.push(Step { action: "write", path, changed });
+        Ok(changed)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.arguments.root.join(name)
+    }
+
+    /// Says what was done, also if something was in the way of the rest.
+    fn tell(&self, places: &Places, outcome: Outcome) -> Exit {
+        let exit = outcome.as_ref().map_or_else(|(_, exit)| *exit, |()| Exit::Fine);
+        if let Err((message, exit)) = &outcome {
+            let _ = complain(message, *exit);
+        }
+        let dry_run = self.arguments.dry_run;
+        if places.json {
+            let step = |step: &Step| json!({"action": step.action, "path": step.path, "changed": step.changed});
+            let value = json!({
+                "schema": "underpass.setup/1",
+                "runtime": self.arguments.runtime.name(),
+                "dry_run": dry_run,
+                "steps": self.steps.iter().map(step).collect::<Vec<_>>(),
+                "notes": self.notes,
+            });
+            return print_json(&value, exit);
+        }
+        let mut text = String::new();
+        for step in &self.steps {
+            let did = match (step.changed, dry_run, step.action) {
+                (false, ..) => "fine already:",
+                (true, true, "write") => "would write",
+                (true, true, _) => "would link",
+                (true, false, "write") => "wrote",
+                (true, false, _) => "linked",
+            };
+            text.push_str(&format!("{did} {}\n", step.path.display()));
+        }
+        text.extend(self.notes.iter().map(|note| format!("note: {note}\n")));
+        print(&text, exit)
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, (String, Exit)> {
+    std::path::absolute(path).map_err(|error| (format!("{}: {error}", path.display()), Exit::Failed))
+}
+
+/// The text of the first `key = "text"`: as much TOML as two keys need, which stand in one section of containerd's.
+fn toml_text<'t>(text: &'t str, key: &str) -> Option<&'t str> {
+    text.lines().find_map(|line| {
+        let rest = line.trim().strip_prefix(key)?.trim_start().strip_prefix('=')?.trim_start();
+        let quote = rest.chars().next().filter(|quote| matches!(quote, '"' | '\''))?;
+        rest[1..].split(quote).next()
+    })
+}

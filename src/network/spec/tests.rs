@@ -1,0 +1,127 @@
+//! What a network's driver says, as a host's runtimes get it.
+
+use serde_json::json;
+
+use super::*;
+use crate::network;
+
+const EXAMPLE: &str = include_str!("../testdata/rancher-ipsec.yml");
+
+fn spec_of(text: &str) -> Spec {
+    let (drivers, report) = network::parse(Path::new("r.yml"), text.as_bytes(), &|_| None, false);
+    Spec::of(drivers.first().unwrap_or_else(|| panic!("{report}")), &Labels::new()).unwrap()
+}
+
+fn host<'h>(blocks: &'h [IpNet], pool: Option<&'h str>) -> OnHost<'h> {
+    OnHost {
+        run_dir: Path::new("/run/underpass"),
+        tun: "underpass0",
+        state_dir: Path::new("/var/lib/underpass"),
+        pool,
+        blocks,
+    }
+}
+
+fn nets(texts: &[&str]) -> Vec<IpNet> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+/// The documents' example, whole.
+#[test]
+fn the_example_is_a_list_of_plugins() {
+    let spec = spec_of(EXAMPLE);
+    let blocks = nets(&["10.42.1.0/24"]);
+    assert_eq!(
+        spec.conflist("managed", &host(&blocks, Some("managed"))),
+        json!({
+            "cniVersion": "1.0.0",
+            "name": "managed",
+            "underpass": {"network": "ipsec", "driver": "Rancher IPsec", "stateDir": "/var/lib/underpass"},
+            "plugins": [{
+                "type": "rancher-bridge",
+                "bridge": "docker0",
+                "bridgeSubnet": "10.42.0.0/16",
+                "isDefaultGateway": true,
+                "hostNat": true,
+                "hairpinMode": true,
+                "linkMTUOverhead": 98,
+                "ipam": {"type": "rancher-cni-ipam", "logToFile": "/var/log/rancher-ipam.log", "subnetPrefixSize": "/16"},
+                "dns": {"nameservers": ["169.254.169.250"], "search": ["rancher.internal"]},
+                "capabilities": {"portMappings": true, "ips": true, "mac": true},
+                "underpass": {
+                    "runDir": "/run/underpass", "stateDir": "/var/lib/underpass", "tun": "underpass0", "network": "managed"
+                },
+            }],
+        })
+    );
+    let files = spec.files(&host(&blocks, Some("managed")));
+    assert_eq!((files.len(), files[0].name.as_str()), (1, "10-rancher.conf"));
+    assert_eq!(files[0].netconf["name"], "rancher-cni-network", "alone it has its own name");
+    assert!(spec.has_our_addresses());
+    assert_eq!(spec.plugins().into_iter().collect::<Vec<_>>(), ["rancher-bridge", "rancher-cni-ipam"]);
+    assert_eq!(spec.interfaces().collect::<Vec<_>>(), ["docker0"]);
+}
+
+#[test]
+fn others_plugins_get_what_their_driver_says_and_no_more() {
+    let spec = spec_of(
+        "s: {network_driver: {name: Plain, default_network: {name: plain, host_ports: false}, cni_config: {
+          20-tune.conf: {type: tuning, mtu: 1400},
+          10-bridge.conf: {name: other, type: bridge, bridge: br7, ipam: {type: host-local, subnet: 10.88.0.0/24}}}}}",
+    );
+    let list = spec.conflist("plain", &host(&[], None));
+    assert_eq!(
+        list["plugins"],
+        json!([
+            {"type": "bridge", "bridge": "br7", "ipam": {"type": "host-local", "subnet": "10.88.0.0/24"}},
+            {"type": "tuning", "mtu": 1400},
+        ])
+    );
+    assert!(!spec.has_our_addresses());
+    // Their interfaces with our addresses: the plugin for addresses must know where the journal is.
+    let spec = spec_of(
+        "s: {network_driver: {name: Mixed, default_network: {name: mixed, subnets: [{network_address: 10.50.0.0/20}]},
+          cni_config: {a.conf: {type: bridge, ipam: {type: rancher-cni-ipam}, underpass: {network: mine}}}}}",
+    );
+    let plugin = &spec.conflist("mixed", &host(&[], Some("mixed")))["plugins"][0];
+    assert_eq!(plugin["ipam"]["subnetPrefixSize"], "/20");
+    let own = json!({
+        "network": "mine", "runDir": "/run/underpass", "stateDir": "/var/lib/underpass", "tun": "underpass0"
+    });
+    assert_eq!(plugin["underpass"], own, "what the file says stays");
+    assert!(plugin.get("capabilities").is_none());
+}
+
+#[test]
+fn blocks_and_what_is_left_out_of_them() {
+    let mut spec = spec_of(EXAMPLE);
+    let blocks = spec.blocks(&nets(&["10.42.1.0/24", "10.43.0.0/24", "10.42.0.0/24", "fd00:42::/64"]));
+    assert_eq!(blocks, nets(&["10.42.1.0/24", "10.42.0.0/24"]));
+    let reserved = |spec: &Spec, blocks: &[&str]| {
+        let reserved = spec.reserved(&nets(blocks)).unwrap();
+        reserved.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(reserved(&spec, &["10.42.1.0/24"]), Vec::<String>::new());
+    assert_eq!(reserved(&spec, &["10.42.0.0/24"]), ["10.42.0.1"], "every host's gateway");
+    let last = ["10.42.255.251", "10.42.255.252", "10.42.255.253", "10.42.255.254"];
+    assert_eq!(reserved(&spec, &["10.42.255.0/24"]), last);
+    spec.subnets[0].start = "10.42.1.250".parse().unwrap();
+    spec.subnets[0].end = "10.42.2.3".parse().unwrap();
+    assert_eq!(reserved(&spec, &["10.42.1.248/29"]), ["10.42.1.249"]);
+    assert_eq!(reserved(&spec, &["10.42.2.0/29"]), ["10.42.2.4", "10.42.2.5", "10.42.2.6"]);
+    assert_eq!(reserved(&spec, &["10.42.3.0/30"]), ["10.42.3.1", "10.42.3.2"]);
+    assert_eq!(reserved(&spec, &["10.42.0.0/30"]), ["10.42.0.1", "10.42.0.2"]);
+    assert_eq!(spec.reserved(&nets(&["10.42.0.0/16"])), None, "too many to be listed");
+}
+
+#[test]
+fn a_network_made_by_hand_is_whole() {
+    let spec = Spec::by_hand("blue", "10.50.0.0/16".parse().unwrap(), "up-blue", false);
+    let list = spec.conflist("blue", &host(&[], Some("blue")));
+    let plugin = &list["plugins"][0];
+    assert_eq!((&plugin["bridge"], &plugin["bridgeSubnet"]), (&json!("up-blue"), &json!("10.50.0.0/16")));
+    assert_eq!(plugin["capabilities"], json!({"ips": true, "mac": true}), "no host ports");
+    assert_eq!(spec.subnets[0].gateway.to_string(), "10.50.0.1");
+    let text = serde_json::to_string(&spec).unwrap();
+    assert_eq!(serde_json::from_str::<Spec>(&text).unwrap(), spec);
+}

@@ -33,6 +33,7 @@
 //! | [`engine`] | no | threads, TUN and UDP batches |
 //! | [`control`], [`observe`] | no | the control socket; what is shown |
 //! | [`cni`] | no | plugins that container runtimes call, by the name of the program |
+//! | [`docker`] | no | containers of Docker that get addresses by their labels |
 //! | [`agent`], [`cli`] | no | desired state to running state; commands |
 //!
 //! # Invariants
@@ -55,6 +56,7 @@ pub mod cni;
 pub mod config;
 pub mod control;
 pub mod crypto;
+pub mod docker;
 pub mod engine;
 pub mod esp;
 #[doc(hidden)]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::docker::{self, Docker};
 use super::membership::View;
 use super::wish::Wish;
 use super::{drivers, plumbing, preflight};
@@ -16,7 +17,7 @@ use crate::engine::{Caller, Fallback, Strays, Unreachable};
 use crate::model::{DropReason, Drops};
 use crate::node::{self, ChildView, Node, PeerView, Rekey, WorkerTraffic};
 use crate::observe::{
-    Change, Child, Host, Hosts, Ike, Peer, PeerDirection, PeerState, Peers, Remark, Sockets, Status, Tun, Worker,
+    Change, Child, Containers, Host, Hosts, Ike, Peer, PeerDirection, PeerState, Peers, Remark, Sockets, Status, Tun, Worker,
 };
 use crate::store::{Member, Own};
 use crate::sys::udp::Buffers;
@@ -40,6 +41,8 @@ pub(super) struct Facts {
     pub fallbacks: Vec<Fallback>,
     /// The guard's table.
     pub table: String,
+    /// Docker, if its containers get addresses by their labels.
+    pub docker: Option<Docker>,
     /// What an operator should know.
     pub warnings: Vec<String>,
     /// What an operator should know of networks.
@@ -85,6 +88,7 @@ impl Handler for Answers {
             Request::Rekey { peer, what } => value(&self.rekey(peer, what)?),
             Request::Hosts { name } => value(&self.hosts(name.as_deref())?),
             Request::HostRemove { name, force } => value(&self.remove_host(&name, force)?),
+            Request::Containers {} => value(&self.containers()),
             Request::Version {} => value(&Version::own()),
         }
     }
@@ -94,6 +98,11 @@ impl Answers {
     fn facts(&self) -> MutexGuard<'_, Facts> {
         // Whoever panicked left facts that are no less true.
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn containers(&self) -> Containers {
+        let facts = self.facts();
+        docker::containers(&facts.host, facts.docker.as_ref())
     }
 
     fn status(&self) -> Result<Status, Fault> {

@@ -159,8 +159,10 @@ pub(super) fn keep_running_parts(running: &Config, new: &mut Config) -> Vec<&'st
     keep(old.child_rekey != now.child_rekey, "ipsec.child_rekey");
     keep(old.replay_window != now.replay_window, "ipsec.replay_window");
     keep(old.dpd != now.dpd, "ipsec.dpd");
+    keep(running.docker != new.docker, "docker");
     new.host.listen = running.host.listen;
     new.tun = running.tun.clone();
+    new.docker.clone_from(&running.docker);
     new.store.clone_from(&running.store);
     let (suites, require_pq) = (std::mem::take(&mut new.ipsec.suites), new.ipsec.require_pq);
     new.ipsec = crate::config::Ipsec { suites, require_pq, ..running.ipsec.clone() };

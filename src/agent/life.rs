@@ -11,6 +11,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle as SignalsHandle, Signals};
 
 use super::answers::{Answers, Facts};
+use super::docker::Docker;
 use super::plumbing::{self, Plumbing};
 use super::rotation::{self, HOST_KEY_OLD};
 use super::watch::{self, Watch};
@@ -19,6 +20,7 @@ use super::{AgentError, Options, OsRng, desired, drivers, files, paths, prefligh
 use crate::config::{Config, Message, Report, Severity};
 use crate::control::{Counters, Server};
 use crate::crypto::SigningKey;
+use crate::docker::Watcher;
 use crate::engine::{Engine, Handle};
 use crate::model;
 use crate::node::Node;
@@ -46,6 +48,7 @@ pub fn run(options: &Options) -> Result<(), AgentError> {
     let (host_keys, mut warnings) = check(&base, report, &options.state_dir)?;
     let mut wish = Wish::new(base, host_keys, &options.state_dir)?;
     let mut agent = Agent::start(&wish, options, &mut warnings)?;
+    let watcher = agent.watch_docker(&wish.config, options);
     tracing::info!(
         "{} runs with {} on {} as {}",
         wish.config.host.name,
@@ -56,6 +59,7 @@ pub fn run(options: &Options) -> Result<(), AgentError> {
     notify(&[NotifyState::Ready, NotifyState::Status("running")]);
     let outcome = agent.live(&signals.receiver, options, &mut wish);
     notify(&[NotifyState::Stopping]);
+    drop(watcher);
     let stopped = agent.stop();
     outcome.and(stopped)
 }
@@ -155,6 +159,7 @@ impl Agent {
             train: engine.train(),
             fallbacks: engine.fallbacks(),
             table: plumbing.table().to_owned(),
+            docker: Docker::of(config),
             warnings: std::mem::take(warnings),
             driver_warnings,
             store: None,
@@ -285,6 +290,19 @@ impl Agent {
     fn apply_drivers(&self, config: &Config, options: &Options) {
         let warnings = drivers::apply(config, options);
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).driver_warnings = warnings;
+    }
+
+    /// Gives containers of Docker their addresses from now on, if that is wanted.
+    fn watch_docker(&self, config: &Config, options: &Options) -> Option<Watcher> {
+        let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        match facts.docker.as_ref()?.watch(config, &options.state_dir) {
+            Ok(watcher) => Some(watcher),
+            Err(warning) => {
+                tracing::warn!("{warning}");
+                facts.warnings.push(warning);
+                None
+            }
+        }
     }
 
     /// Tells the peers, ends the threads, and takes everything back.

@@ -10,6 +10,7 @@
 
 mod answers;
 mod desired;
+mod docker;
 pub mod drivers;
 pub mod files;
 mod life;

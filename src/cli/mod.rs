@@ -16,6 +16,7 @@ mod lab;
 mod net;
 mod output;
 mod peers;
+mod ps;
 mod setup;
 mod status;
 
@@ -79,6 +80,14 @@ enum Command {
     /// Exits with 0 if every peer is up or idle, with 3 if not, with 4 if no agent is running.
     #[command(after_help = "Examples:\n  underpass status\n  underpass status --json | jq '.peers[] | {name, state}'")]
     Status,
+    /// Show the containers of this host: their addresses, networks and states.
+    ///
+    /// States: attached, waiting (it does not run, its address stays its own), failed and disconnected (and why). Without a running
+    /// agent, what the journal of addresses says is shown. Exits with 3 if a container is failed or disconnected.
+    #[command(
+        after_help = "Examples:\n  underpass ps\n  underpass ps --json | jq '.containers[] | {name, addresses, state}'"
+    )]
+    Ps,
     /// Show peers in detail, or replace their keys.
     #[command(after_help = "Examples:\n  underpass peers\n  underpass peers beta\n  underpass peers beta --rekey child")]
     Peers(PeersArgs),
@@ -287,6 +296,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match cli.command {
         Command::Agent(arguments) => agent::run(&places, &arguments),
         Command::Status => status::run(&places),
+        Command::Ps => ps::run(&places),
         Command::Peers(arguments) => peers::run(&places, &arguments),
         Command::Demo(arguments) => demo::run(&places, &arguments),
         Command::Bench(arguments) => bench::run(&places, &arguments),

@@ -400,6 +400,7 @@ fn build(draft: Draft) -> Option<Config> {
         mesh: draft.mesh,
         drivers: draft.drivers,
         cni: draft.cni,
+        docker: draft.docker,
         labels: draft.labels,
     })
 }

@@ -11,6 +11,7 @@
 #[cfg(feature = "x509")]
 mod certificates;
 pub(crate) mod check;
+mod docker;
 mod drivers;
 pub(crate) mod keys;
 mod message;
@@ -22,6 +23,7 @@ mod types;
 pub(crate) mod yaml;
 
 pub use check::{default_addresses, doubtful, holds_outer};
+pub use docker::Docker;
 pub use drivers::{CNI_BIN_DIR, CNI_CACHE_DIR, CNI_CONF_DIR, Cni, DriverBlock, DriverSource};
 pub use keys::{KeyFile, check_key_file, resolve_keys};
 pub use message::{Message, Report, Severity};

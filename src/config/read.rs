@@ -13,8 +13,8 @@ use super::scalar::{self, Expected};
 use super::section::{Field, Placed, Section};
 use super::yaml::Node;
 use super::{
-    Advertise, Backend, CertificateFiles, Config, Ipsec, Listen, Mesh, Mtu, PeerAuth, PeerRemote, Queues, Store,
-    Surroundings, check, keys, store,
+    Advertise, Backend, CertificateFiles, Config, Docker, Ipsec, Listen, Mesh, Mtu, PeerAuth, PeerRemote, Queues, Store,
+    Surroundings, check, docker, keys, store,
 };
 use crate::crypto::VerifyingKey;
 use crate::model::AeadAlgorithm;
@@ -78,6 +78,7 @@ pub(super) struct Draft {
     pub mesh: Mesh,
     pub drivers: Vec<DriverSource>,
     pub cni: Cni,
+    pub docker: Option<Docker>,
     pub labels: BTreeMap<String, String>,
 }
 
@@ -129,6 +130,7 @@ pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, repo
     let drivers = drivers::drivers(&mut top, folder, report);
     let labels = drivers::labels(top.take("host").as_ref(), report);
     let cni = drivers::cni(&mut top, folder, report);
+    let docker = top.take("docker").and_then(|field| docker::read(&field, report));
     top.finish(report);
     let listen = listen.unwrap_or_else(|| absent("host.listen").placed(Listen::default()));
     let draft = Draft {
@@ -150,6 +152,7 @@ pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, repo
         mesh,
         drivers,
         cni,
+        docker,
         labels,
     };
     check::finish(draft, report)

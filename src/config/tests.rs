@@ -393,6 +393,30 @@ fn what_stands_around_the_file_is_checked_too() {
 }
 
 #[test]
+fn docker_is_asked_only_where_the_key_is() {
+    let file = |line: &str| format!("{line}\noverlay: {{blocks: [10.42.1.0/24]}}\n");
+    let socket = |line: &str| good(&file(line)).docker.map(|docker| docker.socket.display().to_string());
+    assert_eq!(socket(""), None);
+    assert_eq!(socket("docker: off"), None);
+    for line in ["docker: {}", "docker:", "docker: {socket: /var/run/docker.sock}"] {
+        assert_eq!(socket(line).as_deref(), Some("/var/run/docker.sock"), "{line}");
+    }
+    assert_eq!(socket("docker: {socket: 'unix:///run/d.sock'}").as_deref(), Some("/run/d.sock"));
+    for (line, message) in [
+        (
+            "docker: {socket: docker.sock}",
+            "docker.socket: expected the absolute path of a socket, such as /var/run/docker.sock",
+        ),
+        ("docker: {socket: 'tcp://192.0.2.1:2375'}", "docker.socket: expected the absolute path of a socket"),
+        ("docker: {sockets: /run/d.sock}", "docker.sockets: unknown key; did you mean \"socket\"?"),
+        ("docker: on", "docker: expected a section with keys, got \"on\""),
+    ] {
+        let said = with(line);
+        assert!(said.contains(message), "{line}: {said}");
+    }
+}
+
+#[test]
 fn tun_is_checked() {
     for (lines, message) in [
         (

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::Docker;
 use super::drivers::{Cni, DriverSource};
 use super::section::Placed;
 use crate::crypto::VerifyingKey;
@@ -34,6 +35,8 @@ pub struct Config {
     pub drivers: Vec<DriverSource>,
     /// Where container runtimes look.
     pub cni: Cni,
+    /// `docker`, if its containers get addresses by their labels.
+    pub docker: Option<Docker>,
     /// `host.labels`.
     pub labels: BTreeMap<String, String>,
 }

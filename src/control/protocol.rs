@@ -48,6 +48,8 @@ pub enum Request {
         /// Also if the store has heard of it lately.
         force: bool,
     },
+    /// The containers that the agent itself knows of: answered by [`Containers`](crate::observe::Containers).
+    Containers {},
     /// Which agent is this: answered by [`Version`].
     Version {},
 }
@@ -227,6 +229,7 @@ mod tests {
                 r#"{"command":"rekey","peer":"beta","what":"child"}"#,
                 Request::Rekey { peer: "beta".into(), what: RekeyWhat::Child },
             ),
+            (r#"{"command":"containers"}"#, Request::Containers {}),
             (r#"{"command":"version"}"#, Request::Version {}),
             (r#"{"command":"hosts"}"#, Request::Hosts { name: None }),
             (

@@ -329,7 +329,7 @@ pub fn table<const N: usize>(out: &mut String, rows: &[[String; N]], indent: &st
     }
 }
 
-fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
+pub(super) fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     let _ = writeln!(out, "{text}");
 }
 

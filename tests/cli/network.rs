@@ -152,6 +152,39 @@ fn ipam_shows_checks_and_repairs() {
 }
 
 #[test]
+fn ps_tells_what_the_journal_says_without_an_agent() {
+    let folder = folder();
+    let ps = |arguments: &[&str]| run(folder.path(), &[&["ps"], arguments].concat());
+    let note =
+        |seen: &Seen| seen.out.contains("no agent is running") && seen.out.contains("what the journal of addresses says");
+    let nobody = ps(&[]);
+    assert!(
+        nobody.code == 0 && nobody.out.starts_with("no containers have addresses here\n") && note(&nobody),
+        "{}",
+        nobody.out
+    );
+    assert!(!folder.path().join("state").exists(), "looking makes nothing");
+    let living = folder.path().join("living");
+    fs::write(&living, "").unwrap();
+    assert_eq!(plugin(folder.path(), "ADD", "c1", living.to_str().unwrap()).code, 0);
+    let one = ps(&[]);
+    assert!(
+        one.code == 0 && one.out.contains("c1         -     managed  10.42.1.1  -     attached\n") && note(&one),
+        "{}",
+        one.out
+    );
+    assert_eq!(plugin(folder.path(), "ADD", "c2", "/nonexistent/netns").code, 0);
+    let two = ps(&["--json"]);
+    let value = parsed(&two.out);
+    assert_eq!((two.code, &value["schema"], &value["agent"]), (3, &json!("underpass.containers/1"), &json!(false)));
+    let gone = &value["containers"][1];
+    assert_eq!((&gone["id"], &gone["state"], &gone["runtime"]), (&json!("c2"), &json!("disconnected"), &json!("cni")));
+    assert!(gone["why"].as_str().unwrap().contains("its network namespace is gone"), "{gone}");
+    fs::write(folder.path().join("state/ipam.journal"), "00000000 {}\n").unwrap();
+    assert_eq!(ps(&[]).code, 1);
+}
+
+#[test]
 fn plugins_take_addresses_from_what_the_agent_said_also_when_it_is_gone() {
     let host = Host::new(CONFIG);
     let folder = host.path("");

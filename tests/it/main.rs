@@ -14,6 +14,7 @@ mod commands;
 mod containerd;
 mod crowd;
 mod demo;
+mod docker;
 mod fallback;
 mod foreign;
 mod foreign_alone;

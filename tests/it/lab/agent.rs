@@ -192,8 +192,9 @@ fn secret(folder: &std::path::Path, name: &str, secret: &str) -> String {
 /// The place of an agent on a host, with its folders and its identity. The agent runs from [`start`](Self::start) on.
 pub struct Agent {
     host: Host,
-    folder: TempDir,
+    /// Before the folder: it tells its log.
     daemon: Option<Daemon>,
+    folder: TempDir,
 }
 
 impl Agent {

@@ -42,12 +42,14 @@ pub struct Host {
     pub block: &'static str,
     /// The host's own address in its block.
     pub inner: &'static str,
+    /// The words before a command that enter the host.
+    pub enter: Vec<String>,
 }
 
 impl Host {
     /// The arguments in front of a command that runs on this host.
     pub fn on<'a>(&'a self, argv: &[&'a str]) -> Vec<&'a str> {
-        [&["ip", "netns", "exec", &self.netns], argv].concat()
+        self.enter.iter().map(String::as_str).chain(argv.iter().copied()).collect()
     }
 
     /// Runs a command on this host; panics if it fails.
@@ -95,6 +97,10 @@ impl Host {
         let chain = format!("chain input {{ type filter hook input priority -300; {} }}", rules.join(" "));
         self.run(&["nft", &format!("table inet lab {{ {chain}; }}")]);
     }
+}
+
+fn entering(netns: &str) -> Vec<String> {
+    ["ip", "netns", "exec", netns].map(str::to_owned).to_vec()
 }
 
 /// The NAT's only rule, with the ports that it maps to.
@@ -150,7 +156,7 @@ impl Lab {
             let inside = format!("in-{letter}");
             let (near, far) = (format!("{address}/24"), format!("{gateway}/24"));
             lab.link(&[(&netns, UNDERLAY, &near), (&nat, &inside, &far)]);
-            let host = Host { name, netns, address, block, inner };
+            let host = Host { name, enter: entering(&netns), netns, address, block, inner };
             host.run(&["ip", "route", "add", "default", "via", gateway]);
             lab.others.push(host);
         }
@@ -255,9 +261,12 @@ impl Lab {
         static LABS: AtomicU32 = AtomicU32::new(0);
         let lab = LABS.fetch_add(1, Ordering::Relaxed);
         let netns = |letter| format!("{PREFIX}{}-{lab}{letter}", std::process::id());
-        let alpha =
-            Host { name: "alpha", netns: netns("a"), address: alpha_address, block: "10.42.1.0/24", inner: "10.42.1.1" };
-        let beta = Host { name: "beta", netns: netns("b"), address: "10.9.0.2", block: "10.42.2.0/24", inner: "10.42.2.1" };
+        let host = |name, letter, address, block, inner| {
+            let netns = netns(letter);
+            Host { name, enter: entering(&netns), netns, address, block, inner }
+        };
+        let alpha = host("alpha", "a", alpha_address, "10.42.1.0/24", "10.42.1.1");
+        let beta = host("beta", "b", "10.9.0.2", "10.42.2.0/24", "10.42.2.1");
         let mut lab = Self { alpha, beta, others: Vec::new(), namespaces: Vec::new() };
         lab.add(lab.alpha.netns.clone());
         lab.add(lab.beta.netns.clone());

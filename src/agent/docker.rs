@@ -1,0 +1,82 @@
+//! Containers of Docker by label: the watcher, fed with this host's networks, and what it knows in the words of `underpass ps`.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::drivers::List;
+use crate::config::Config;
+use crate::docker::{self, Known, KnownNetwork, Link, RUNTIME, Report, Settings, Watcher};
+use crate::observe::{Container, ContainerState, Containers, DockerLink};
+
+/// What is known of Docker's containers, for whoever asks.
+#[derive(Clone, Debug)]
+pub(super) struct Docker {
+    socket: PathBuf,
+    report: Arc<Mutex<Report>>,
+}
+
+impl Docker {
+    /// Nothing yet; none if Docker is not to be watched.
+    pub(super) fn of(config: &Config) -> Option<Self> {
+        let socket = config.docker.as_ref()?.socket.clone();
+        Some(Self { socket, report: Arc::default() })
+    }
+
+    /// Starts to watch. What fails is a warning: the tunnel works without.
+    pub(super) fn watch(&self, config: &Config, state_dir: &Path) -> Result<Watcher, String> {
+        let failed = |error: std::io::Error| format!("containers of Docker get no addresses: {error}");
+        let state_dir = std::path::absolute(state_dir).map_err(failed)?;
+        let settings = Settings { socket: self.socket.clone(), state_dir: state_dir.clone(), tun: config.tun.name.clone() };
+        Watcher::start(settings, Box::new(move || known(&state_dir)), &self.report).map_err(failed)
+    }
+}
+
+/// This host's networks as they are now: commands change them without us.
+fn known(state_dir: &Path) -> Result<Known, String> {
+    let list = List::read(state_dir).map_err(|error| error.to_string())?;
+    let managed = list.managed.clone();
+    let networks = list.networks.into_iter().map(|network| KnownNetwork {
+        pool: network.pool,
+        is_wanted: network.state.is_wanted(),
+        spec: network.spec,
+    });
+    Ok(Known { networks: networks.collect(), managed })
+}
+
+/// For `underpass ps`.
+pub(super) fn containers(host: &str, docker: Option<&Docker>) -> Containers {
+    let mut all = Containers::new(Some(host.to_owned()));
+    let Some(docker) = docker else { return all };
+    let report = docker.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let why = match &report.link {
+        Link::Watching => None,
+        Link::Connecting => Some("not asked yet".to_owned()),
+        Link::Away(why) => Some(why.clone()),
+        Link::Broken => Some("the thread that watches it has failed; restart the agent".to_owned()),
+    };
+    let socket = docker.socket.display().to_string();
+    all.docker = Some(DockerLink { socket, watching: why.is_none(), why });
+    let container = |view: docker::View| Container {
+        id: view.id,
+        name: Some(view.name),
+        runtime: RUNTIME.to_owned(),
+        host: Some(host.to_owned()),
+        network: view.network,
+        addresses: view.addresses,
+        interface: view.interface,
+        state: state(view.state),
+        why: view.why,
+        since: None,
+    };
+    all.containers = report.containers.into_iter().map(container).collect();
+    all
+}
+
+const fn state(state: docker::State) -> ContainerState {
+    match state {
+        docker::State::Attached => ContainerState::Attached,
+        docker::State::Waiting => ContainerState::Waiting,
+        docker::State::Failed => ContainerState::Failed,
+        docker::State::Disconnected => ContainerState::Disconnected,
+    }
+}

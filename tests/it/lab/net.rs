@@ -172,7 +172,14 @@ impl Lab {
         run(&["ip", "-n", &netns, "link", "add", "switch", "type", "bridge"]);
         run(&["ip", "-n", &netns, "address", "add", "10.9.5.254/24", "dev", "switch"]);
         run(&["ip", "-n", &netns, "link", "set", "switch", "up"]);
-        let switch = Host { name: "switch", netns: netns.clone(), address: "10.9.5.254", block: "", inner: "" };
+        let switch = Host {
+            name: "switch",
+            enter: entering(&netns),
+            netns: netns.clone(),
+            address: "10.9.5.254",
+            block: "",
+            inner: "",
+        };
         let more = [
             ("gamma", "g", "10.9.5.3", "10.42.3.0/24", "10.42.3.1"),
             ("delta", "d", "10.9.5.4", "10.42.4.0/24", "10.42.4.1"),
@@ -180,7 +187,7 @@ impl Lab {
         ];
         for (name, letter, address, block, inner) in more {
             let netns = lab.namespace(letter);
-            lab.others.push(Host { name, netns, address, block, inner });
+            lab.others.push(Host { name, enter: entering(&netns), netns, address, block, inner });
         }
         for (number, host) in [&lab.alpha, &lab.beta].into_iter().chain(&lab.others).enumerate() {
             let port = format!("port{number}");

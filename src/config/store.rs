@@ -110,7 +110,7 @@ fn etcd(section: &mut Section<'_>, folder: &Path, report: &mut Report) -> Option
         );
     }
     let (subnets, block) = network(section, report)?;
-    Some(Store::Etcd(EtcdSettings {
+    Some(Store::Etcd(Box::new(EtcdSettings {
         endpoints: endpoints?,
         prefix: prefix.map_or_else(|| PREFIX.to_owned(), |prefix| prefix.value),
         ca_file,
@@ -118,7 +118,7 @@ fn etcd(section: &mut Section<'_>, folder: &Path, report: &mut Report) -> Option
         login,
         subnets,
         block,
-    }))
+    })))
 }
 
 /// The network that the first host makes.

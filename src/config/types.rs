@@ -56,7 +56,7 @@ pub enum Store {
     /// A list of hosts in a file, the same on every host.
     File(Placed<PathBuf>),
     /// etcd.
-    Etcd(EtcdSettings),
+    Etcd(Box<EtcdSettings>),
 }
 
 /// `store` with `kind: etcd`.

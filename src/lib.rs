@@ -24,6 +24,8 @@
 //! | [`ike`] | yes | the control plane: IKEv2 |
 //! | [`node`] | yes | joins the two for one host, and keeps every peer connected |
 //! | [`config`] | yes | the configuration as data, with places for messages |
+//! | [`network`] | yes | network drivers of compose files as data |
+//! | [`store`] | no | who is in the overlay: a file of hosts, or etcd |
 //! | [`network`] | yes | network drivers and networks as data; which network a container gets |
 //! | [`ipam`] | no | addresses of containers, in a journal on disk |
 //! | [`attach`] | no | a container onto a network: wire, bridge, addresses, routes, and the fence around them |
@@ -65,5 +67,6 @@ pub mod model;
 pub mod network;
 pub mod node;
 pub mod observe;
+pub mod store;
 pub mod sys;
 pub mod wire;

@@ -109,6 +109,7 @@ fn help_and_version_are_no_errors() {
         "bench",
         "config",
         "key",
+        "host",
         "ipam",
         "net",
         "setup",
@@ -408,4 +409,59 @@ fn a_key_is_changed_in_steps() {
     assert_eq!((early.code, early.err.contains("key rotate --finish")), (1, true), "{}", early.err);
     assert_eq!((key(&["rotate", "--finish"]).out, key(&["show"]).out), (next.clone(), next));
     assert_eq!(fs::read_dir(folder.path().join("state")).unwrap().count(), 1);
+}
+
+#[test]
+fn hosts_of_the_store_are_listed_shown_and_removed() {
+    let folder = folder();
+    let hosts = json!({"schema": "underpass.hosts/1", "hosts": [
+        {"label": "alpha", "name": "alpha", "id": "0102030405060708090a", "state": "this host", "seen": true,
+         "addresses": ["192.0.2.1"], "blocks": ["10.42.1.0/24"], "keys": ["AA=="], "from_a_newer_agent": 1},
+    ]});
+    let removed = json!({"schema": "underpass.host-removed/1", "name": "beta", "id": "0b", "blocks": ["10.42.2.0/24"]});
+    let answers = vec![
+        result(&hosts),
+        result(&hosts),
+        result(&hosts),
+        result(&removed),
+        result(&removed),
+        fault("not-found", "no host of the store is called \"gamma\""),
+    ];
+    let agent = fake_agent(folder.path(), answers);
+    let ls = run(folder.path(), &["host", "ls"]);
+    assert_eq!(ls.code, 0, "{}", ls.err);
+    assert!(ls.out.contains("alpha  this host  seen   192.0.2.1  10.42.1.0/24  0102030405060708"), "{}", ls.out);
+    assert_eq!(parsed(&run(folder.path(), &["host", "ls", "--json"]).out), hosts, "as it came");
+    let show = run(folder.path(), &["host", "show", "alpha"]);
+    assert!(show.out.starts_with("alpha: this host\n") && show.out.contains("AA=="), "{}", show.out);
+    let rm = run(folder.path(), &["host", "rm", "beta"]);
+    assert_eq!((rm.code, rm.out.as_str()), (0, "beta (0b) is removed; free again: 10.42.2.0/24\n"));
+    assert_eq!(parsed(&run(folder.path(), &["host", "rm", "beta", "--force", "--json"]).out), removed);
+    assert_eq!(run(folder.path(), &["host", "show", "gamma"]).code, 8);
+    let asked = agent.join().unwrap();
+    assert_eq!(asked[2], json!({"command": "hosts", "name": "alpha"}));
+    assert_eq!(asked[4], json!({"command": "host-remove", "name": "beta", "force": true}));
+    assert_eq!(run(folder.path(), &["host", "ls"]).code, 4);
+}
+
+#[test]
+fn a_configuration_is_checked_with_its_list_of_hosts() {
+    let folder = folder();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("u.yaml", "host: {name: alpha}\nstore: {kind: file, path: hosts.yaml}\n");
+    let missing = run(folder.path(), &["config", "check", "u.yaml"]);
+    assert_eq!(missing.code, 5);
+    assert!(missing.out.contains("u.yaml:2: store.path: expected a readable list of hosts"), "{}", missing.out);
+    write("hosts.yaml", "psk: 0123456789abcdef0123456789abcdef\nhosts:\n  - {name: alpha}\n  - {name: beta}\n");
+    let fine = run(folder.path(), &["config", "check", "u.yaml"]);
+    assert_eq!(fine.code, 0, "{}", fine.out);
+    assert!(fine.out.starts_with("hosts.yaml:1: warning: psk: one group key"), "{}", fine.out);
+    assert!(fine.out.contains("host alpha, 0 peers, 2 hosts in hosts.yaml, 1 warning"), "{}", fine.out);
+    assert_eq!(run(folder.path(), &["config", "check", "--strict", "u.yaml"]).code, 5);
+    write("hosts.yaml", "hosts:\n  - {name: alpha, blocks: [10.42.1.0/33]}\n");
+    let broken = run(folder.path(), &["config", "check", "u.yaml"]);
+    assert_eq!(broken.code, 5);
+    assert!(broken.out.contains("hosts.yaml:2: hosts[0].blocks[0]: expected a prefix"), "{}", broken.out);
+    let json = parsed(&run(folder.path(), &["config", "check", "--json", "u.yaml"]).out);
+    assert_eq!((json["usable"].as_bool(), json["messages"].as_array().unwrap().len()), (Some(false), 3), "{json}");
 }

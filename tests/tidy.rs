@@ -25,7 +25,7 @@ use source::{Mention, Paths, Source, attributes_of, files, is_test, read, source
 /// `ike` and `esp` do not reach each other: `node` is the only place that knows both.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("main", &["cli", "cni"]),
-    ("cli", &["agent", "control", "config", "observe", "network", "ipam", "sys"]),
+    ("cli", &["agent", "control", "config", "observe", "network", "store", "ipam", "sys"]),
     (
         "agent",
         &["docker", "discovery", "ports", "engine", "store", "observe", "control", "config", "network", "ipam", "sys"],
@@ -43,7 +43,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("ipam", &["store"]),
     ("discovery", &["store"]),
     ("ports", &["store", "sys"]),
-    ("store", &["model"]),
+    ("store", &["config", "sys"]),
     ("network", &["config"]),
     ("config", &["crypto"]),
     ("control", &["observe", "model"]),

@@ -9,15 +9,17 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::docker::{self, Docker};
+use super::membership::View;
+use super::wish::Wish;
 use super::{drivers, plumbing, preflight};
-use crate::config::Config;
-use crate::control::{Counters, Fault, FaultKind, Handler, RekeyWhat, Rekeyed, Request, Version};
+use crate::control::{Counters, Fault, FaultKind, Handler, HostRemoved, RekeyWhat, Rekeyed, Request, Version};
 use crate::engine::{Caller, Fallback, Strays, Unreachable};
 use crate::model::{DropReason, Drops};
 use crate::node::{self, ChildView, Node, PeerView, Rekey, WorkerTraffic};
 use crate::observe::{
-    Change, Child, Containers, Ike, Peer, PeerDirection, PeerState, Peers, Remark, Sockets, Status, Tun, Worker,
+    Change, Child, Containers, Host, Hosts, Ike, Peer, PeerDirection, PeerState, Peers, Remark, Sockets, Status, Tun, Worker,
 };
+use crate::store::{Member, Own};
 use crate::sys::udp::Buffers;
 
 /// What the status says of the agent itself.
@@ -43,11 +45,20 @@ pub(super) struct Facts {
     pub docker: Option<Docker>,
     /// What an operator should know.
     pub warnings: Vec<String>,
+    /// What an operator should know of networks.
+    pub driver_warnings: Vec<String>,
+    /// The store, if there is one.
+    pub store: Option<(View, Own)>,
+    /// What an operator should know of what it says.
+    pub store_warnings: Vec<String>,
 }
 
 impl Facts {
-    /// Takes from a configuration what the status shows.
-    pub(super) fn describe(&mut self, config: &Config) {
+    /// Takes from what is wanted what the status shows.
+    pub(super) fn describe(&mut self, wish: &Wish) {
+        let config = &wish.config;
+        self.store = wish.view();
+        self.store_warnings.clone_from(&wish.warnings);
         self.host.clone_from(&config.host.name);
         self.advertise = preflight::advertised(config);
         let address = |peer: &crate::config::Peer| {
@@ -75,6 +86,8 @@ impl Handler for Answers {
             Request::Status {} => value(&self.status()?),
             Request::Peers { name } => value(&self.peers(name)?),
             Request::Rekey { peer, what } => value(&self.rekey(peer, what)?),
+            Request::Hosts { name } => value(&self.hosts(name.as_deref())?),
+            Request::HostRemove { name, force } => value(&self.remove_host(&name, force)?),
             Request::Containers {} => value(&self.containers()),
             Request::Version {} => value(&Version::own()),
         }
@@ -101,6 +114,7 @@ impl Answers {
         let facts = self.facts();
         let mut status = Status::new(&facts.host);
         status.advertise.clone_from(&facts.advertise);
+        status.store = facts.store.as_ref().map(|(view, _)| view.observe());
         status.uptime_seconds = self.started.elapsed().as_secs();
         let offloads = self.caller.offloads();
         let offloads = [(offloads.tcp, "tcp"), (offloads.udp, "udp")];
@@ -124,7 +138,8 @@ impl Answers {
         }
         drivers::show(&self.state_dir, &mut status);
         status.control = self.counters.snapshot();
-        status.warnings.clone_from(&facts.warnings);
+        status.warnings =
+            [&facts.warnings, &facts.driver_warnings, &facts.store_warnings].into_iter().flatten().cloned().collect();
         let (table, tun) = (facts.table.clone(), facts.tun.name.clone());
         drop(facts);
         let guard = plumbing::guard_counters(&table);
@@ -151,6 +166,61 @@ impl Answers {
         }
     }
 
+    /// The store's hosts, or those of that name or ID.
+    fn hosts(&self, name: Option<&str>) -> Result<Hosts, Fault> {
+        let states: HashMap<String, node::PeerState> = self
+            .caller
+            .ask(|node: &mut Node, now| node.peers(now).into_iter().map(|view| (view.name, view.state)).collect())
+            .map_err(unreachable)?;
+        let facts = self.facts();
+        let Some((view, own)) = &facts.store else {
+            return Err(Fault::new(FaultKind::NotFound, "no store is configured: peers are listed by hand"));
+        };
+        let Some(members) = &view.members else {
+            return Err(Fault::new(FaultKind::Failed, "the store was never read: no host is known"));
+        };
+        let own_id = members.own(own).map(|member| &member.id);
+        let one = |(label, member): (String, &Member)| {
+            let state = match states.get(&label) {
+                _ if own_id == Some(&member.id) => "this host",
+                Some(state) => state.name(),
+                None => "unused",
+            };
+            host(label, member, state)
+        };
+        let hosts: Vec<Host> = members.labels().into_iter().zip(&members.hosts).map(one).collect();
+        let wanted = |host: &Host| name.is_none_or(|name| is_called(host, name));
+        let hosts: Vec<Host> = hosts.into_iter().filter(wanted).collect();
+        match name {
+            Some(name) if hosts.is_empty() => Err(no_such_host(name)),
+            _ => Ok(Hosts::new(hosts)),
+        }
+    }
+
+    fn remove_host(&self, name: &str, force: bool) -> Result<HostRemoved, Fault> {
+        let failed = |message: String| Fault::new(FaultKind::Failed, message);
+        let hosts = self.hosts(Some(name))?.hosts;
+        let store = self.facts().store.as_ref().map(|(view, _)| (view.asker.clone(), view.observe().place));
+        let (asker, place) = store.unwrap_or_default();
+        let Some(asker) = asker else {
+            let message = format!("hosts are listed in {place}: take {name} out of it, on every host");
+            return Err(failed(message));
+        };
+        match hosts.as_slice() {
+            [host] if host.state == "this host" && !force => {
+                Err(failed("this is this host itself; --force removes it all the same".to_owned()))
+            }
+            [host] => {
+                let freed = asker.remove(&host.id, force).map_err(failed)?;
+                Ok(HostRemoved::new(&host.name, &host.id, freed.iter().map(ToString::to_string).collect()))
+            }
+            several => {
+                let ids: Vec<&str> = several.iter().map(|host| &*host.id).collect();
+                Err(failed(format!("{} hosts are called {name}: say which by its ID: {}", several.len(), ids.join(", "))))
+            }
+        }
+    }
+
     fn rekey(&self, name: String, what: RekeyWhat) -> Result<Rekeyed, Fault> {
         let kind = match what {
             RekeyWhat::Child => Rekey::Child,
@@ -170,6 +240,31 @@ impl Answers {
             None => Err(no_such_peer(&name)),
         }
     }
+}
+
+/// Whether somebody may mean this host: by what it is called here, its name, its ID or the beginning of that.
+fn is_called(host: &Host, name: &str) -> bool {
+    /// Fewer digits of an ID may be anybody's.
+    const MIN: usize = 8;
+    host.label == name || host.name == name || host.id == name || (name.len() >= MIN && host.id.starts_with(name))
+}
+
+/// A host of the store in the words of the status.
+fn host(label: String, member: &Member, state: &str) -> Host {
+    Host {
+        label,
+        name: member.name.clone(),
+        id: member.id.clone(),
+        state: state.to_owned(),
+        seen: member.seen,
+        addresses: member.addresses.iter().map(ToString::to_string).collect(),
+        blocks: member.blocks.iter().map(ToString::to_string).collect(),
+        keys: member.keys.iter().map(|key| key.to_base64()).collect(),
+    }
+}
+
+fn no_such_host(name: &str) -> Fault {
+    Fault::new(FaultKind::NotFound, format!("no host of the store is called {name:?}"))
 }
 
 fn no_such_peer(name: &str) -> Fault {

@@ -2,20 +2,22 @@
 
 use std::thread::available_parallelism;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
 use crate::config::{Backend, Config, Peer, PeerAuth, PeerRemote, Queues, Report};
 use crate::crypto::{Provider, SigningKey};
 use crate::engine;
 use crate::ike::{self, EndpointConfig, LocalAuth, PostQuantum, RemoteEndpoint};
 use crate::model::{PeerIndex, TrafficSelector, WorkerIndex};
-use crate::node::NodeConfig;
+use crate::node::{NodeConfig, Wanted};
 use crate::sys::tun::TunBackend;
 
 /// More workers than this do not make one TUN device faster, however many cores there are.
 const MAX_AUTO_WORKERS: usize = 64;
 
-/// Whether some peer is to know us by our host key.
+/// Whether some peer is to know us by our host key, or a store.
 pub(super) fn wants_host_key(config: &Config) -> bool {
-    config.peers.iter().any(|peer| matches!(peer.auth, PeerAuth::PublicKeys(_)))
+    config.store.is_some() || config.peers.iter().any(|peer| matches!(peer.auth, PeerAuth::PublicKeys(_)))
 }
 
 /// How many workers there are.
@@ -49,8 +51,8 @@ pub(super) fn engine(config: &Config, tun_mtu: u16) -> engine::Config {
     }
 }
 
-/// What the node is to be.
-pub(super) fn node(config: &Config, host_keys: &[SigningKey], tun_mtu: u16) -> NodeConfig {
+/// What the node is to be, without its [`peers`].
+pub(super) fn node(config: &Config, tun_mtu: u16) -> NodeConfig {
     NodeConfig {
         ike: EndpointConfig {
             ike_rekey: config.ipsec.ike_rekey,
@@ -64,16 +66,20 @@ pub(super) fn node(config: &Config, host_keys: &[SigningKey], tun_mtu: u16) -> N
         tun_mtu,
         local_prefixes: config.overlay.blocks.clone(),
         probe_interval: config.ipsec.dpd,
-        peers: peers(config, host_keys),
+        peers: Vec::new(),
     }
 }
 
 /// The peers. One that pins a key is left out if there is no host key to answer with; [`wants_host_key`] said so before.
-pub(super) fn peers(config: &Config, host_keys: &[SigningKey]) -> Vec<ike::PeerConfig> {
-    config.peers.iter().filter_map(|peer| one_peer(peer, host_keys)).collect()
+pub(super) fn peers(config: &Config, host_keys: &[SigningKey]) -> Vec<Wanted> {
+    let wanted = |peer: &Peer| {
+        let ike = one_peer(config, peer, host_keys)?;
+        Some(Wanted { ike, blocks: peer.remote_blocks.clone(), on_demand: peer.on_demand })
+    };
+    config.peers.iter().filter_map(wanted).collect()
 }
 
-fn one_peer(peer: &Peer, host_keys: &[SigningKey]) -> Option<ike::PeerConfig> {
+fn one_peer(config: &Config, peer: &Peer, host_keys: &[SigningKey]) -> Option<ike::PeerConfig> {
     let (local_auth, remote_auth) = match &peer.auth {
         PeerAuth::Psk(secret) => (LocalAuth::Psk(secret.clone()), ike::PeerAuth::Psk(secret.clone())),
         PeerAuth::PublicKeys(_) if host_keys.is_empty() => return None,
@@ -89,7 +95,17 @@ fn one_peer(peer: &Peer, host_keys: &[SigningKey]) -> Option<ike::PeerConfig> {
         // Key files were read with the configuration.
         PeerAuth::PskFile(_) | PeerAuth::CaFile(_) => return None,
     };
-    let selectors = |blocks: &[ipnet::IpNet]| blocks.iter().copied().map(TrafficSelector::from_prefix).collect();
+    let selectors = |blocks: &[IpNet]| blocks.iter().copied().map(TrafficSelector::from_prefix).collect();
+    let everything = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
+    let (local, remote) = match peer.from_store {
+        true => (&everything[..], &everything[..]),
+        false if peer.local_blocks.is_empty() => (&config.overlay.blocks[..], &peer.remote_blocks[..]),
+        false => (&peer.local_blocks[..], &peer.remote_blocks[..]),
+    };
+    // Nothing can be agreed upon for no addresses at all.
+    if local.is_empty() {
+        return None;
+    }
     Some(ike::PeerConfig {
         // The node gives the real ones.
         index: PeerIndex(0),
@@ -103,8 +119,8 @@ fn one_peer(peer: &Peer, host_keys: &[SigningKey]) -> Option<ike::PeerConfig> {
         alternatives: peer.alternatives.iter().copied().map(endpoint).collect(),
         suites: peer.suites.clone(),
         post_quantum: if peer.require_pq { PostQuantum::Required } else { PostQuantum::Preferred },
-        local_selectors: selectors(&peer.local_blocks),
-        remote_selectors: selectors(&peer.remote_blocks),
+        local_selectors: selectors(local),
+        remote_selectors: selectors(remote),
     })
 }
 
@@ -137,6 +153,7 @@ pub(super) fn keep_running_parts(running: &Config, new: &mut Config) -> Vec<&'st
     };
     keep(running.host.listen != new.host.listen, "host.listen");
     keep(running.tun != new.tun, "tun");
+    keep(running.store != new.store, "store");
     let (old, now) = (&running.ipsec, &new.ipsec);
     keep(old.ike_rekey != now.ike_rekey, "ipsec.ike_rekey");
     keep(old.child_rekey != now.child_rekey, "ipsec.child_rekey");
@@ -146,7 +163,8 @@ pub(super) fn keep_running_parts(running: &Config, new: &mut Config) -> Vec<&'st
     new.host.listen = running.host.listen;
     new.tun = running.tun.clone();
     new.docker.clone_from(&running.docker);
-    let suites = std::mem::take(&mut new.ipsec.suites);
-    new.ipsec = crate::config::Ipsec { suites, ..running.ipsec.clone() };
+    new.store.clone_from(&running.store);
+    let (suites, require_pq) = (std::mem::take(&mut new.ipsec.suites), new.ipsec.require_pq);
+    new.ipsec = crate::config::Ipsec { suites, require_pq, ..running.ipsec.clone() };
     kept
 }

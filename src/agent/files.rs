@@ -8,10 +8,11 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::config::{self, Config, DriverSource, KeyFile, Report, Surroundings};
+use crate::config::{self, Config, DriverSource, KeyFile, Placed, Report, Surroundings};
 use crate::crypto::{KeyFormatError, SigningKey};
 use crate::model::Secret;
 use crate::network::{self, Driver};
+use crate::store::etcd::Credentials;
 
 /// The host's private key in the state directory.
 pub const HOST_KEY: &str = "host.key";
@@ -41,6 +42,7 @@ pub fn parse_config(file: &Path, octets: &Secret) -> (Option<Config>, Report) {
     let (config, mut report) = config::parse(file, octets.expose(), &surroundings());
     let Some(mut config) = config else { return (None, report) };
     config::resolve_keys(&mut config, &mut report, &read_key_file);
+    let _ = load_credentials(&config, &mut report);
     let _ = drivers(&config, &mut report);
     (Some(config).filter(|_| !report.has_errors()), report)
 }
@@ -49,6 +51,42 @@ pub fn parse_config(file: &Path, octets: &Secret) -> (Option<Config>, Report) {
 #[must_use]
 pub fn parse_compose(file: &Path, octets: &Secret, strict: bool) -> (Vec<Driver>, Report) {
     network::parse(file, octets.expose(), &|name| std::env::var(name).ok(), strict)
+}
+
+/// Reads the files that `store` names, if it is etcd. What is wrong with them goes into the report.
+#[must_use]
+pub fn load_credentials(config: &Config, report: &mut Report) -> Credentials {
+    let mut credentials = Credentials::default();
+    let Some(config::Store::Etcd(settings)) = &config.store else { return credentials };
+    let mut read = |path: &Placed<PathBuf>, is_secret: bool| match read_key_file(&path.value) {
+        Err(error) => {
+            path.error(report, format!("expected a readable file, got {}: {error}", path.value.display()));
+            None
+        }
+        Ok(file) => match config::check_key_file(&path.value, &file).err().filter(|_| is_secret) {
+            Some(why) => {
+                path.error(report, why);
+                None
+            }
+            None => Some(file.contents),
+        },
+    };
+    let ca_file = settings.ca_file.as_ref();
+    credentials.authorities = ca_file.and_then(|path| read(path, false)).map(|octets| octets.expose().to_vec());
+    if let Some(files) = &settings.certificate {
+        let (chain, key) = (read(&files.chain, false), read(&files.key, true));
+        credentials.certificate = chain.zip(key).map(|(chain, key)| (chain.expose().to_vec(), key));
+    }
+    if let Some((user, path)) = &settings.login {
+        let password = read(path, true);
+        // An editor's line end is no part of it.
+        let trimmed = |octets: Secret| Secret::copy_of(octets.expose().trim_ascii_end());
+        credentials.login = password.map(|password| (user.clone(), trimmed(password)));
+    }
+    if let (Err(error), Some(path)) = (credentials.tls(), ca_file) {
+        path.error(report, error.to_string());
+    }
+    credentials
 }
 
 /// The network drivers that a configuration names, with the environment's variables. What is wrong with them goes into the report, which

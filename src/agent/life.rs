@@ -15,6 +15,7 @@ use super::docker::Docker;
 use super::plumbing::{self, Plumbing};
 use super::rotation::{self, HOST_KEY_OLD};
 use super::watch::{self, Watch};
+use super::wish::Wish;
 use super::{AgentError, Options, OsRng, desired, drivers, files, paths, preflight};
 use crate::config::{Config, Message, Report, Severity};
 use crate::control::{Counters, Server};
@@ -41,21 +42,22 @@ const UNREAD: &str = "the configuration stays as it was";
 pub fn run(options: &Options) -> Result<(), AgentError> {
     // A signal that comes while we start is kept.
     let signals = SignalThread::start()?;
-    let (mut config, report) = load(&options.config)?;
+    let (base, report) = load(&options.config)?;
     preflight::check_rights()?;
     let _lock = preflight::lock(&options.run_dir)?;
-    let (host_keys, mut warnings) = check(&config, report, &options.state_dir)?;
-    let mut agent = Agent::start(&config, &host_keys, options, &mut warnings)?;
-    let watcher = agent.watch_docker(&config, options);
+    let (host_keys, mut warnings) = check(&base, report, &options.state_dir)?;
+    let mut wish = Wish::new(base, host_keys, &options.state_dir)?;
+    let mut agent = Agent::start(&wish, options, &mut warnings)?;
+    let watcher = agent.watch_docker(&wish.config, options);
     tracing::info!(
         "{} runs with {} on {} as {}",
-        config.host.name,
-        counted(config.peers.len(), "peer"),
+        wish.config.host.name,
+        counted(wish.config.peers.len(), "peer"),
         agent.engine.tun_name(),
-        counted(desired::workers(&config).into(), "worker")
+        counted(desired::workers(&wish.config).into(), "worker")
     );
     notify(&[NotifyState::Ready, NotifyState::Status("running")]);
-    let outcome = agent.live(&signals.receiver, options, &mut config);
+    let outcome = agent.live(&signals.receiver, options, &mut wish);
     notify(&[NotifyState::Stopping]);
     drop(watcher);
     let stopped = agent.stop();
@@ -114,16 +116,13 @@ struct Agent {
 }
 
 impl Agent {
-    fn start(
-        config: &Config,
-        host_keys: &[SigningKey],
-        options: &Options,
-        warnings: &mut Vec<String>,
-    ) -> Result<Self, AgentError> {
+    fn start(wish: &Wish, options: &Options, warnings: &mut Vec<String>) -> Result<Self, AgentError> {
         let started = Instant::now();
+        let config = &wish.config;
         let tun_mtu = paths::tun_mtu(config);
-        let node = desired::node(config, host_keys, tun_mtu);
-        let node = Node::new(model::Instant::ORIGIN, node, Box::new(OsRng), Box::new(OsRng));
+        let mut node = Node::new(model::Instant::ORIGIN, desired::node(config, tun_mtu), Box::new(OsRng), Box::new(OsRng));
+        let peers = desired::peers(config, &wish.host_keys);
+        node.reconfigure(model::Instant::ORIGIN, config.overlay.blocks.clone(), peers);
         let engine = Engine::start(&desired::engine(config, tun_mtu), node)?;
         // The guard's table is named after the device: only who has the one may replace the other, or take it away.
         let plumbing = match Plumbing::new(config, tun_mtu) {
@@ -147,7 +146,7 @@ impl Agent {
             txqueuelen: plumbing.tx_queue(),
         };
         // Who finds an answer at the control socket finds the networks, too.
-        warnings.extend(drivers::apply(config, options));
+        let driver_warnings = drivers::apply(config, options);
         engine.test_device();
         let buffers = engine.buffers();
         warnings.extend(plumbing::queue_hints(&tun, buffers));
@@ -162,8 +161,11 @@ impl Agent {
             table: plumbing.table().to_owned(),
             docker: Docker::of(config),
             warnings: std::mem::take(warnings),
+            driver_warnings,
+            store: None,
+            store_warnings: Vec::new(),
         };
-        facts.describe(config);
+        facts.describe(wish);
         let facts = Arc::new(Mutex::new(facts));
         let counters = Arc::new(Counters::default());
         let answers = Answers {
@@ -185,16 +187,21 @@ impl Agent {
     }
 
     /// Waits for signals and for threads that end, and looks around meanwhile.
-    fn live(&mut self, signals: &Receiver<i32>, options: &Options, config: &mut Config) -> Result<(), AgentError> {
+    fn live(&mut self, signals: &Receiver<i32>, options: &Options, wish: &mut Wish) -> Result<(), AgentError> {
         let looks = tick(watch::EVERY);
         let mut watch = Watch::new();
         watch.note(&self.engine, &self.facts);
-        watch::look_at_places(config, &self.engine);
+        watch::look_at_places(&wish.config, &self.engine);
+        let news = wish.news();
         loop {
             select! {
-                recv(looks) -> _ => watch.look(config, &self.engine, &self.facts),
+                recv(looks) -> _ => {
+                    self.look_at_store(wish, options);
+                    watch.look(&wish.config, &self.engine, &self.facts);
+                }
+                recv(news) -> _ => self.look_at_store(wish, options),
                 recv(signals) -> signal => match signal {
-                    Ok(SIGHUP) => self.reload(options, config),
+                    Ok(SIGHUP) => self.reload(options, wish),
                     Ok(signal) => {
                         tracing::info!("stopping on {}", signal_name(signal));
                         return Ok(());
@@ -216,11 +223,11 @@ impl Agent {
     }
 
     /// Reads the configuration again. One that cannot be used changes nothing.
-    fn reload(&mut self, options: &Options, config: &mut Config) {
+    fn reload(&mut self, options: &Options, wish: &mut Wish) {
         let clock = NotifyState::monotonic_usec_now();
         let reloading: Vec<NotifyState<'_>> = [NotifyState::Reloading].into_iter().chain(clock).collect();
         notify(&reloading);
-        if let Err(error) = self.try_reload(options, config) {
+        if let Err(error) = self.try_reload(options, wish) {
             let why = error.to_string();
             let warning = format!("{UNREAD}: {}", why.trim_end());
             tracing::error!("{warning}");
@@ -231,37 +238,58 @@ impl Agent {
         notify(&[NotifyState::Ready]);
     }
 
-    fn try_reload(&mut self, options: &Options, config: &mut Config) -> Result<(), AgentError> {
+    fn try_reload(&mut self, options: &Options, wish: &mut Wish) -> Result<(), AgentError> {
         let (mut new, report) = load(&options.config)?;
-        let kept = desired::keep_running_parts(config, &mut new);
+        let kept = desired::keep_running_parts(&wish.base, &mut new);
         let (host_keys, mut warnings) = check(&new, report, &options.state_dir)?;
         for key in kept {
             let warning = format!("{key} changed in the configuration: that takes effect when the agent starts next");
             tracing::warn!("{warning}");
             warnings.push(warning);
         }
-        // The node before the routes: a packet that is routed to us early would be a drop.
-        let peers = desired::peers(&new, &host_keys);
-        let blocks = new.overlay.blocks.clone();
-        self.engine.ask(move |node, now| node.reconfigure(now, blocks, peers))?;
-        for complaint in self.plumbing.change(&new) {
-            tracing::warn!("{complaint}");
-            warnings.push(complaint);
-        }
-        let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
-        facts.describe(&new);
-        facts.warnings = warnings;
-        drop(facts);
-        self.apply_drivers(&new, options);
-        tracing::info!("read the configuration again: {}", counted(new.peers.len(), "peer"));
-        *config = new;
+        wish.change(new, host_keys);
+        warnings.extend(self.apply(wish)?);
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).warnings = warnings;
+        self.apply_drivers(&wish.config, options);
+        tracing::info!("read the configuration again: {}", counted(wish.config.peers.len(), "peer"));
         Ok(())
+    }
+
+    /// Makes true what is wanted now. What the kernel refused is returned in words.
+    fn apply(&mut self, wish: &Wish) -> Result<Vec<String>, AgentError> {
+        // The node before the routes: a packet that is routed to us early would be a drop.
+        let peers = desired::peers(&wish.config, &wish.host_keys);
+        let blocks = wish.config.overlay.blocks.clone();
+        self.engine.ask(move |node, now| node.reconfigure(now, blocks, peers))?;
+        let complaints = self.plumbing.change(&wish.config);
+        for complaint in &complaints {
+            tracing::warn!("{complaint}");
+        }
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).describe(wish);
+        Ok(complaints)
+    }
+
+    /// Takes over what the store says anew.
+    fn look_at_store(&mut self, wish: &mut Wish, options: &Options) {
+        if !wish.look() {
+            return;
+        }
+        match self.apply(wish) {
+            Ok(complaints) => {
+                wish.done();
+                self.facts.lock().unwrap_or_else(PoisonError::into_inner).store_warnings.extend(complaints);
+                self.apply_drivers(&wish.config, options);
+                tracing::info!("the store has news: {}", counted(wish.config.peers.len(), "peer"));
+            }
+            // It stays to be done, and is tried again at the next look.
+            Err(error) => tracing::warn!("what the store says is not in effect yet: {error}"),
+        }
     }
 
     /// Lets container runtimes and CNI plugins know what is ours.
     fn apply_drivers(&self, config: &Config, options: &Options) {
         let warnings = drivers::apply(config, options);
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner).warnings.extend(warnings);
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).driver_warnings = warnings;
     }
 
     /// Gives containers of Docker their addresses from now on, if that is wanted.

@@ -1,8 +1,10 @@
 //! The host agent: what the configuration wants, made true on this host, and kept so.
 //!
 //! [`run`] is its life in order: what could stand in the way is asked first (`preflight.rs`), the configuration becomes what the
-//! engine and the node take (`desired.rs`), the engine runs, the guard stands before the first address does (`plumbing.rs`),
-//! the control socket answers (`answers.rs`), container runtimes are told of networks and blocks (`drivers/`), the kernel is asked for path MTUs now and then (`paths.rs`) and watched (`watch.rs`, `places.rs`), and signals decide
+//! engine and the node take (`desired.rs`), with the hosts of a store joined in (`membership.rs`, `mesh.rs`, `wish.rs`), the engine runs,
+//! the guard stands before the first address does (`plumbing.rs`), the control socket answers (`answers.rs`), container runtimes are told
+//! of networks and blocks (`drivers/`), the kernel is asked for path MTUs now and then (`paths.rs`) and watched (`watch.rs`, `places.rs`),
+//! and signals decide
 //! (`life.rs`): SIGHUP reads the configuration again, and changes what can be changed while packets flow; SIGTERM takes
 //! everything back in the opposite order.
 
@@ -12,6 +14,8 @@ mod docker;
 pub mod drivers;
 pub mod files;
 mod life;
+mod membership;
+mod mesh;
 mod paths;
 mod places;
 mod plumbing;
@@ -19,6 +23,7 @@ mod preflight;
 mod random;
 pub mod rotation;
 mod watch;
+mod wish;
 
 use std::io;
 use std::path::PathBuf;

@@ -9,7 +9,7 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use super::AgentError;
-use crate::config::{Advertise, Config, PeerRemote, Report, holds_outer};
+use crate::config::{Advertise, Config, PeerRemote, Report, doubtful, holds_outer};
 use crate::control::{ServerError, prepare_run_dir};
 use crate::sys::caps::{check_tun_device, may_administer_network};
 use crate::sys::netlink::{Netlink, NetlinkError};
@@ -87,6 +87,9 @@ pub(super) fn check_interfaces(config: &Config, report: &mut Report) -> Result<(
         let on_link = listed.iter().filter(|address| address.link_index == link.index);
         for address in on_link.map(|address| address.address.addr()) {
             advertised_is_outside(config, address, name, report);
+            if let Some(doubt) = doubtful(address) {
+                report.warning(None, "host.advertise", format!("iface:{name}: {address} {doubt}"));
+            }
         }
     }
     for peer in &config.peers {

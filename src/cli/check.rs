@@ -1,15 +1,16 @@
 //! `underpass config check`, for the agent's configuration and for compose files.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::output::{complain, print, print_json};
 use super::{Exit, Places};
 use crate::agent::files;
-use crate::config::{Config, Report, Severity};
+use crate::config::{Config, Placed, Report, Severity, Store};
 use crate::network::{self, Driver};
+use crate::store;
 
 /// Reads the file as the agent would.
 pub(super) fn run(places: &Places, file: &Path, strict: bool) -> Exit {
@@ -25,8 +26,31 @@ pub(super) fn run(places: &Places, file: &Path, strict: bool) -> Exit {
         let what: Vec<String> = drivers.iter().map(describe).collect();
         return tell(places, &report, false, &what.join("; "), Some(drivers.iter().map(driver_json).collect()));
     }
-    let (config, report) = files::parse_config(file, &octets);
-    tell(places, &report, strict, &config.as_ref().map(describe_config).unwrap_or_default(), None)
+    let (config, mut report) = files::parse_config(file, &octets);
+    let mut what = config.as_ref().map(describe_config).unwrap_or_default();
+    if let Some(Store::File(path)) = config.as_ref().and_then(|config| config.store.as_ref()) {
+        list_of_hosts(path, &mut report, &mut what);
+    }
+    tell(places, &report, strict, &what, None)
+}
+
+/// Reads the list that a configuration names.
+fn list_of_hosts(path: &Placed<PathBuf>, report: &mut Report, what: &mut String) {
+    match store::load(&path.value) {
+        Ok((members, hosts)) => {
+            if let Some(members) = members {
+                what.push_str(&format!(", {} in {}", counted(members.hosts.len(), "host"), path.value.display()));
+            }
+            report.include(hosts);
+        }
+        Err(error) => {
+            report.error(
+                path.line,
+                &*path.key,
+                format!("expected a readable list of hosts, got {}: {error}", path.value.display()),
+            );
+        }
+    }
 }
 
 /// Prints what was found. With `strict` a warning is enough to refuse the file.

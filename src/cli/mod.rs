@@ -9,6 +9,7 @@ mod check;
 mod convert;
 mod demo;
 mod exit;
+mod host;
 mod ipam;
 mod key;
 mod lab;
@@ -115,6 +116,9 @@ enum Command {
     /// Work with the host's Ed25519 key, by which its peers know it.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Show the hosts of the store, or end one.
+    #[command(subcommand)]
+    Host(HostCommand),
     /// Show and check the addresses that this host gave to containers.
     #[command(subcommand)]
     Ipam(IpamCommand),
@@ -228,6 +232,32 @@ enum KeyCommand {
 }
 
 #[derive(Debug, Subcommand)]
+enum HostCommand {
+    /// List the hosts that the store knows, and how this one stands with each.
+    #[command(
+        after_help = "Examples:\n  underpass host ls\n  underpass host ls --json | jq '.hosts[] | {name, state, blocks}'"
+    )]
+    Ls,
+    /// Show one host in full.
+    Show {
+        /// Its name, or its ID or the first eight digits of that.
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Take a host out of the store for good: its tunnels end everywhere, and its blocks are free again.
+    ///
+    /// It comes back only with another host key. Hosts that are listed in a file are taken out of the file instead.
+    Rm {
+        /// Its name, or its ID or the first eight digits of that.
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Also if the store has heard of it within the last half minute.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 enum IpamCommand {
     /// List networks, blocks and leases.
     ///
@@ -276,6 +306,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Key(KeyCommand::Generate { force }) => key::generate(&places, force),
         Command::Key(KeyCommand::Show) => key::show(&places),
         Command::Key(KeyCommand::Rotate { switch, finish }) => key::rotate(&places, switch, finish),
+        Command::Host(HostCommand::Ls) => host::show(&places, None),
+        Command::Host(HostCommand::Show { name }) => host::show(&places, Some(&name)),
+        Command::Host(HostCommand::Rm { name, force }) => host::rm(&places, &name, force),
         Command::Ipam(IpamCommand::Ls { network }) => ipam::ls(&places, network.as_deref()),
         Command::Ipam(IpamCommand::Check { repair }) => ipam::check(&places, repair),
         Command::Net(command) => net::run(&places, command),

@@ -20,6 +20,7 @@ pub(super) fn finish(draft: Draft, report: &mut Report) -> Option<Config> {
     names(&draft, report);
     identities(&draft, report);
     own_addresses(&draft, report);
+    advertised(&draft, report);
     peer_addresses(&draft, report);
     for block in all_blocks(&draft) {
         usable_block(block.prefix, report);
@@ -138,6 +139,32 @@ fn own_addresses(draft: &Draft, report: &mut Report) {
     }
 }
 
+/// Addresses by which other hosts are unlikely to reach this one.
+fn advertised(draft: &Draft, report: &mut Report) {
+    for (index, advertise) in draft.advertise.iter().enumerate() {
+        if let Advertise::Address(address, _) = advertise.value
+            && let Some(doubt) = doubtful(address)
+        {
+            advertise.warning(report, format!("{address} {doubt}"));
+        }
+        if let Some(first) = draft.advertise[..index].iter().find(|first| first.value == advertise.value) {
+            advertise.warning(report, format!("this stands in the list already{}", on_line(first)));
+        }
+    }
+}
+
+/// What is to be said against an address that other hosts are to use.
+#[must_use]
+pub fn doubtful(address: IpAddr) -> Option<&'static str> {
+    match address {
+        _ if address.is_loopback() => Some("is a loopback address: no other host reaches this one there"),
+        IpAddr::V4(v4) if v4.octets()[..2] == [172, 17] => {
+            Some("is of 172.17.0.0/16, where Docker's own bridge is on every host: other hosts hardly reach this one there")
+        }
+        _ => None,
+    }
+}
+
 /// Addresses of an IPv4 block that no host can have.
 fn reserved_in(block: IpNet, address: IpAddr) -> Option<&'static str> {
     let IpNet::V4(block) = block else { return None };
@@ -204,7 +231,7 @@ fn all_blocks(draft: &Draft) -> impl Iterator<Item = Block<'_>> {
 }
 
 /// Ranges that never leave a host or a link, so no tunnel can carry them.
-fn usable_block(block: &Placed<IpNet>, report: &mut Report) {
+pub(crate) fn usable_block(block: &Placed<IpNet>, report: &mut Report) {
     const REFUSED: [(&str, &str); 6] = [
         ("127.0.0.0/8", "loopback"),
         ("169.254.0.0/16", "link-local"),
@@ -327,8 +354,7 @@ fn build(draft: Draft) -> Option<Config> {
     let blocks: Vec<IpNet> = draft.blocks.iter().map(|block| block.value).collect();
     let mut addresses: Vec<IpAddr> = draft.addresses.iter().map(|address| address.value).collect();
     if addresses.is_empty() {
-        let of_family = |ipv6| blocks.iter().find(|block| block.addr().is_ipv6() == ipv6).map(|block| first_host(*block));
-        addresses = [false, true].into_iter().filter_map(of_family).collect();
+        addresses = default_addresses(&blocks);
     }
     let mut peers = Vec::new();
     for peer in draft.peers {
@@ -347,6 +373,8 @@ fn build(draft: Draft) -> Option<Config> {
             require_pq: peer.require_pq,
             local_blocks: local.iter().map(|block| block.value).collect(),
             remote_blocks: peer.remote_blocks.iter().map(|block| block.value).collect(),
+            from_store: false,
+            on_demand: false,
             name: peer_name,
         });
     }
@@ -368,9 +396,18 @@ fn build(draft: Draft) -> Option<Config> {
         overlay: Overlay { addresses, blocks },
         ipsec: draft.ipsec,
         peers,
+        store: draft.store,
+        mesh: draft.mesh,
         drivers: draft.drivers,
         cni: draft.cni,
         docker: draft.docker,
         labels: draft.labels,
     })
+}
+
+/// `overlay.address` where it is not given: the first address of the first block of each family.
+#[must_use]
+pub fn default_addresses(blocks: &[IpNet]) -> Vec<IpAddr> {
+    let of_family = |ipv6| blocks.iter().find(|block| block.addr().is_ipv6() == ipv6).map(|block| first_host(*block));
+    [false, true].into_iter().filter_map(of_family).collect()
 }

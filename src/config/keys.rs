@@ -83,7 +83,7 @@ fn load(
 }
 
 /// A shared key of a usable length.
-pub(super) fn check_psk(psk: &Placed<&[u8]>, allow_short: bool, report: &mut Report) -> Option<Secret> {
+pub(crate) fn check_psk(psk: &Placed<&[u8]>, allow_short: bool, report: &mut Report) -> Option<Secret> {
     let len = psk.value.len();
     let min = if allow_short { 1 } else { MIN_PSK };
     if (min..=MAX_PSK).contains(&len) {

@@ -10,25 +10,27 @@
 
 #[cfg(feature = "x509")]
 mod certificates;
-mod check;
+pub(crate) mod check;
 mod docker;
 mod drivers;
-mod keys;
+pub(crate) mod keys;
 mod message;
-mod read;
+pub(crate) mod read;
 pub(crate) mod scalar;
 pub(crate) mod section;
+mod store;
 mod types;
 pub(crate) mod yaml;
 
-pub use check::holds_outer;
+pub use check::{default_addresses, doubtful, holds_outer};
 pub use docker::Docker;
 pub use drivers::{CNI_BIN_DIR, CNI_CACHE_DIR, CNI_CONF_DIR, Cni, DriverBlock, DriverSource};
 pub use keys::{KeyFile, check_key_file, resolve_keys};
 pub use message::{Message, Report, Severity};
 pub use section::Placed;
 pub use types::{
-    Advertise, Backend, CertificateFiles, Config, Host, Ipsec, Listen, Mtu, Overlay, Peer, PeerAuth, PeerRemote, Queues, Tun,
+    Advertise, Backend, CertificateFiles, Config, EtcdEndpoint, EtcdSettings, Host, Ipsec, Listen, Mesh, Mtu, Overlay, Peer,
+    PeerAuth, PeerRemote, Queues, Store, Tun,
 };
 
 use std::path::Path;

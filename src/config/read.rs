@@ -13,8 +13,8 @@ use super::scalar::{self, Expected};
 use super::section::{Field, Placed, Section};
 use super::yaml::Node;
 use super::{
-    Advertise, Backend, CertificateFiles, Config, Docker, Ipsec, Listen, Mtu, PeerAuth, PeerRemote, Queues, Surroundings,
-    check, docker, keys,
+    Advertise, Backend, CertificateFiles, Config, Docker, Ipsec, Listen, Mesh, Mtu, PeerAuth, PeerRemote, Queues, Store,
+    Surroundings, check, docker, keys, store,
 };
 use crate::crypto::VerifyingKey;
 use crate::model::AeadAlgorithm;
@@ -74,6 +74,8 @@ pub(super) struct Draft {
     pub blocks: Vec<Placed<IpNet>>,
     pub ipsec: Ipsec,
     pub peers: Vec<PeerDraft>,
+    pub store: Option<Store>,
+    pub mesh: Mesh,
     pub drivers: Vec<DriverSource>,
     pub cni: Cni,
     pub docker: Option<Docker>,
@@ -106,8 +108,12 @@ pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, repo
     let (name, advertise, listen, certificate) =
         host(&top.take("host").unwrap_or_else(|| absent("host")), folder, surroundings, report).unwrap_or_default();
     let (tun_name, mtu, queues, pin, backend, offload) = tun(&top.take("tun").unwrap_or_else(|| absent("tun")), report)?;
+    let mesh = top.take("mesh").and_then(|field| field.read(report, store::mesh)).map_or(Mesh::Full, |mesh| mesh.value);
+    let has_store = top.has("store");
+    let store = top.take("store").and_then(|field| store::store(&field, folder, report));
     let (addresses, blocks) = match top.take("overlay") {
-        Some(field) => overlay(&field, report),
+        Some(field) => overlay(&field, !has_store, report),
+        None if has_store => (Vec::new(), Vec::new()),
         None => {
             report.error(
                 None,
@@ -125,7 +131,6 @@ pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, repo
     let labels = drivers::labels(top.take("host").as_ref(), report);
     let cni = drivers::cni(&mut top, folder, report);
     let docker = top.take("docker").and_then(|field| docker::read(&field, report));
-    later_steps(&mut top, report);
     top.finish(report);
     let listen = listen.unwrap_or_else(|| absent("host.listen").placed(Listen::default()));
     let draft = Draft {
@@ -143,18 +148,14 @@ pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, repo
         blocks,
         ipsec,
         peers,
+        store,
+        mesh,
         drivers,
         cni,
         docker,
         labels,
     };
     check::finish(draft, report)
-}
-
-/// Keys that other builds have: knowing them makes a better message than "unknown key".
-fn later_steps(top: &mut Section<'_>, report: &mut Report) {
-    let what = "a store of hosts: list them under `peers`";
-    top.refuse("store", &format!("this build does not have {what}; remove the key"), report);
 }
 
 impl Default for Listen {
@@ -219,7 +220,7 @@ fn certificate(section: &mut Section<'_>, folder: &Path, report: &mut Report) ->
 }
 
 /// The path of a file, from the configuration's folder.
-fn path(field: &Field<'_>, folder: &Path, report: &mut Report) -> Option<Placed<PathBuf>> {
+pub(super) fn path(field: &Field<'_>, folder: &Path, report: &mut Report) -> Option<Placed<PathBuf>> {
     field.read(report, |text| match text {
         "" => Err(Expected::new("the path of a file")),
         _ => Ok(folder.join(PathBuf::from(text))),
@@ -318,7 +319,7 @@ fn backend(text: &str) -> Result<Backend, Expected> {
     scalar::word(text, &[("offload", Backend::Offload), ("plain", Backend::Plain)])
 }
 
-fn overlay(field: &Field<'_>, report: &mut Report) -> (Vec<Placed<IpAddr>>, Vec<Placed<IpNet>>) {
+fn overlay(field: &Field<'_>, needs_blocks: bool, report: &mut Report) -> (Vec<Placed<IpAddr>>, Vec<Placed<IpNet>>) {
     let Some(mut section) = Section::of(field, report) else { return (Vec::new(), Vec::new()) };
     let addresses = match section.take("address") {
         Some(field) if matches!(field.node.value, super::yaml::Value::List(_)) => {
@@ -327,13 +328,18 @@ fn overlay(field: &Field<'_>, report: &mut Report) -> (Vec<Placed<IpAddr>>, Vec<
         Some(field) => field.read(report, scalar::host_address).into_iter().collect(),
         None => Vec::new(),
     };
-    let blocks = blocks(&mut section, "blocks", true, report);
+    let blocks = blocks(&mut section, "blocks", needs_blocks, report);
     section.finish(report);
     (addresses, blocks)
 }
 
 /// A list of prefixes; an empty one is an error where the key is required.
-fn blocks(section: &mut Section<'_>, key: &'static str, required: bool, report: &mut Report) -> Vec<Placed<IpNet>> {
+pub(crate) fn blocks(
+    section: &mut Section<'_>,
+    key: &'static str,
+    required: bool,
+    report: &mut Report,
+) -> Vec<Placed<IpNet>> {
     let Some(field) = section.take(key) else {
         if required {
             let path = format!("{}.{key}", section.key);
@@ -356,6 +362,7 @@ fn ipsec(field: &Field<'_>, report: &mut Report) -> Option<(Ipsec, PeerFlags)> {
         replay_window: 4096,
         dpd: DPD.1,
         suites: AeadAlgorithm::ALL.to_vec(),
+        require_pq: false,
     };
     let mut section = Section::of(field, report)?;
     let rekey = |text: &str| scalar::duration(text, MIN_REKEY, MAX_REKEY);
@@ -376,6 +383,7 @@ fn ipsec(field: &Field<'_>, report: &mut Report) -> Option<(Ipsec, PeerFlags)> {
         ipsec.suites = suites;
     }
     let flags = PeerFlags::default().read(&mut section, report);
+    ipsec.require_pq = flags.require_pq;
     section.finish(report);
     Some((ipsec, flags))
 }
@@ -478,7 +486,7 @@ fn peer(field: &Field<'_>, defaults: &PeerDefaults<'_>, report: &mut Report) -> 
 }
 
 /// One address, or a list of them.
-fn places(field: &Field<'_>, report: &mut Report) -> Vec<Placed<PeerRemote>> {
+pub(crate) fn places(field: &Field<'_>, report: &mut Report) -> Vec<Placed<PeerRemote>> {
     match &field.node.value {
         super::yaml::Value::List(items) if items.is_empty() => {
             field.refuse(report, &Expected::new("at least one address (without the key the peer calls us)"));
@@ -499,7 +507,7 @@ const PROOFS: &str =
     if cfg!(feature = "x509") { "psk, psk_file, public_key or ca_file" } else { "psk, psk_file or public_key" };
 
 /// One public key, or a list of some: while the peer changes its key, it is known by the old one and the new one.
-fn public_keys(field: &Field<'_>, report: &mut Report) -> Option<Vec<VerifyingKey>> {
+pub(crate) fn public_keys(field: &Field<'_>, report: &mut Report) -> Option<Vec<VerifyingKey>> {
     let key = |text: &str| {
         VerifyingKey::from_base64(text).map_err(|error| {
             Expected::new(format!("the peer's public key as `underpass key show` prints it there ({error})"))

@@ -121,7 +121,7 @@ pub(super) fn host_address(text: &str) -> Result<IpAddr, Expected> {
 }
 
 /// An address that datagrams can be sent to, with or without a port.
-pub(super) fn endpoint(text: &str) -> Result<(IpAddr, Option<u16>), Expected> {
+pub(crate) fn endpoint(text: &str) -> Result<(IpAddr, Option<u16>), Expected> {
     const WHAT: &str = "an address or ADDRESS:PORT (names are not looked up)";
     let (address, port) = match (text.parse::<IpAddr>(), text.parse::<SocketAddr>()) {
         (Ok(address), _) => (address, None),

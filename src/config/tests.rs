@@ -49,7 +49,12 @@ fn the_manual_names_every_key_with_its_default() {
     silent.peers[0].name = told.peers[0].name.clone();
     silent.peers[0].auth = told.peers[0].auth.clone();
     assert_eq!(silent, told);
-    for key in include_str!("read.rs").split("take(\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+    for key in [include_str!("read.rs"), include_str!("store.rs")]
+        .concat()
+        .split("take(\"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+    {
         assert!(manual.contains(&format!("{key}:")), "{key} is not in the manual");
     }
 }
@@ -100,6 +105,7 @@ fn defaults_are_those_of_the_manual() {
             replay_window: 4096,
             dpd: Duration::from_secs(10),
             suites: vec![AeadAlgorithm::Aes256Gcm16, AeadAlgorithm::ChaCha20Poly1305, AeadAlgorithm::Aes128Gcm16],
+            require_pq: false,
         }
     );
     assert!(config.peers.is_empty());

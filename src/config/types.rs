@@ -25,8 +25,12 @@ pub struct Config {
     pub overlay: Overlay,
     /// IKE and ESP.
     pub ipsec: Ipsec,
-    /// Every other host.
+    /// The peers that are listed by hand; and, once an agent has joined them in, the hosts of the store.
     pub peers: Vec<Peer>,
+    /// `store`: where the other hosts are listed, if anywhere.
+    pub store: Option<Store>,
+    /// `mesh`.
+    pub mesh: Mesh,
     /// Where this host's network drivers stand.
     pub drivers: Vec<DriverSource>,
     /// Where container runtimes look.
@@ -35,6 +39,65 @@ pub struct Config {
     pub docker: Option<Docker>,
     /// `host.labels`.
     pub labels: BTreeMap<String, String>,
+}
+
+/// `mesh`: when tunnels to hosts of the store are made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mesh {
+    /// At once, and kept.
+    Full,
+    /// When there is a packet for the host.
+    OnDemand,
+}
+
+/// `store`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Store {
+    /// A list of hosts in a file, the same on every host.
+    File(Placed<PathBuf>),
+    /// etcd.
+    Etcd(Box<EtcdSettings>),
+}
+
+/// `store` with `kind: etcd`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EtcdSettings {
+    /// `endpoints`, asked in turn. Never empty.
+    pub endpoints: Vec<EtcdEndpoint>,
+    /// `prefix`: what every key begins with, without a slash at its end.
+    pub prefix: String,
+    /// `ca_file`: who may have issued the servers' certificates.
+    pub ca_file: Option<Placed<PathBuf>>,
+    /// `cert_file` and `key_file`: what this host shows the servers.
+    pub certificate: Option<CertificateFiles>,
+    /// `user` and `password_file`.
+    pub login: Option<(String, Placed<PathBuf>)>,
+    /// `subnets` of the network that this host makes if there is none in the store.
+    pub subnets: Vec<IpNet>,
+    /// `block`: the prefix length of a host's IPv4 block in that network.
+    pub block: u8,
+}
+
+/// A server of etcd.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EtcdEndpoint {
+    /// Whether it is spoken to by TLS.
+    pub tls: bool,
+    /// A name or an address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl fmt::Display for EtcdEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        if self.host.contains(':') {
+            write!(f, "{scheme}://[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{scheme}://{}:{}", self.host, self.port)
+        }
+    }
 }
 
 /// `host`.
@@ -153,7 +216,7 @@ impl Backend {
 pub struct Overlay {
     /// `address`: what the TUN device gets. At most one of each family.
     pub addresses: Vec<IpAddr>,
-    /// `blocks`: the inner addresses that this host owns. Never empty.
+    /// `blocks`: the inner addresses that this host owns. Empty only where a store is to say them.
     pub blocks: Vec<IpNet>,
 }
 
@@ -170,6 +233,8 @@ pub struct Ipsec {
     pub dpd: Duration,
     /// `suites`, most wanted first: what peers have that do not say otherwise. Never empty.
     pub suites: Vec<AeadAlgorithm>,
+    /// `require_pq`: what peers have that do not say otherwise.
+    pub require_pq: bool,
 }
 
 /// One of `peers`.
@@ -193,10 +258,16 @@ pub struct Peer {
     pub suites: Vec<AeadAlgorithm>,
     /// `require_pq`: whether a tunnel without post-quantum key exchange is refused.
     pub require_pq: bool,
-    /// `local_blocks`: traffic selectors on our side. Never empty.
+    /// `local_blocks`: traffic selectors on our side. Empty: whatever this host owns.
     pub local_blocks: Vec<IpNet>,
-    /// `remote_blocks`: traffic selectors on the peer's side, and what is routed to it. Never empty.
+    /// `remote_blocks`: what is routed to it, and traffic selectors on the peer's side. Empty only for a host of the store that has
+    /// none yet.
     pub remote_blocks: Vec<IpNet>,
+    /// Whether it is a host of the store. Then traffic selectors let everything pass and only routes say what may flow: blocks come
+    /// and go, and tunnels stay.
+    pub from_store: bool,
+    /// Whether its tunnel waits for the first packet.
+    pub on_demand: bool,
 }
 
 impl Peer {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::protocol::{self, Fault, RekeyWhat, Rekeyed, Request, SOCKET_NAME, Version};
+use super::protocol::{self, Fault, HostRemoved, RekeyWhat, Rekeyed, Request, SOCKET_NAME, Version};
 use crate::observe::{Peers, Status};
 
 /// How long a client waits by default: the agent answers within milliseconds unless the machine is in trouble.
@@ -81,6 +81,14 @@ impl Client {
     /// See [`ClientError`].
     pub fn rekey(&self, peer: &str, what: RekeyWhat) -> Result<Rekeyed, ClientError> {
         self.ask(&Request::Rekey { peer: peer.to_owned(), what })
+    }
+
+    /// Takes a host out of the store.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn remove_host(&self, name: &str, force: bool) -> Result<HostRemoved, ClientError> {
+        self.ask(&Request::HostRemove { name: name.to_owned(), force })
     }
 
     /// Which agent it is.

@@ -34,6 +34,20 @@ pub enum Request {
         /// Which SA.
         what: RekeyWhat,
     },
+    /// All hosts of the store, or those of that name or ID: answered by [`Hosts`](crate::observe::Hosts).
+    Hosts {
+        /// A name, label or ID.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// Take a host out of the store for good: answered by [`HostRemoved`].
+    #[serde(rename = "host-remove")]
+    HostRemove {
+        /// Its name, label or ID.
+        name: String,
+        /// Also if the store has heard of it lately.
+        force: bool,
+    },
     /// The containers that the agent itself knows of: answered by [`Containers`](crate::observe::Containers).
     Containers {},
     /// Which agent is this: answered by [`Version`].
@@ -66,6 +80,27 @@ impl Rekeyed {
     #[must_use]
     pub fn new(peer: &str, what: RekeyWhat) -> Self {
         Self { schema: "underpass.rekey/1".to_owned(), peer: peer.to_owned(), what }
+    }
+}
+
+/// The answer to [`Request::HostRemove`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HostRemoved {
+    /// `underpass.host-removed/1`.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// Its ID.
+    pub id: String,
+    /// Blocks that are free again.
+    pub blocks: Vec<String>,
+}
+
+impl HostRemoved {
+    /// That host is gone.
+    #[must_use]
+    pub fn new(name: &str, id: &str, blocks: Vec<String>) -> Self {
+        Self { schema: "underpass.host-removed/1".to_owned(), name: name.to_owned(), id: id.to_owned(), blocks }
     }
 }
 
@@ -196,6 +231,11 @@ mod tests {
             ),
             (r#"{"command":"containers"}"#, Request::Containers {}),
             (r#"{"command":"version"}"#, Request::Version {}),
+            (r#"{"command":"hosts"}"#, Request::Hosts { name: None }),
+            (
+                r#"{"command":"host-remove","name":"beta","force":true}"#,
+                Request::HostRemove { name: "beta".into(), force: true },
+            ),
         ] {
             assert_eq!(parse_request(text.as_bytes()).unwrap(), request);
             assert_eq!(serde_json::to_string(&request).unwrap(), text);

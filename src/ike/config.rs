@@ -63,23 +63,28 @@ impl PeerConfig {
         self.remote.into_iter().chain(self.alternatives.iter().copied())
     }
 
-    /// Whether the other configuration is the same but for host keys, or for our certificate. `index` and `owner` do not count.
+    /// Whether the other configuration is the same but for what can be changed while its tunnel stays: where the peer is, host keys, or our
+    /// certificate. `index` and `owner` do not count.
     #[must_use]
-    pub fn differs_by_keys(&self, other: &Self) -> bool {
+    pub fn differs_mildly(&self, other: &Self) -> bool {
         let is_keyed = match (&self.remote_auth, &other.remote_auth) {
             (PeerAuth::HostKeys(_), PeerAuth::HostKeys(_)) => true,
             #[cfg(feature = "x509")]
             (PeerAuth::Certificate(ours), PeerAuth::Certificate(others)) => ours == others,
             _ => false,
         };
-        let rest = Self {
+        let mut rest = Self {
             index: self.index,
             owner: self.owner,
-            local_auth: self.local_auth.clone(),
-            remote_auth: self.remote_auth.clone(),
+            remote: self.remote,
+            alternatives: self.alternatives.clone(),
             ..other.clone()
         };
-        is_keyed && rest == *self
+        if is_keyed {
+            rest.local_auth = self.local_auth.clone();
+            rest.remote_auth = self.remote_auth.clone();
+        }
+        rest == *self
     }
 
     /// Whether the peer is configured at this address.

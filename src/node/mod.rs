@@ -68,6 +68,25 @@ pub struct NodeConfig {
     pub peers: Vec<ike::PeerConfig>,
 }
 
+/// A peer as it is wanted.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Wanted {
+    /// What IKE is to know.
+    pub ike: ike::PeerConfig,
+    /// What is routed to it; traffic selectors may allow more.
+    pub blocks: Vec<IpNet>,
+    /// Whether its tunnel waits for the first packet.
+    pub on_demand: bool,
+}
+
+impl From<ike::PeerConfig> for Wanted {
+    /// All that selectors allow is routed to it.
+    fn from(ike: ike::PeerConfig) -> Self {
+        let blocks = ike.remote_selectors.iter().flat_map(|selector| selector.prefixes()).collect();
+        Self { ike, blocks, on_demand: false }
+    }
+}
+
 /// Which workers an update is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Recipient {
@@ -135,32 +154,31 @@ impl Node {
     }
 
     /// Makes these the configured peers: new ones are connected, missing ones closed, changed ones closed and connected anew. Where
-    /// only host keys changed, traffic goes on.
-    pub fn reconfigure(&mut self, now: Instant, local_prefixes: Vec<IpNet>, wanted: Vec<ike::PeerConfig>) {
+    /// only host keys, places, blocks or the demand changed, traffic goes on.
+    pub fn reconfigure<W: Into<Wanted>>(&mut self, now: Instant, local_prefixes: Vec<IpNet>, wanted: Vec<W>) {
         self.config.local_prefixes = local_prefixes;
+        let wanted: Vec<Wanted> = wanted.into_iter().map(W::into).collect();
         // By name, as there may be ten thousand.
-        let mut by_name = BTreeMap::<&str, &ike::PeerConfig>::new();
-        by_name.extend(wanted.iter().map(|config| (&*config.name, config)));
-        let mut rekeyed = Vec::new();
+        let by_name: BTreeMap<&str, &Wanted> = wanted.iter().map(|wanted| (&*wanted.ike.name, wanted)).collect();
+        let (mut staying, mut gone) = (Vec::new(), Vec::new());
         for peer in self.peers.values() {
-            let config = by_name.get(&*peer.config().name).filter(|config| !peer.is_configured_as(config));
-            rekeyed.extend(
-                config.filter(|config| peer.config().differs_by_keys(config)).map(|&config| (peer.index(), config.clone())),
-            );
+            match by_name.get(&*peer.config().name) {
+                Some(wanted) if peer.is_configured_as(&wanted.ike) || peer.config().differs_mildly(&wanted.ike) => {
+                    staying.push((peer.index(), (*wanted).clone()));
+                }
+                _ => gone.push(peer.index()),
+            }
         }
-        for (index, config) in rekeyed {
-            self.change_host_keys(now, index, config);
+        let stays: BTreeSet<String> = staying.iter().map(|(_, wanted)| wanted.ike.name.clone()).collect();
+        for (index, wanted) in staying {
+            self.change(now, index, wanted);
         }
-        let stays = |peer: &&Peer| by_name.get(&*peer.config().name).is_some_and(|config| peer.is_configured_as(config));
-        let (staying, gone): (Vec<&Peer>, Vec<&Peer>) = self.peers.values().partition(stays);
-        let staying: BTreeSet<String> = staying.into_iter().map(|peer| peer.config().name.clone()).collect();
-        let gone: Vec<PeerIndex> = gone.into_iter().map(Peer::index).collect();
         for index in gone {
             self.remove_peer(now, index);
         }
-        for config in wanted {
-            if !staying.contains(&config.name) {
-                self.add_peer(now, config);
+        for wanted in wanted {
+            if !stays.contains(&wanted.ike.name) {
+                self.add_peer(now, wanted);
             }
         }
         let routes = Arc::new(self.routes());
@@ -168,14 +186,15 @@ impl Node {
         self.drain_ike(now);
     }
 
-    fn add_peer(&mut self, now: Instant, mut config: ike::PeerConfig) {
+    fn add_peer(&mut self, now: Instant, mut wanted: Wanted) {
+        let config = &mut wanted.ike;
         let index = PeerIndex(self.next_index);
         self.next_index += 1;
         config.index = index;
         config.owner = WorkerIndex((index.0 % u32::from(self.config.workers)) as u8);
         self.endpoint.upsert_peer(config.clone());
-        let start = now + reconcile::start_delay(&config, self.rng.as_mut());
-        self.peers.insert(index, Peer::new(config, start));
+        let start = now + reconcile::start_delay(config, self.rng.as_mut());
+        self.peers.insert(index, Peer::new(wanted, start));
         self.next_tick = now;
     }
 
@@ -196,7 +215,7 @@ impl Node {
         let local = self.config.local_prefixes.iter().map(|&prefix| (prefix, Route::Local));
         let remote = self.peers.values().flat_map(|peer| {
             let route = Route::Peer { peer: peer.index(), owner: peer.config().owner };
-            peer.config().remote_selectors.iter().flat_map(|selector| selector.prefixes()).map(move |prefix| (prefix, route))
+            peer.blocks().iter().map(move |&prefix| (prefix, route))
         });
         // A local prefix wins over a peer's equal one: what is ours is never sent away.
         RouteTable::new(remote.chain(local))

@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
+use super::Wanted;
 use super::liveness::Liveness;
 use super::path_mtu::PathMtu;
 use crate::ike::{IkeSummary, PeerConfig};
@@ -14,6 +17,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause between attempts: a peer that comes back is found within it, and ten thousand dead peers cost a thousand
 /// small datagrams a second.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long after its last packet an on-demand peer that cannot be reached is still called.
+const DEMAND: Duration = Duration::from_secs(60);
 
 /// How many changes of state are kept for `underpass peers NAME`.
 const HISTORY: usize = 10;
@@ -35,6 +41,11 @@ pub enum Attempt {
 /// A peer: what is wanted, what there is, and what happened.
 pub struct Peer {
     config: PeerConfig,
+    /// What is routed to it.
+    blocks: Vec<IpNet>,
+    on_demand: bool,
+    /// When a packet last wanted a tunnel that was not there.
+    wanted: Option<Instant>,
     pub(super) attempt: Attempt,
     /// Attempts that failed since the last success.
     failures: u32,
@@ -58,11 +69,15 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// A peer whose first attempt starts at `start`, if we know where it is.
-    pub fn new(config: PeerConfig, start: Instant) -> Self {
-        let attempt = if config.remote.is_some() { Attempt::At(start) } else { Attempt::None };
+    /// A peer whose first attempt starts at `start`, if we know where it is and it is not to wait for a packet.
+    pub fn new(wanted: Wanted, start: Instant) -> Self {
+        let Wanted { ike: config, blocks, on_demand } = wanted;
+        let attempt = if config.remote.is_some() && !on_demand { Attempt::At(start) } else { Attempt::None };
         Self {
             config,
+            blocks,
+            on_demand,
+            wanted: None,
             attempt,
             failures: 0,
             ike: BTreeMap::new(),
@@ -87,7 +102,7 @@ impl Peer {
         &self.config
     }
 
-    /// Whether the peer was configured just so; what the node assigned does not count.
+    /// Whether the peer was configured just so; what the node assigned does not count, nor do blocks and demand.
     pub fn is_configured_as(&self, wanted: &PeerConfig) -> bool {
         let mut wanted = wanted.clone();
         wanted.index = self.config.index;
@@ -98,6 +113,37 @@ impl Peer {
     /// Takes another configuration for the same peer.
     pub fn reconfigure(&mut self, config: PeerConfig) {
         self.config = config;
+    }
+
+    /// What is routed to it.
+    pub fn blocks(&self) -> &[IpNet] {
+        &self.blocks
+    }
+
+    /// Says what is routed to it from now on.
+    pub fn set_blocks(&mut self, blocks: Vec<IpNet>) {
+        self.blocks = blocks;
+    }
+
+    /// Whether its tunnel waits for a packet.
+    pub const fn is_on_demand(&self) -> bool {
+        self.on_demand
+    }
+
+    /// Lets its tunnel wait for a packet, or not.
+    pub fn set_on_demand(&mut self, on_demand: bool) {
+        self.on_demand = on_demand;
+    }
+
+    /// A packet wants a tunnel that is not there.
+    pub fn want(&mut self, now: Instant) {
+        self.wanted = Some(now);
+    }
+
+    /// Whether it is to be called when it has no tunnel.
+    pub fn is_to_be_called(&self, now: Instant) -> bool {
+        let in_demand = !self.on_demand || self.wanted.is_some_and(|wanted| now.since(wanted) < DEMAND);
+        self.config.remote.is_some() && in_demand
     }
 
     /// Whether an IKE SA is up.

@@ -85,8 +85,9 @@ impl Node {
 
     /// A packet waits for a peer without SA. One that is being retried keeps its backoff: packets must not defeat it.
     pub(super) fn want(&mut self, now: Instant, index: PeerIndex) {
-        let waits = self.peers.get(&index).is_some_and(|peer| !peer.is_linked() && peer.attempt == Attempt::None);
-        if waits {
+        let Some(peer) = self.peers.get_mut(&index) else { return };
+        peer.want(now);
+        if !peer.is_linked() && peer.attempt == Attempt::None {
             self.attempt_now(now, index);
         }
     }
@@ -194,7 +195,7 @@ impl Node {
             self.remember(now, index, text, *reason != CloseReason::Closed);
         }
         let Some(peer) = self.peers.get_mut(&index) else { return };
-        if !peer.is_linked() && peer.config().remote.is_some() && peer.attempt == Attempt::None {
+        if !peer.is_linked() && peer.is_to_be_called(now) && peer.attempt == Attempt::None {
             peer.attempt = Attempt::At(now + AFTER_DELETE + self.rng.jitter(AFTER_DELETE / 2));
         }
         self.changed.insert(index);
@@ -204,7 +205,12 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&index) else { return };
         let pause = peer.failed(self.rng.as_mut());
         if peer.attempt != Attempt::Held {
-            peer.attempt = Attempt::At(now + pause);
+            peer.attempt =
+                if peer.is_to_be_called(now) || peer.is_linked() { Attempt::At(now + pause) } else { Attempt::None };
+        }
+        if peer.attempt == Attempt::None {
+            // Nobody tries: it is not being retried, either.
+            peer.succeeded();
         }
         if *reason == CloseReason::Closed {
             return;

@@ -1,6 +1,7 @@
 //! Two hosts and what happens to them: start, traffic, rekeys, a restart, a partition.
 
 mod clocks;
+mod demand;
 mod fifty;
 mod host_keys;
 mod model;

@@ -46,10 +46,11 @@ impl PeerState {
         }
         match peer.attempt {
             _ if peer.is_failing() => Self::Retrying,
+            Attempt::None if peer.is_on_demand() => Self::Idle,
             // It must call us, and did once: somebody should look why it does not.
             Attempt::None if peer.liveness.last_proof().is_some() => Self::Down,
             Attempt::None | Attempt::Held => Self::Idle,
-            Attempt::Open | Attempt::At(_) if peer.liveness.last_proof().is_some() => Self::Retrying,
+            Attempt::Open | Attempt::At(_) if !peer.is_on_demand() && peer.liveness.last_proof().is_some() => Self::Retrying,
             Attempt::Open | Attempt::At(_) => Self::Connecting,
         }
     }

@@ -4,16 +4,18 @@
 //! through [`render_status`]. One model for both, so the screen cannot say what the JSON does not.
 
 mod containers;
+mod hosts;
 mod log;
 mod networks;
 mod render;
 mod status;
 
 pub use containers::{Container, ContainerState, Containers, DockerLink, render_containers};
+pub use hosts::{Host, Hosts, render_host, render_hosts};
 pub use log::init_log;
 pub use networks::{Disconnected, Network};
 pub use render::{duration_in_words, render_peer, render_status, table};
 pub use status::{
     Change, Child, ControlCounters, Drops, Ike, Peer, PeerDirection, PeerState, Peers, Remark, STATUS_SCHEMA, Sockets,
-    Status, Tristate, Tun, Worker,
+    Status, Store, Tristate, Tun, Worker,
 };

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use super::{Change, Child, Drops, Peer, PeerDirection, PeerState, Remark, Status, Tristate, Worker, networks};
+use super::{Change, Child, Drops, Peer, PeerDirection, PeerState, Remark, Status, Store, Tristate, Worker, networks};
 use crate::model::DropReason;
 
 /// One screen about an agent and its peers.
@@ -16,6 +16,9 @@ pub fn render_status(status: &Status) -> String {
     if !status.advertise.is_empty() {
         let places: Vec<String> = status.advertise.iter().map(|place| plain(place)).collect();
         line(&mut out, format_args!("reached at {}", places.join(", ")));
+    }
+    if let Some(store) = &status.store {
+        line(&mut out, format_args!("{}", store_in_words(store)));
     }
     match &status.tun {
         Some(tun) => line(
@@ -58,6 +61,22 @@ pub fn render_status(status: &Status) -> String {
         }
     }
     out
+}
+
+/// The store: which, what of it is known, and since when it is away.
+fn store_in_words(store: &Store) -> String {
+    let hosts = store.hosts.map_or_else(|| "never read".to_owned(), |hosts| counted(hosts, "host"));
+    let key = if store.group_key { ", one group key for all" } else { "" };
+    let revision = store.revision.map_or_else(String::new, |revision| format!(" (revision {revision})"));
+    let changed = store
+        .changed_seconds
+        .map_or_else(String::new, |seconds| format!(", last change {} ago{revision}", duration_in_words(seconds)));
+    let away = store.unreachable_seconds.map_or_else(String::new, |seconds| {
+        let why = store.last_error.as_deref().map_or_else(String::new, |why| format!(": {}", plain(why)));
+        format!("\n  unreadable for {}, everything stays as it was{why}", duration_in_words(seconds))
+    });
+    let (kind, place, mesh) = (plain(&store.kind), plain(&store.place), plain(&store.mesh));
+    format!("store: {kind} {place}: {hosts}{key}, mesh {mesh}{changed}{away}")
 }
 
 /// How much may wait at the device and at the sockets; what was asked for stands beside what was granted if it is more.

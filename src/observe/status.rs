@@ -30,6 +30,9 @@ pub struct Status {
     /// Where other hosts reach this one, as `host.advertise` says; the addresses of the interfaces that it names.
     #[serde(default)]
     pub advertise: Vec<String>,
+    /// Where the other hosts are listed; none if peers are listed by hand alone.
+    #[serde(default)]
+    pub store: Option<Store>,
     /// Seconds since the agent started.
     pub uptime_seconds: u64,
     /// The device; none before it is open.
@@ -68,6 +71,7 @@ impl Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host: host.to_owned(),
             advertise: Vec::new(),
+            store: None,
             uptime_seconds: 0,
             tun: None,
             sockets: None,
@@ -105,6 +109,31 @@ impl Peers {
     pub fn new(peers: Vec<Peer>) -> Self {
         Self { schema: PEERS_SCHEMA.to_owned(), peers }
     }
+}
+
+/// The store of hosts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Store {
+    /// `file` or `etcd`.
+    pub kind: String,
+    /// The file, or the servers.
+    pub place: String,
+    /// `full` or `on-demand`: when tunnels to its hosts are made.
+    pub mesh: String,
+    /// Whether it can be read. If not, everything stays as it said last.
+    pub reachable: bool,
+    /// Since when it cannot be read.
+    pub unreachable_seconds: Option<u64>,
+    /// Why.
+    pub last_error: Option<String>,
+    /// Since it said something new.
+    pub changed_seconds: Option<u64>,
+    /// The revision of that, in etcd.
+    pub revision: Option<u64>,
+    /// How many hosts it lists, this one among them; none if it was never read.
+    pub hosts: Option<u64>,
+    /// Whether one shared key stands for all hosts.
+    pub group_key: bool,
 }
 
 /// The TUN device.
@@ -421,6 +450,18 @@ mod tests {
         });
         status.sockets =
             Some(Sockets { wanted_octets: 4_194_304, receive_octets: 212_992, send_octets: 4_194_304, train: 128 });
+        status.store = Some(Store {
+            kind: "etcd".into(),
+            place: "http://127.0.0.1:2379".into(),
+            mesh: "full".into(),
+            reachable: false,
+            unreachable_seconds: Some(7),
+            last_error: Some("refused".into()),
+            changed_seconds: Some(9),
+            revision: Some(12),
+            hosts: Some(3),
+            group_key: false,
+        });
         status.fallbacks.push(Remark { name: "trains".into(), text: "one by one".into() });
         status.workers.push(Worker { worker: 0, inbound_packets: 1, inbound_octets: 84, ..Worker::default() });
         let mut peer = Peer::new("beta", PeerState::OneWay);
@@ -483,6 +524,10 @@ mod tests {
             "version": env!("CARGO_PKG_VERSION"),
             "host": "alpha",
             "advertise": [],
+            "store": {
+                "kind": "etcd", "place": "http://127.0.0.1:2379", "mesh": "full", "reachable": false, "unreachable_seconds": 7,
+                "last_error": "refused", "changed_seconds": 9, "revision": 12, "hosts": 3, "group_key": false
+            },
             "uptime_seconds": 0,
             "tun": {
                 "name": "underpass0", "mtu": 1400, "queues": 2, "backend": "offload", "offloads": ["tcp", "udp"],

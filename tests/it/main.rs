@@ -31,4 +31,5 @@ mod pair;
 mod podman;
 mod scapy;
 mod speed;
+mod store;
 mod storms;

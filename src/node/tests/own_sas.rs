@@ -299,7 +299,7 @@ fn the_last_that_workers_hear_of_a_peer_is_that_it_is_gone() {
     let local = vec!["10.42.1.0/24".parse().unwrap()];
     let (index, path) = node.path_checks(now, 1)[0];
     node.set_path_mtu(now, index, path, 1300);
-    node.reconfigure(now, local, Vec::new());
+    node.reconfigure(now, local, Vec::<crate::ike::PeerConfig>::new());
     node.set_path_mtu(now, index, path, 1280);
     let updates: Vec<Update> = std::iter::from_fn(|| node.poll_update()).map(|(_, update)| update).collect();
     let gone = updates.iter().position(|update| matches!(update, Update::RemovePeer(_))).expect("it is removed");

@@ -239,6 +239,11 @@ impl Agent {
         fs::write(self.config(), config.yaml(self.folder.path())).expect("a configuration");
     }
 
+    /// Writes a configuration of other words than [`AgentConfig`] has.
+    pub fn configure_as(&self, yaml: &str) {
+        fs::write(self.config(), yaml).expect("a configuration");
+    }
+
     /// Starts it and waits until it answers `status`.
     pub fn start(&mut self) {
         self.spawn();

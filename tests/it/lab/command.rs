@@ -24,6 +24,7 @@ const TOOLS: &[&str] = &[
     "podman",
     "containerd",
     "etcd",
+    "etcdctl",
 ];
 
 /// The IKE daemon of the Debian package `charon-systemd`.

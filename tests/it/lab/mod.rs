@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod command;
+pub mod etcd;
 pub mod flows;
 pub mod net;
 pub mod pluto;

@@ -163,6 +163,57 @@ impl Lab {
         lab
     }
 
+    /// Five hosts on one switch: alpha, beta, and three others. The switch is a host as well, for servers. Who owns which block is
+    /// not said by the laboratory but by a store; what stands here is for lists.
+    pub fn switched() -> (Self, Host) {
+        let mut lab = Self::hosts("10.9.5.1");
+        lab.beta.address = "10.9.5.2";
+        let netns = lab.namespace("s");
+        run(&["ip", "-n", &netns, "link", "add", "switch", "type", "bridge"]);
+        run(&["ip", "-n", &netns, "address", "add", "10.9.5.254/24", "dev", "switch"]);
+        run(&["ip", "-n", &netns, "link", "set", "switch", "up"]);
+        let switch = Host {
+            name: "switch",
+            enter: entering(&netns),
+            netns: netns.clone(),
+            address: "10.9.5.254",
+            block: "",
+            inner: "",
+        };
+        let more = [
+            ("gamma", "g", "10.9.5.3", "10.42.3.0/24", "10.42.3.1"),
+            ("delta", "d", "10.9.5.4", "10.42.4.0/24", "10.42.4.1"),
+            ("epsilon", "e", "10.9.5.5", "10.42.5.0/24", "10.42.5.1"),
+        ];
+        for (name, letter, address, block, inner) in more {
+            let netns = lab.namespace(letter);
+            lab.others.push(Host { name, enter: entering(&netns), netns, address, block, inner });
+        }
+        for (number, host) in [&lab.alpha, &lab.beta].into_iter().chain(&lab.others).enumerate() {
+            let port = format!("port{number}");
+            run(&[
+                "ip",
+                "link",
+                "add",
+                UNDERLAY,
+                "netns",
+                &host.netns,
+                "type",
+                "veth",
+                "peer",
+                "name",
+                &port,
+                "netns",
+                &netns,
+            ]);
+            host.run(&["ip", "link", "set", UNDERLAY, "addrgenmode", "none"]);
+            host.run(&["ip", "address", "add", &format!("{}/24", host.address), "dev", UNDERLAY]);
+            host.run(&["ip", "link", "set", UNDERLAY, "up"]);
+            run(&["ip", "-n", &netns, "link", "set", &port, "master", "switch", "up"]);
+        }
+        (lab, switch)
+    }
+
     /// A router between the two.
     pub fn routed() -> Self {
         let lab = Self::across();

@@ -1,0 +1,497 @@
+//! The thread that follows etcd: lists, joins, watches, and begins anew whatever happens.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use ipnet::IpNet;
+
+use super::api::{Api, ApiError, Guard, Told, Write};
+use super::claim::{Claim, ClaimError, claim};
+use super::records::{HostRecord, Keys, NetworkRecord, Records, VERSION, host_id};
+use super::{Command, Profile, Shared};
+use crate::config::EtcdSettings;
+use crate::store::{Member, Own, cache};
+
+/// How long the thread listens before it looks at its commands.
+const BREATH: Duration = Duration::from_millis(250);
+
+/// After the first of several changes, more are waited for so long: a thousand hosts that start are a few tables of routes.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// Life of the record that says that this host is there, in seconds.
+const LEASE: u32 = 30;
+
+/// How often it is prolonged, which also shows whether the store is there.
+const BEAT: Duration = Duration::from_secs(10);
+
+/// Pauses between attempts to reach the store: doubled from the first to the last.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
+
+/// How often what the store said is written to disk at most.
+const SAVE_EVERY: Duration = Duration::from_secs(2);
+
+/// How often something that did not work in the store itself is tried again: a block where all are taken, a record that another machine
+/// overwrites.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
+
+/// See the module.
+pub(super) struct Follower {
+    api: Api,
+    keys: Keys,
+    network: NetworkRecord,
+    profile: Profile,
+    state_dir: PathBuf,
+    mailbox: Receiver<Command>,
+    shared: Arc<Shared>,
+    wake: Sender<()>,
+    records: Records,
+    /// Blocks that are ours, whatever the store says later.
+    owned: BTreeSet<IpNet>,
+    lease: Option<i64>,
+    /// Our record as it was written last, and when.
+    written: Option<(HostRecord, Instant)>,
+    /// What is to be said, besides what is wrong with records.
+    warnings: Vec<String>,
+    /// When joining is tried again though nothing changed.
+    join_at: Option<Instant>,
+    saved: Option<(Instant, i64)>,
+}
+
+/// Why a session ended.
+enum End {
+    /// The agent goes.
+    Stopped,
+    /// The store went away, or refuses.
+    Failed(ApiError),
+}
+
+impl From<ApiError> for End {
+    fn from(error: ApiError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Follower {
+    pub(super) fn new(
+        api: Api,
+        settings: &EtcdSettings,
+        profile: Profile,
+        state_dir: PathBuf,
+        mailbox: Receiver<Command>,
+        shared: Arc<Shared>,
+        wake: Sender<()>,
+    ) -> Self {
+        let keys = Keys::new(&settings.prefix);
+        Self {
+            api,
+            network: NetworkRecord { v: VERSION, subnets: settings.subnets.clone(), block: settings.block },
+            profile,
+            state_dir,
+            mailbox,
+            shared,
+            wake,
+            records: Records::new(&keys),
+            keys,
+            owned: BTreeSet::new(),
+            lease: None,
+            written: None,
+            warnings: Vec::new(),
+            join_at: None,
+            saved: None,
+        }
+    }
+
+    /// Takes over what the store said before the agent was stopped.
+    pub(super) fn recall(&mut self) {
+        match cache::load(&self.state_dir, self.keys.all()) {
+            Ok(Some(cached)) => {
+                self.owned = cached.owned.into_iter().collect();
+                self.records = Records::restore(&self.keys, cached.head, cached.entries);
+                self.publish();
+            }
+            Ok(None) => {}
+            Err(why) => tracing::warn!("what the store said before is not known: {why}"),
+        }
+    }
+
+    /// Follows until it is told to stop.
+    pub(super) fn follow(mut self) {
+        let mut pause = PAUSES.0;
+        loop {
+            let began = Instant::now();
+            let Err(end) = self.session();
+            let error = match end {
+                End::Stopped => return,
+                End::Failed(error) => error,
+            };
+            self.note_trouble(&error);
+            // Who knows when there is more.
+            self.save(true);
+            if began.elapsed() > BEAT {
+                pause = PAUSES.0;
+            }
+            // Hosts that lost the store at once do not return at once.
+            let id = self.id();
+            let odd = id.bytes().fold(0u32, |mixed, octet| mixed.wrapping_mul(31).wrapping_add(octet.into())) % 500;
+            if self.rest(pause + Duration::from_millis(odd.into()), &error) {
+                return;
+            }
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// From a connection to its end.
+    fn session(&mut self) -> Result<std::convert::Infallible, End> {
+        loop {
+            let head = self.api.head(self.keys.all())?;
+            let known = &self.records.head;
+            let goes_on = known.revision > 0 && known.cluster == head.cluster && known.revision <= head.revision;
+            if !goes_on || self.saved_only() {
+                self.refresh()?;
+            }
+            self.over();
+            self.join()?;
+            self.publish();
+            let mut watch = self.api.watch(self.keys.all(), self.records.head.revision + 1)?;
+            if !self.watch(&mut watch)? {
+                tracing::info!(
+                    "the store has forgotten the changes since revision {}: it is listed anew",
+                    self.records.head.revision
+                );
+                self.records.head.revision = 0;
+            }
+        }
+    }
+
+    /// Whether what is known comes from the disk: then it is listed anew once, though changes since might do.
+    fn saved_only(&self) -> bool {
+        self.saved.is_none()
+    }
+
+    /// Follows changes until they are not to be had any more (false).
+    fn watch(&mut self, watch: &mut super::api::Watch) -> Result<bool, End> {
+        let mut beat_at = Instant::now() + BEAT;
+        loop {
+            let mut news = false;
+            let mut until = Instant::now() + BREATH;
+            loop {
+                match watch.next(until)? {
+                    Told::Nothing => break,
+                    Told::Compacted => return Ok(false),
+                    Told::Ended(why) => return Err(ApiError::Refused { path: "/v3/watch", message: why }.into()),
+                    Told::Changes(changes, revision) => {
+                        if !changes.is_empty() && !std::mem::replace(&mut news, true) {
+                            until = Instant::now() + GATHER;
+                        }
+                        changes.into_iter().for_each(|change| self.records.change(change));
+                        self.records.head.revision = self.records.head.revision.max(revision);
+                    }
+                }
+            }
+            let now = Instant::now();
+            if news || self.join_at.is_some_and(|at| at <= now) {
+                self.join()?;
+                self.publish();
+            }
+            self.obey()?;
+            if now >= beat_at {
+                self.beat()?;
+                beat_at = now + BEAT;
+            }
+            self.save(false);
+        }
+    }
+
+    /// Our ID: the one that our record has, or made of our key.
+    fn id(&self) -> String {
+        let own = &self.profile.own.keys;
+        self.records.id_of(own).or_else(|| own.first().map(host_id)).unwrap_or_default()
+    }
+
+    /// Sees to it that the store knows this host, its network and its blocks.
+    fn join(&mut self) -> Result<(), End> {
+        self.warnings.clear();
+        self.join_at = None;
+        let id = self.id();
+        if self.records.is_removed(&id) {
+            self.warn(
+                "this host was removed from the store (`underpass host rm`): it comes back with another key only".to_owned(),
+            );
+            return Ok(());
+        }
+        if self.records.network().is_none() {
+            let key = self.keys.network();
+            let value = serde_json::to_vec(&self.network).unwrap_or_default();
+            self.api.transact(&[Guard::Absent(&key)], &[Write::Put(&key, value)])?;
+            // Ours, or that of who was quicker.
+            self.api.list(&key)?.kvs.into_iter().for_each(|kv| self.records.change(Ok(kv)));
+        }
+        self.write_host(&id)?;
+        self.own_blocks(&id)?;
+        if self.lease.is_none() || !self.records.is_alive(&id) {
+            self.live(&id)?;
+        }
+        Ok(())
+    }
+
+    fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
+    }
+
+    /// Lists everything.
+    fn refresh(&mut self) -> Result<(), End> {
+        let (own, listing) = (self.id(), self.api.list(self.keys.all())?);
+        self.records.replace(listing.head, listing.kvs, &own);
+        Ok(())
+    }
+
+    /// What this host says of itself.
+    fn record(&self) -> HostRecord {
+        let Profile { own, addresses, natt_port, .. } = &self.profile;
+        let mut addresses = addresses.clone();
+        if addresses.is_empty() {
+            // Where it speaks to the store from, others may reach it as well.
+            let seen = self.api.local_address().filter(|address| !address.is_loopback());
+            addresses.extend(seen.map(|address| address.to_string()));
+        }
+        let with_port = |text: String| match text.parse::<std::net::IpAddr>() {
+            Ok(address) if *natt_port != 4500 => std::net::SocketAddr::new(address, *natt_port).to_string(),
+            _ => text,
+        };
+        HostRecord {
+            v: VERSION,
+            name: own.name.clone(),
+            keys: own.keys.iter().map(crate::crypto::VerifyingKey::to_base64).collect(),
+            addresses: addresses.into_iter().map(with_port).collect(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    fn write_host(&mut self, id: &str) -> Result<(), End> {
+        let (stored, record) = (self.records.host(id), self.record());
+        if stored.as_ref() == Some(&record) {
+            return Ok(());
+        }
+        if let (Some((written, at)), Some(_)) = (&self.written, &stored)
+            && *written == record
+            && at.elapsed() < TRY_AGAIN
+        {
+            self.warn(
+                "another machine writes this host's record: it has a copy of this host's key, which must be its own"
+                    .to_owned(),
+            );
+            self.join_at = Some(Instant::now() + TRY_AGAIN);
+            return Ok(());
+        }
+        let (key, removed) = (self.keys.host(id), self.keys.removed(id));
+        let value = serde_json::to_vec(&record).unwrap_or_default();
+        if self.api.transact(&[Guard::Absent(&removed)], &[Write::Put(&key, value)])? {
+            self.written = Some((record, Instant::now()));
+        }
+        Ok(())
+    }
+
+    /// Every block that the configuration names, that this host had before, or else one that is free.
+    fn own_blocks(&mut self, id: &str) -> Result<(), End> {
+        let stored = self.records.blocks();
+        let is_ours = |block: &IpNet| stored.get(block).is_some_and(|owner| owner == id);
+        let given = self.profile.blocks.clone();
+        let wanted: BTreeSet<IpNet> = if given.is_empty() { self.owned.clone() } else { given.into_iter().collect() };
+        let mut claimed: Vec<IpNet> = stored.iter().filter(|(_, owner)| *owner == id).map(|(block, _)| *block).collect();
+        let missing: Vec<IpNet> = wanted.into_iter().filter(|block| !is_ours(block)).collect();
+        for block in missing {
+            match claim(&mut self.api, &self.keys, id, Claim::Just(block)) {
+                Ok(block) => claimed.push(block),
+                Err(ClaimError::Api(error)) => return Err(error.into()),
+                // What containers use here is not taken from them.
+                Err(error) => self.refused(format!("{error}; it stays in use here, and other hosts send nothing to it")),
+            }
+        }
+        if claimed.is_empty() && self.owned.is_empty() && self.profile.blocks.is_empty() {
+            let network = self.records.network().unwrap_or_else(|| self.network.clone());
+            match claim(&mut self.api, &self.keys, id, Claim::Any(&network)) {
+                Ok(block) => {
+                    tracing::info!("{block} is this host's from now on");
+                    claimed.push(block);
+                }
+                Err(ClaimError::Api(error)) => return Err(error.into()),
+                Err(error) => self.refused(error.to_string()),
+            }
+        }
+        self.owned.extend(claimed);
+        Ok(())
+    }
+
+    fn refused(&mut self, why: String) {
+        self.warn(why);
+        self.join_at = Some(Instant::now() + TRY_AGAIN);
+    }
+
+    /// Writes that this host is there, for as long as its lease lives.
+    fn live(&mut self, id: &str) -> Result<(), End> {
+        let lease = match self.lease {
+            Some(lease) if self.api.keep_alive(lease)? => lease,
+            _ => self.api.grant(LEASE)?,
+        };
+        self.lease = Some(lease);
+        let (key, removed) = (self.keys.alive(id), self.keys.removed(id));
+        self.api.transact(&[Guard::Absent(&removed)], &[Write::PutLeased(&key, b"{}".to_vec(), lease)])?;
+        Ok(())
+    }
+
+    fn beat(&mut self) -> Result<(), End> {
+        match self.lease {
+            Some(lease) if !self.api.keep_alive(lease)? => {
+                self.lease = None;
+                let id = self.id();
+                if !self.records.is_removed(&id) {
+                    self.live(&id)?;
+                }
+            }
+            Some(_) => {}
+            None => drop(self.api.head(self.keys.all())?),
+        }
+        Ok(())
+    }
+
+    /// Carries out what was asked for.
+    fn obey(&mut self) -> Result<(), End> {
+        if self.shared.stop.load(Ordering::Relaxed) {
+            self.save(true);
+            return Err(End::Stopped);
+        }
+        while let Ok(command) = self.mailbox.try_recv() {
+            match command {
+                Command::Profile(profile) => {
+                    self.profile = profile;
+                    self.join()?;
+                    self.publish();
+                }
+                Command::Remove { id, force, answer } => {
+                    let removed = self.remove(&id, force);
+                    // Whoever asked may have gone.
+                    let _ = answer.send(removed.map_err(|error| error.to_string()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a host out: its records go, its blocks are free, and it does not come back with its key.
+    fn remove(&mut self, id: &str, force: bool) -> Result<Vec<IpNet>, ClaimError> {
+        for _ in 0..8 {
+            let listing = self.api.list(self.keys.all())?;
+            let revision = listing.head.revision;
+            let mut records = Records::new(&self.keys);
+            records.replace(listing.head, listing.kvs, "");
+            if records.is_alive(id) && !force {
+                let message =
+                    "the store has heard of it within the last half minute; --force removes it all the same".to_owned();
+                return Err(ApiError::Refused { path: "host rm", message }.into());
+            }
+            let blocks = records.blocks_of(id);
+            let block_keys: Vec<String> = blocks.iter().map(|block| self.keys.block(*block)).collect();
+            let (host, alive, removed) = (self.keys.host(id), self.keys.alive(id), self.keys.removed(id));
+            let mut writes = vec![Write::Delete(&host), Write::Delete(&alive), Write::Put(&removed, b"{}".to_vec())];
+            writes.extend(block_keys.iter().map(|key| Write::Delete(key)));
+            if self.api.transact(&[Guard::Unchanged(&self.keys.blocks(), revision)], &writes)? {
+                return Ok(blocks);
+            }
+        }
+        Err(ClaimError::Late)
+    }
+
+    /// Waits, and answers that nothing can be done meanwhile; true if the agent goes.
+    fn rest(&mut self, pause: Duration, error: &ApiError) -> bool {
+        let until = Instant::now() + pause;
+        loop {
+            if self.shared.stop.load(Ordering::Relaxed) {
+                return true;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            match self.mailbox.recv_timeout(left.min(BREATH)) {
+                Ok(Command::Profile(profile)) => self.profile = profile,
+                Ok(Command::Remove { answer, .. }) => {
+                    let _ = answer.send(Err(format!("the store cannot be reached: {error}")));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                // Nobody can ask any more; the store is followed until it is told to stop.
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(left.min(BREATH)),
+            }
+        }
+    }
+
+    fn note_trouble(&self, error: &ApiError) {
+        let mut snapshot = self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = snapshot.trouble.as_ref().map(|(since, _)| *since);
+        if since.is_none() {
+            tracing::warn!("the store cannot be reached, everything stays as it was: {error}");
+        }
+        snapshot.trouble = Some((since.unwrap_or_else(Instant::now), error.to_string()));
+        drop(snapshot);
+        let _ = self.wake.try_send(());
+    }
+
+    /// The store is there.
+    fn over(&self) {
+        let mut snapshot = self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((since, _)) = snapshot.trouble.take() {
+            tracing::info!("the store is there again, after {} s", since.elapsed().as_secs());
+        }
+        drop(snapshot);
+        let _ = self.wake.try_send(());
+    }
+
+    /// Tells the agent.
+    fn publish(&self) {
+        let id = self.id();
+        let mut members = self.records.members();
+        // What this host is it need not be told: its peers do not go because its own record is still under way, or was lost.
+        if !self.records.is_removed(&id) && members.hosts.iter().all(|host| host.id != id) {
+            let Own { name, keys } = self.profile.own.clone();
+            let (addresses, blocks) = (Vec::new(), Vec::new());
+            members.hosts.push(Member { id: id.clone(), name, keys, addresses, blocks, seen: true });
+        }
+        if let Some(own) = members.hosts.iter_mut().find(|host| host.id == id) {
+            own.blocks.extend(self.owned.iter().filter(|block| !self.records.blocks_of(&id).contains(block)));
+        }
+        let mut snapshot = self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        snapshot.revision = self.records.head.revision;
+        snapshot.warnings.clone_from(&self.warnings);
+        if snapshot.members.as_deref() != Some(&members) {
+            snapshot.members = Some(Arc::new(members));
+            snapshot.changed = Some(Instant::now());
+        }
+        drop(snapshot);
+        let _ = self.wake.try_send(());
+    }
+
+    /// Keeps on disk what the store said, for a start without it.
+    fn save(&mut self, at_once: bool) {
+        let revision = self.records.head.revision;
+        if self.records.head.cluster.is_empty() {
+            return;
+        }
+        if let Some((at, saved)) = self.saved
+            && (saved == revision || (!at_once && at.elapsed() < SAVE_EVERY))
+        {
+            return;
+        }
+        let cached = cache::Cached {
+            head: self.records.head.clone(),
+            owned: self.owned.iter().copied().collect(),
+            entries: self.records.entries().clone(),
+        };
+        if let Err(error) = cache::save(&self.state_dir, self.keys.all(), &cached) {
+            tracing::warn!("what the store says could not be written down: {error}");
+        }
+        self.saved = Some((Instant::now(), revision));
+    }
+}

@@ -106,6 +106,7 @@ impl Endpoint {
             Command::InboundUsed(spi) => {
                 self.with_owner(now, spi, |state, shared| state.inbound_used(shared, spi));
             }
+            Command::Heard(spi, at) => self.heard(now, spi, at),
             Command::AddressSeen(spi, path) => {
                 self.with_owner(now, spi, |state, shared| state.address_seen(shared, now, spi, path));
             }
@@ -309,6 +310,14 @@ impl Endpoint {
         let peer = owner.and_then(|spi| self.table.established(spi)).map(super::state::Established::peer);
         for spi in peer.map(|peer| self.table.of_peer(peer)).unwrap_or_default() {
             self.prefer_winner(spi);
+        }
+    }
+
+    /// The peer sends ESP. Mostly nothing waits for it, and nothing is to do.
+    fn heard(&mut self, now: Instant, child: Spi, at: Instant) {
+        let owner = self.shared.spi_owners.get(&child).and_then(|&spi| self.table.established(spi));
+        if owner.is_some_and(|state| state.session.is_busy()) {
+            self.with_owner(now, child, |state, _| state.session.heard(at));
         }
     }
 

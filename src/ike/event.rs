@@ -47,6 +47,8 @@ pub enum Command {
     ChildExpired(Spi),
     /// The first authenticated packet came in on this SPI: its outbound twin may be used.
     InboundUsed(Spi),
+    /// The newest authenticated, fresh packet of the peer came in on this SPI, then: it lives (RFC 7296 §2.4).
+    Heard(Spi, Instant),
     /// The data plane did what the event with this ticket asked for.
     Installed(Ticket),
     /// An authenticated, fresh ESP packet of the peer came from here.

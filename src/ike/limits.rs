@@ -17,6 +17,13 @@ pub const RETRANSMIT_CAP: Duration = Duration::from_secs(4);
 /// A request that is not answered for so long is not going to be: its IKE SA is dead (RFC 7296 §2.4).
 pub const GIVE_UP: Duration = Duration::from_secs(45);
 
+/// A peer that is heard lives (RFC 7296 §2.4): what it has not answered yet is given up no sooner than so long after. A partition that
+/// ended a moment ago then costs nothing: the request is sent twice more at least.
+pub const HEARD_PATIENCE: Duration = Duration::from_secs(8);
+
+/// A peer that speaks and never answers is given up so much later at most. With [`GIVE_UP`] it is still less than [`HARD_MARGIN`].
+pub const HEARD_PATIENCE_MOST: Duration = Duration::from_secs(12);
+
 /// An initiation (IKE_SA_INIT and IKE_AUTH together) ends after this time; the reconciler then begins anew.
 pub const GIVE_UP_INITIATE: Duration = Duration::from_secs(30);
 

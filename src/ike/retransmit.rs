@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::limits::{RETRANSMIT_CAP, RETRANSMIT_FIRST};
+use super::limits::{HEARD_PATIENCE, HEARD_PATIENCE_MOST, RETRANSMIT_CAP, RETRANSMIT_FIRST};
 use crate::model::{Instant, Rng};
 
 /// What is due.
@@ -32,15 +32,16 @@ pub struct Retransmit {
 impl Retransmit {
     /// The request leaves now.
     pub fn start(now: Instant, patience: Duration, rng: &mut dyn Rng) -> Self {
-        let (give_up, latest) = (now + patience, now + 2 * patience);
+        let give_up = now + patience;
+        let latest = give_up + HEARD_PATIENCE_MOST;
         let mut clock = Self { first_sent: now, next: now, interval: RETRANSMIT_FIRST, give_up, latest };
         clock.arm(now, rng);
         clock
     }
 
-    /// The peer was heard, so it is there: the request is sent once more at least, and its answer waited for, before it is given up.
-    pub fn heard(&mut self, now: Instant) {
-        self.give_up = self.give_up.max((now + 2 * RETRANSMIT_CAP).min(self.latest));
+    /// The peer was heard then, so it is there: the request is sent once more at least, and its answer waited for, before it is given up.
+    pub fn heard(&mut self, at: Instant) {
+        self.give_up = self.give_up.max((at + HEARD_PATIENCE).min(self.latest));
     }
 
     /// When to look again.

@@ -203,10 +203,10 @@ impl Session {
         path
     }
 
-    /// The peer has asked for something: it is there.
-    pub fn heard(&mut self, now: Instant) {
+    /// Something authentic and fresh of the peer came then, besides the response that we wait for: it is there.
+    pub fn heard(&mut self, at: Instant) {
         if let Some(outstanding) = &mut self.outstanding {
-            outstanding.clock.heard(now);
+            outstanding.clock.heard(at);
         }
     }
 

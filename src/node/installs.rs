@@ -133,6 +133,11 @@ impl Installs {
         last
     }
 
+    /// The SA of the peer that the newest authenticated packet came in on, and when.
+    pub fn last_inbound(&self, peer: PeerIndex) -> Option<(Spi, Instant)> {
+        self.of(peer).filter_map(|(spi, sa)| Some((spi, sa.last_traffic().0?))).max_by_key(|&(_, at)| at)
+    }
+
     /// Drops what was retired long enough ago, and returns it.
     pub fn forget_retired(&mut self, now: Instant) -> impl Iterator<Item = Installed> + use<> {
         let is_old = |_: &Spi, sa: &mut Installed| matches!(sa.stage, Stage::Retired(at) if now.since(at) > RETIRED_LINGER);

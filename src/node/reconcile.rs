@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::peer::Attempt;
-use super::{Node, trouble};
+use super::{Node, TICK, trouble};
 use crate::ike::{self, CloseReason, Command, PeerConfig};
 use crate::model::{Instant, Path, PeerIndex, Rng};
 
@@ -41,6 +41,11 @@ impl Node {
     /// Probes and keepalives of a peer that is linked.
     fn watch(&mut self, now: Instant, index: PeerIndex) {
         let (inbound, outbound) = self.installs.last_traffic(index);
+        if inbound.is_some_and(|at| now.since(at) < 2 * TICK)
+            && let Some((spi, at)) = self.installs.last_inbound(index)
+        {
+            self.endpoint.handle_command(now, Command::Heard(spi, at));
+        }
         let interval = self.config.probe_interval;
         let Some(peer) = self.peers.get_mut(&index) else { return };
         if !peer.is_linked() {

@@ -371,3 +371,22 @@ fn drops_are_shown_with_the_peer_whose_packets_they_were() {
     let now = world.now;
     assert_eq!(world.host(BETA).node.peers(now)[0].drops, [(DropReason::Replay, 1)].into());
 }
+
+/// A partition of one direction ends just before a rekey that met it is given up. The peer was heard by its packets only, and none of them
+/// is lost.
+#[test]
+fn a_peer_that_is_heard_by_its_packets_is_not_given_up() {
+    let mut world = two_hosts(9, 1);
+    world.run_for(SECONDS(3));
+    world.cut = vec![(ALPHA, BETA)];
+    let now = world.now;
+    assert!(world.host(BETA).node.rekey(now, "host1", Rekey::Child));
+    world.run_for(Duration::from_millis(44_200));
+    world.cut.clear();
+    world.received(BETA);
+    for tag in 0..200 {
+        world.send(ALPHA, WorkerIndex(0), &packet([10, 42, 1, 7], [10, 42, 2, 9], tag));
+        world.run_for(Duration::from_millis(20));
+    }
+    assert_eq!(world.received(BETA).len(), 200);
+}

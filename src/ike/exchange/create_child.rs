@@ -222,7 +222,6 @@ impl Established {
         let params = child.keyed(setting, self.source(), additional);
         let lost = task.rival_nonce.as_ref().is_some_and(|rival| low_nonce < *rival);
         let old = task.replaces.filter(|old| self.children.contains_key(old));
-        let pointless = task.replaces.is_some() && old.is_none() && self.has_live(task.purpose);
         if task.deleted.contains(&params.outbound_spi) {
             // The Delete overtook the answer. The old one is still to be replaced.
             shared.release_spi(params.inbound_spi);
@@ -231,8 +230,9 @@ impl Established {
                 None => self.want_child_now(now),
             };
         }
-        if lost || pointless {
-            // The peer's SA stays (§2.8.1), or the old one's place is taken: ours is deleted before it was ever used.
+        if lost {
+            // The peer's SA stays (§2.8.1): ours is deleted before it was ever used. Where the old one is gone and another is there,
+            // ours is made all the same: the peer, which deleted the old one, may send with it already. One of the two goes as surplus.
             self.adopt_child(Child::unwanted(params.inbound_spi, Some(params.outbound_spi), low_nonce, now));
             self.enqueue(Job::DeleteChild(task.offer.spi));
             return;

@@ -83,13 +83,16 @@ impl Established {
     /// Ends a CHILD_SA on our side; another one sends from now on.
     fn forget_child(&mut self, shared: &mut Shared, inbound: Spi) {
         self.hand_over(shared, inbound);
-        if let Some(child) = self.children.remove(&inbound) {
+        let gone = self.children.remove(&inbound);
+        if let Some(child) = &gone {
             child.retire(shared, false);
         }
-        // It may itself have been the successor of one that lives on.
+        // It may itself have been the successor of one whose Delete is late. That one has another then: it must neither send again nor
+        // be rekeyed.
+        let heir = gone.and_then(|child| child.successor).filter(|heir| self.children.contains_key(heir));
         for child in self.children.values_mut().filter(|child| child.successor == Some(inbound)) {
-            child.successor = None;
-            if child.phase == Phase::Superseded {
+            child.successor = heir;
+            if child.phase == Phase::Superseded && heir.is_none() {
                 child.activate(shared);
             }
         }

@@ -388,3 +388,31 @@ fn a_request_that_crosses_a_rekey_of_the_ike_sa_is_made_again() {
     assert_eq!(workers(&sim, 0), [(0, 0), (1, 1)]);
     must_be_consistent(&sim);
 }
+
+/// Of two SAs for one pair of workers one is rekeyed, and the peer deletes it before its answer to the rekey arrives: it sends with the
+/// successor by then, so what it sends must be opened, although there is another one.
+#[test]
+fn a_rekey_whose_old_sa_goes_before_the_answer() {
+    let mut sim = with_workers(classical_pair_by_hand(5), [2, 2]);
+    want(&mut sim, 0, 1);
+    want(&mut sim, 1, 1);
+    sim.deliver_all();
+    assert_eq!(workers(&sim, 0), [(0, 0), (1, 1), (1, 1)]);
+    let old = own(&sim, 0, 1).expect("an own SA");
+    let there = sim.hosts[0].plane.receiver(old).expect("installed").outbound_spi;
+    sim.command(0, Command::RekeyChild(old));
+    sim.deliver(0);
+    let answer = sim.waiting.remove(0);
+    sim.command(1, Command::ChildExpired(there));
+    sim.deliver_all();
+    assert!(sim.hosts[0].plane.receiver(old).is_none(), "it is gone");
+    sim.deliver_again(&answer);
+    sim.deliver_all();
+    let sends = own(&sim, 1, 1).expect("an own SA");
+    let opens = sim.hosts[1].plane.receiver(sends).expect("installed").outbound_spi;
+    assert!(sim.hosts[0].plane.receiver(opens).is_some(), "what the peer sends is opened");
+    sim.by_hand = false;
+    sim.run_for(5 * SECOND);
+    assert_eq!(workers(&sim, 0), [(0, 0), (1, 1)]);
+    must_be_consistent(&sim);
+}

@@ -149,18 +149,43 @@ fn who_speaks_again_is_not_given_up() {
     sim.run_for(Duration::from_secs(20));
     must_be_settled(&sim);
     assert_eq!(sim.hosts[0].endpoint.ike_sas(HOST[1])[0].local_spi, before);
-    // Who speaks and never answers is, in the end.
-    sim.by_hand = true;
-    sim.command(0, Command::Probe(HOST[1]));
-    for _ in 0..30 {
-        sim.waiting.clear();
-        sim.command(1, Command::Probe(HOST[0]));
-        let own = sim.hosts[0].address;
-        sim.waiting.retain(|datagram| datagram.path.local.ip() != own);
-        sim.deliver_all();
-        sim.run_for(Duration::from_secs(4));
+}
+
+/// The same where the peer has nothing to ask for: its packets say as much.
+#[test]
+fn who_sends_packets_again_is_not_given_up() {
+    for heard in [false, true] {
+        let mut sim = pair(7);
+        let before = sim.hosts[0].endpoint.ike_sas(HOST[1])[0].local_spi;
+        let spi = sender(&sim, 0);
+        sim.faults = Faults { loss: 1.0, ..Faults::default() };
+        sim.command(0, Command::Probe(HOST[1]));
+        sim.run_for(Duration::from_millis(44_900));
+        if heard {
+            let now = sim.now;
+            sim.command(0, Command::Heard(spi, now));
+        }
+        sim.run_for(Duration::from_secs(1));
+        sim.faults = Faults::default();
+        sim.run_for(Duration::from_secs(20));
+        let stays = sim.hosts[0].endpoint.ike_sas(HOST[1]).iter().any(|sa| sa.local_spi == before);
+        assert_eq!(stays, heard);
     }
-    assert!(sim.hosts[0].endpoint.ike_sas(HOST[1]).is_empty());
+}
+
+#[test]
+fn who_speaks_and_never_answers_is_given_up_in_the_end() {
+    let mut sim = pair(7);
+    let spi = sender(&sim, 0);
+    sim.faults = Faults { loss: 1.0, ..Faults::default() };
+    sim.command(0, Command::Probe(HOST[1]));
+    for second in 0..60 {
+        let up = !sim.hosts[0].endpoint.ike_sas(HOST[1]).is_empty();
+        assert_eq!(up, second < 57, "after {second} seconds");
+        let now = sim.now;
+        sim.command(0, Command::Heard(spi, now));
+        sim.run_for(Duration::from_secs(1));
+    }
 }
 
 #[test]

@@ -222,3 +222,30 @@ fn delete_comes_late() {
         assert!(!scene.sim.hosts[other].plane.takes(scene.old[other]));
     }
 }
+
+/// The successor is itself replaced and deleted before the Delete of the first one arrives: that one must not come to life again.
+#[test]
+fn a_successor_that_goes_before_its_predecessor() {
+    for initiator in [A, B] {
+        let mut scene = Scene::classical(initiator, ANY);
+        scene.rekey_child(B);
+        scene.request(B);
+        scene.answer(A);
+        let delete = scene.hold_request(B);
+        let second = scene.sim.hosts[A].plane.installed.last().expect("two").inbound_spi;
+        scene.sim.command(A, Command::InboundUsed(second));
+        assert_eq!(scene.sender(A), second);
+        scene.ask(A, Command::RekeyChild(second));
+        scene.request(A);
+        scene.answer(B);
+        let third = scene.asked_for(A);
+        scene.request(A);
+        scene.answer(B);
+        assert_eq!(scene.sender(A), third, "the first one is not sent with again");
+        scene.rekey_child(A);
+        assert!(scene.sim.waiting.is_empty(), "nor is it rekeyed");
+        scene.bring(&delete);
+        scene.ends();
+        assert_eq!(scene.sender(A), third);
+    }
+}

@@ -116,6 +116,7 @@ impl Spec {
         for file in &self.cni_config {
             let both = [Some(&file.netconf), file.netconf.get("ipam")];
             found.extend(both.into_iter().flatten().filter_map(|it| it.get("type").and_then(Value::as_str)));
+            found.extend(asks_us(&file.netconf).then_some(IPAM_PLUGIN));
         }
         found
     }
@@ -215,7 +216,11 @@ impl Spec {
     /// A plugin's configuration with what the network and the host add. What stands there already stays.
     fn completed(&self, netconf: &Value, host: &OnHost<'_>) -> Value {
         let mut netconf = netconf.clone();
+        let asks_us = asks_us(&netconf);
         let Value::Object(members) = &mut netconf else { return netconf };
+        if asks_us {
+            members.insert("ipam".to_owned(), json!({"type": IPAM_PLUGIN}));
+        }
         let kind = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
         let (plugin, ipam) = (kind(members.get("type")), kind(members.get("ipam").and_then(|ipam| ipam.get("type"))));
         let has_ours = BRIDGE_PLUGINS.contains(&plugin.as_str());
@@ -255,6 +260,11 @@ impl Spec {
         let holds = |subnet: &&Subnet| own.iter().any(|block| IpNet::V4(subnet.network).contains(block));
         self.subnets.iter().find(holds).or(self.subnets.first()).map(|subnet| subnet.network.prefix_len())
     }
+}
+
+/// Whether a plugin takes our addresses although its configuration does not say so.
+fn asks_us(netconf: &Value) -> bool {
+    netconf.get("type") == Some(&BRIDGE_PLUGINS[1].into()) && netconf.get("ipam").is_none_or(Value::is_null)
 }
 
 #[cfg(test)]

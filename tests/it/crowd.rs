@@ -143,7 +143,7 @@ fn crowd(host: &Host, hub: &Host, stop: &AtomicBool) {
 }
 
 /// Resident memory in kB, and CPU time so far in hundredths of a second.
-fn cost(pid: u32) -> (u64, u64) {
+pub fn cost(pid: u32) -> (u64, u64) {
     let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).expect("the agent runs");
     let status = read("status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");

@@ -90,6 +90,14 @@ fn others_plugins_get_what_their_driver_says_and_no_more() {
     });
     assert_eq!(plugin["underpass"], own, "what the file says stays");
     assert!(plugin.get("capabilities").is_none());
+    // Our own plugin needs to be told nothing.
+    let spec = spec_of(
+        "s: {network_driver: {name: Short, default_network: {name: short, subnets: [{network_address: 10.50.0.0/20}]},
+          cni_config: {a.conf: {type: underpass-cni}}}}",
+    );
+    assert!(spec.has_our_addresses());
+    let plugin = &spec.conflist("short", &host(&[], Some("short")))["plugins"][0];
+    assert_eq!(plugin["ipam"], json!({"type": "rancher-cni-ipam", "subnetPrefixSize": "/20"}));
 }
 
 #[test]

@@ -7,7 +7,6 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -32,13 +31,9 @@ const INIT: &str =
 /// How long a daemon or a container may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// An image as `docker import` takes it, made once.
-static IMAGE: LazyLock<TempDir> = LazyLock::new(|| {
-    for tool in [DOCKERD, DOCKER, BUSYBOX] {
-        assert!(Path::new(tool).exists(), "{tool} is missing: tests/run installs it");
-    }
-    let folder = tempfile::Builder::new().prefix("underpass-image-").tempdir().expect("a folder");
-    let root = folder.path().join("root");
+/// Makes an image as `docker import` takes it; its path.
+fn image(folder: &Path) -> String {
+    let root = folder.join("root");
     for name in ["bin", "etc", "proc", "sys", "dev", "tmp", "www"] {
         fs::create_dir_all(root.join(name)).expect("a folder");
     }
@@ -47,10 +42,10 @@ static IMAGE: LazyLock<TempDir> = LazyLock::new(|| {
         symlink("busybox", root.join("bin").join(name)).expect("a link");
     }
     fs::write(root.join("www/hello"), "hello\n").expect("a page");
-    let (root, tar) = (root.display().to_string(), folder.path().join("image.tar").display().to_string());
+    let (root, tar) = (root.display().to_string(), folder.join("image.tar").display().to_string());
     run(&["tar", "-C", &root, "-cf", &tar, "."]);
-    folder
-});
+    tar
+}
 
 /// A host with Docker and an agent.
 pub struct DockerHost {
@@ -67,6 +62,9 @@ pub struct DockerHost {
 impl DockerHost {
     /// A host of the laboratory with a running daemon; the agent does not run yet.
     pub fn new(host: &Host) -> Self {
+        for tool in [DOCKERD, DOCKER, BUSYBOX] {
+            assert!(Path::new(tool).exists(), "{tool} is missing: tests/run installs it");
+        }
         let folder = tempfile::Builder::new().prefix("underpass-docker-").tempdir().expect("a folder");
         let netns = format!("--net=/run/netns/{}", host.netns);
         let argv =
@@ -81,7 +79,7 @@ impl DockerHost {
         let agent = Agent::new(&host);
         let mut made = Self { host, agent, groups, dockerd: None, init, folder };
         made.start_docker();
-        made.docker(&["import", &IMAGE.path().join("image.tar").display().to_string(), "bb:1"]);
+        made.docker(&["import", &image(made.folder.path()), "bb:1"]);
         made
     }
 

@@ -521,6 +521,8 @@ impl Established {
     pub fn die(mut self: Box<Self>, shared: &mut Shared, now: Instant, reason: CloseReason) -> Option<IkeSa> {
         self.retire_all(shared, reason == CloseReason::Timeout);
         self.report_down(shared, reason);
+        // Whoever has not heard our answer to IKE_AUTH yet must not come up with what is gone.
+        self.session.withhold_auth();
         let closed = Closed { last_answer: self.session.last_answer(), until: now + CLOSED_LINGER, source: None };
         stay(Box::new(closed), IkeSa::Closed)
     }

@@ -79,6 +79,35 @@ fn what_its_responder_has_given_up_does_not_come_up() {
     }
 }
 
+/// The same where the responder gave the IKE SA up by itself, and the initiator slept meanwhile.
+#[test]
+fn what_its_responder_has_lost_patience_with_does_not_come_up() {
+    let mut sim = Simulator::new(1, 2, Proof::Psk);
+    sim.by_hand = true;
+    sim.command(0, Command::Initiate(HOST[1]));
+    for _ in 0..5 {
+        sim.deliver(0);
+    }
+    let request = sim.waiting[0].clone();
+    sim.deliver(0);
+    let answer = sim.waiting.pop().expect("an answer to IKE_AUTH");
+    sim.deliver_again(&request);
+    assert_eq!(sim.waiting.pop().expect("the answer again").path, answer.path);
+    sim.command(1, Command::Probe(HOST[0]));
+    for _ in 0..60 {
+        sim.run_for(Duration::from_secs(1));
+        sim.waiting.clear();
+        let gone = sim.hosts[1].endpoint.ike_sas(HOST[0]).is_empty();
+        sim.deliver_again(&request);
+        let answered = sim.waiting.iter().any(|datagram| datagram.path.local.ip() == sim.hosts[1].address);
+        if gone {
+            assert!(!answered, "the answer is not repeated any more");
+            return;
+        }
+    }
+    panic!("the responder waits for ever");
+}
+
 #[test]
 fn initial_contact_without_proof_changes_nothing() {
     let mut sim = alone(Proof::Psk);

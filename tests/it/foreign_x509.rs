@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -167,7 +169,10 @@ fn shows(config: &mut SwanConfig, files: (PathBuf, PathBuf)) {
 fn an_expired_certificate_is_refused() {
     // openssl takes no days of the past together with a beginning: one that ends when it begins is over a second later.
     is_refused(
-        |authority, config| shows(config, authority.issue("beta", KINDS[1].0, 0)),
+        |authority, config| {
+            shows(config, authority.issue("beta", KINDS[1].0, 0));
+            thread::sleep(Duration::from_secs(2));
+        },
         "the certificate of O=Laboratory, CN=beta expired on 20",
     );
 }

@@ -4,18 +4,17 @@
 //! container's namespace, so it goes with it; the near end becomes a port and is switched on last. Whatever fails, the near
 //! end is deleted, and the far one with it, and the fence forgets the port. What the network needs on this host stays.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::announce::announcement;
+use super::announce;
 use super::host::absent_is_fine;
 use super::{AttachError, Attached, Attachment, HardwareAddress, HostNetwork, Route, fence, host, mac_of, port_of, step};
 use crate::ipam::Owner;
 use crate::sys::netlink::{Link, Netlink, NetlinkError, RouteSpec, VethEnd};
 use crate::sys::netns::Namespace;
-use crate::sys::packet::PacketSocket;
 
 /// How a port's alias begins; the CNI network, the container and its interface follow.
 const ALIAS: &str = "underpass port";
@@ -135,6 +134,7 @@ fn furnish(attachment: &Attachment, mac: HardwareAddress, port: &str) -> Result<
         netlink.add_address(name, address)?;
     }
     step("attach-address")?;
+    let kernel_announces = announce::by_kernel(name, &attachment.addresses);
     netlink.set_up(name)?;
     for route in &attachment.routes {
         add_route(&mut netlink, name, *route, None)?;
@@ -142,7 +142,11 @@ fn furnish(attachment: &Attachment, mac: HardwareAddress, port: &str) -> Result<
     step("attach-route")?;
     let link = wait_for_carrier(&mut netlink, name)?;
     tracing::trace!("{port} is connected to {name}");
-    announce(link.index, mac, &attachment.addresses);
+    if kernel_announces {
+        netlink.set_hardware_address(name, mac)?;
+    } else {
+        announce::by_socket(link.index, mac, &attachment.addresses);
+    }
     Ok(link.mtu)
 }
 
@@ -160,17 +164,6 @@ fn wait_for_carrier(netlink: &mut Netlink, name: &str) -> Result<Link, NetlinkEr
             return Ok(link);
         }
         std::thread::sleep(CARRIER_LOOK);
-    }
-}
-
-/// Neighbours that knew an address by another link-layer address learn of it now; who missed it finds out by asking.
-fn announce(link_index: u32, mac: HardwareAddress, addresses: &[ipnet::IpNet]) {
-    let ipv4 = |address: &ipnet::IpNet| match address.addr() {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    };
-    for address in addresses.iter().filter_map(ipv4).collect::<Vec<Ipv4Addr>>() {
-        let _ = PacketSocket::send_frame(link_index, &announcement(mac, address));
     }
 }
 
@@ -389,7 +382,7 @@ fn furnish_beside(attachment: &Attachment, mac: HardwareAddress, link: &Link, mt
         add_route(&mut netlink, &link.name, *route, mtu)?;
     }
     step("attach-route")?;
-    announce(link.index, mac, &attachment.addresses);
+    announce::by_socket(link.index, mac, &attachment.addresses);
     Ok(())
 }
 

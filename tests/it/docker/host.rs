@@ -144,10 +144,20 @@ impl DockerHost {
 
     /// Starts the agent with this configuration and this daemon.
     pub fn start_agent(&mut self, config: &AgentConfig) {
+        self.configure(config);
+        self.agent.start();
+    }
+
+    /// Has the agent read this configuration.
+    pub fn reload_agent(&mut self, config: &AgentConfig) {
+        self.configure(config);
+        self.signal(self.agent.pid(), "HUP");
+    }
+
+    fn configure(&self, config: &AgentConfig) {
         let mut config = config.clone();
         config.more += &format!("docker: {{socket: {}}}\n", self.socket());
         self.agent.configure(&config);
-        self.agent.start();
     }
 
     pub fn try_docker(&self, arguments: &[&str]) -> Output {

@@ -178,3 +178,49 @@ fn labels_say_what_a_container_gets() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("10.42.1.42") && text.contains("this is what the journal of addresses says"), "{text}");
 }
+
+/// What a container's resolver reads.
+fn resolver(host: &DockerHost, name: &str) -> String {
+    let text = host.inside(name, &["cat", "/etc/resolv.conf"]).unwrap_or_default();
+    text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+#[test]
+fn containers_ask_the_name_servers_of_their_network() {
+    let lab = Lab::direct();
+    let mut alpha = DockerHost::new(&lab.alpha);
+    let folder = alpha.folder();
+    let with = |dns: &str| {
+        let mut config = config(&lab.alpha, &[], &folder);
+        let network = "      name: ipsec\n";
+        config.more =
+            config.more.replace(network, &format!("{network}      dns: [{dns}]\n      dns_search: [rancher.internal]\n"));
+        config
+    };
+    alpha.start_agent(&with("192.0.2.53"));
+    alpha.start_container("plain", &[]);
+    let untouched = resolver(&alpha, "plain");
+    alpha.start_container("web", &[LABEL]);
+    alpha.start_container("mute", &[LABEL, "--label=io.rancher.container.dns=false"]);
+    alpha.start_container("own", &[LABEL, "--network=none", "--dns=192.0.2.99", "--dns-search=example.org"]);
+    for name in ["web", "mute", "own"] {
+        alpha.address(name);
+    }
+    let until = |alpha: &DockerHost, name: &str, wanted: &str| {
+        let what = format!("{name} to read {wanted:?}");
+        wait_for(&what, Duration::from_secs(30), || {
+            let read = resolver(alpha, name);
+            (read.starts_with(wanted)).then_some(())
+        });
+    };
+    let own = |dns: &str| format!("nameserver 192.0.2.99; nameserver {dns}; search example.org rancher.internal");
+    until(&alpha, "web", "nameserver 192.0.2.53; search rancher.internal");
+    until(&alpha, "own", &own("192.0.2.53"));
+    // Running containers follow the driver, and keep that over a restart.
+    alpha.reload_agent(&with("192.0.2.54"));
+    until(&alpha, "web", "nameserver 192.0.2.54; search rancher.internal");
+    until(&alpha, "own", &own("192.0.2.54"));
+    alpha.docker(&["restart", "-t", "0", "web"]);
+    until(&alpha, "web", "nameserver 192.0.2.54; search rancher.internal");
+    assert_eq!((resolver(&alpha, "mute"), resolver(&alpha, "plain")), (untouched.clone(), untouched));
+}

@@ -11,6 +11,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle as SignalsHandle, Signals};
 
 use super::answers::{Answers, Facts};
+use super::containers::Containers;
 use super::docker::Docker;
 use super::plumbing::{self, Plumbing};
 use super::rotation::{self, HOST_KEY_OLD};
@@ -193,11 +194,14 @@ impl Agent {
         watch.note(&self.engine, &self.facts);
         watch::look_at_places(&wish.config, &self.engine);
         let news = wish.news();
+        let mut containers = Containers::new(&options.state_dir, &wish.config.tun.name);
+        containers.look();
         loop {
             select! {
                 recv(looks) -> _ => {
                     self.look_at_store(wish, options);
                     watch.look(&wish.config, &self.engine, &self.facts);
+                    containers.look();
                 }
                 recv(news) -> _ => self.look_at_store(wish, options),
                 recv(signals) -> signal => match signal {

@@ -103,9 +103,7 @@ fn bridge(netlink: &mut Netlink, network: &HostNetwork) -> Result<(Link, bool), 
                 if let Some(gateway) = network.gateways.first() {
                     netlink.set_hardware_address(name, mac_of(gateway.addr()))?;
                 }
-                if let Some(mtu) = network.mtu {
-                    netlink.set_mtu(name, mtu)?;
-                }
+                // No MTU: as long as nobody sets one, it is the least of the ports', and follows them.
                 netlink.set_alias(name, &alias())?;
             }
             netlink.link(name)?

@@ -5,6 +5,7 @@
 //! (`fence.rs`): nftables rules by which overlay addresses come and go only by the tunnel and our bridges, and each port speaks
 //! for its own container alone. [`attach()`] does that and then connects one container (`wire.rs`); if a step fails, those before
 //! it are taken back. [`detach`] takes a container off, whatever is left of it; [`check`] says whether one is as it was left.
+//! [`follow_mtu`] gives containers that run another MTU (`mtu.rs`).
 //!
 //! ```text
 //!   container                     host
@@ -20,6 +21,7 @@
 mod announce;
 mod fence;
 mod host;
+mod mtu;
 mod name;
 #[cfg(test)]
 mod tests;
@@ -33,10 +35,9 @@ use ipnet::IpNet;
 
 pub use fence::{Counters, counters};
 pub use host::{Prepared, forget, prepare};
+pub use mtu::{follow_mtu, set_mtu};
 pub use name::{mac_of, port_of};
-pub use wire::{
-    Port, attach, attach_beside, attachments, check, collect, detach, detach_beside, has_interface, set_mtu, sweep,
-};
+pub use wire::{Port, attach, attach_beside, attachments, check, collect, detach, detach_beside, has_interface, sweep};
 
 use crate::ipam::Owner;
 use crate::sys::faults;
@@ -63,8 +64,6 @@ pub struct HostNetwork {
     pub host_nat: bool,
     /// The bridge takes frames for whomever.
     pub promiscuous: bool,
-    /// The MTU of a bridge that is made; the kernel's own choice without one.
-    pub mtu: Option<u32>,
 }
 
 /// A route of a container.
@@ -89,8 +88,10 @@ pub struct Attachment {
     pub routes: Vec<Route>,
     /// Its link-layer address; [`mac_of`] its first address without one.
     pub mac: Option<HardwareAddress>,
-    /// The largest packet that it may send; the tunnel's device says it without one.
+    /// The largest packet that its network lets it send. The tunnel's device says it without one, and it is never more than that.
     pub mtu: Option<u32>,
+    /// What the container's own configuration takes off its network's MTU, if that says anything: for who changes the network's.
+    pub own_overhead: Option<u32>,
     /// Frames may go back to where they came from: the container reaches itself by a published port.
     pub hairpin: bool,
     /// Which of its ports others may reach at this host's addresses. The fence lets them in; whoever changes the destination of their

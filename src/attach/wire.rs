@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::announce;
 use super::host::absent_is_fine;
+use super::mtu::least;
 use super::{AttachError, Attached, Attachment, HardwareAddress, HostNetwork, Route, fence, host, mac_of, port_of, step};
 use crate::ipam::Owner;
 use crate::sys::netlink::{Link, Netlink, NetlinkError, RouteSpec, VethEnd};
@@ -18,6 +19,10 @@ use crate::sys::netns::Namespace;
 
 /// How a port's alias begins; the CNI network, the container and its interface follow.
 const ALIAS: &str = "underpass port";
+
+/// Behind these, with a number each where there is something to say, what the container's configuration says of its MTU.
+const MTU_WORD: &str = "mtu=";
+const OVERHEAD_WORD: &str = "overhead=";
 
 /// The kernel's limit for aliases, `IFALIASZ` less the zero.
 const ALIAS_LIMIT: usize = 255;
@@ -38,6 +43,14 @@ pub struct Port {
     pub cni_network: String,
     /// Whose it is; none if the names were too long to be written down.
     pub owner: Option<Owner>,
+    /// Its MTU.
+    pub mtu: u32,
+    /// What [`Attachment::mtu`] said.
+    pub said_mtu: Option<u32>,
+    /// What [`Attachment::own_overhead`] said.
+    pub own_overhead: Option<u32>,
+    /// Its number, and that of the container's end in the namespace there.
+    pub(super) ends: (u32, Option<u32>),
 }
 
 /// Connects a container to a network by an interface of its own.
@@ -60,7 +73,7 @@ pub fn attach(network: &HostNetwork, attachment: &Attachment) -> Result<Attached
         fence::publish(&attachment.addresses, &attachment.published)?;
         step("attach-admit")?;
         let mut netlink = Netlink::open()?;
-        let mtu = attachment.mtu.or(prepared.tun_mtu);
+        let mtu = least(attachment.mtu, prepared.tun_mtu);
         let far = VethEnd { name, namespace: Some(namespace.as_fd()) };
         netlink.create_wire(&port, far, mtu, Some(mac))?;
         step("attach-wire")?;
@@ -104,7 +117,7 @@ fn hardware_address(link: &Link) -> HardwareAddress {
 
 /// Makes the near end a port of the bridge, and switches it on.
 fn plug_in(netlink: &mut Netlink, network: &HostNetwork, attachment: &Attachment, port: &str) -> Result<(), AttachError> {
-    netlink.set_alias(port, &alias(&attachment.owner))?;
+    netlink.set_alias(port, &alias(attachment))?;
     without_link_local_address(port);
     netlink.join_bridge(port, &network.bridge)?;
     if attachment.hairpin {
@@ -119,8 +132,14 @@ fn without_link_local_address(port: &str) {
     let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{port}/addr_gen_mode"), NONE);
 }
 
-fn alias(owner: &Owner) -> String {
-    let whole = format!("{ALIAS} {} {} {}", owner.cni_network, owner.container, owner.interface);
+fn alias(attachment: &Attachment) -> String {
+    let Attachment { owner, mtu, own_overhead, .. } = attachment;
+    let mut whole = format!("{ALIAS} {} {} {}", owner.cni_network, owner.container, owner.interface);
+    for (word, number) in [(MTU_WORD, mtu), (OVERHEAD_WORD, own_overhead)] {
+        if let Some(number) = number {
+            whole += &format!(" {word}{number}");
+        }
+    }
     let mut short = format!("{ALIAS} {}", owner.cni_network);
     short.truncate(ALIAS_LIMIT);
     if whole.len() <= ALIAS_LIMIT { whole } else { short }
@@ -187,28 +206,6 @@ fn remove(port: &str) -> Result<bool, AttachError> {
     Ok(found || known > 0)
 }
 
-/// Gives both ends of a container's wire another MTU, while it runs.
-///
-/// # Errors
-/// What the kernel refused; [`AttachError::Absent`] if the container has no such interface.
-pub fn set_mtu(owner: &Owner, netns: &Path, mtu: u32) -> Result<(), AttachError> {
-    let mut netlink = Netlink::open()?;
-    let port = netlink.link(&port_of(owner))?;
-    let inside = || {
-        Namespace::open(netns)?.run(|| match Netlink::open()?.set_mtu(&owner.interface, mtu) {
-            Err(error) if error.is_absent() => Err(AttachError::Absent(owner.interface.clone())),
-            other => Ok(other?),
-        })?
-    };
-    // The end that sends must not be the wider one: what is too large for the other is lost without a word.
-    if mtu > port.mtu {
-        netlink.set_mtu(&port.name, mtu)?;
-        return inside();
-    }
-    inside()?;
-    Ok(netlink.set_mtu(&port.name, mtu)?)
-}
-
 /// The containers' ports on this host.
 ///
 /// # Errors
@@ -217,7 +214,7 @@ pub fn attachments() -> Result<Vec<Port>, AttachError> {
     Ok(Netlink::open()?.links()?.into_iter().filter_map(port_in).collect())
 }
 
-fn port_in(link: Link) -> Option<Port> {
+pub(super) fn port_in(link: Link) -> Option<Port> {
     let mut words = link.alias.strip_prefix(ALIAS)?.split_ascii_whitespace().map(str::to_owned);
     let cni_network = words.next()?;
     let owner = words.next().zip(words.next()).map(|(container, interface)| Owner {
@@ -225,7 +222,16 @@ fn port_in(link: Link) -> Option<Port> {
         interface,
         cni_network: cni_network.clone(),
     });
-    Some(Port { name: link.name, cni_network, owner })
+    let (mut said_mtu, mut own_overhead) = (None, None);
+    for word in words {
+        for (kind, said) in [(MTU_WORD, &mut said_mtu), (OVERHEAD_WORD, &mut own_overhead)] {
+            if let Some(number) = word.strip_prefix(kind) {
+                *said = number.parse().ok();
+            }
+        }
+    }
+    let ends = (link.index, link.other_end);
+    Some(Port { name: link.name, cni_network, owner, mtu: link.mtu, said_mtu, own_overhead, ends })
 }
 
 /// Takes everybody off one CNI network but these. Returns the ports that went.
@@ -347,7 +353,7 @@ pub fn attach_beside(network: &HostNetwork, attachment: &Attachment) -> Result<A
         if attachment.hairpin {
             Netlink::open()?.set_hairpin(&port.name, true)?;
         }
-        let mtu = attachment.mtu.or(prepared.tun_mtu).filter(|mtu| *mtu < inside.mtu);
+        let mtu = least(attachment.mtu, prepared.tun_mtu).filter(|mtu| *mtu < inside.mtu);
         namespace.run(|| furnish_beside(attachment, mac, &inside, mtu))??;
         step("attach-announce")?;
         let port_mac = hardware_address(&port);

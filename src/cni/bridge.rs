@@ -64,6 +64,7 @@ fn connect(request: &Request, conf: &Conf, netns: PathBuf, given: Success, befor
         routes: routes.iter().map(|it| attach::Route { destination: it.dst, gateway: it.gw }).collect(),
         mac: request.mac,
         mtu: conf.mtu(request)?,
+        own_overhead: conf.own_overhead(request)?,
         hairpin: conf.hairpin,
         published: published(request)?,
     };
@@ -122,7 +123,6 @@ fn network(conf: &Conf, addresses: &[Address]) -> Result<HostNetwork, Fault> {
         tun: conf.tun.clone(),
         host_nat: conf.host_nat,
         promiscuous: conf.promiscuous,
-        mtu: conf.mtu,
     })
 }
 
@@ -213,6 +213,7 @@ fn check(request: &Request, conf: &Conf) -> Result<(), Fault> {
         routes: told.routes.iter().map(|it| attach::Route { destination: it.dst, gateway: it.gw }).collect(),
         mac: one_mac(&told.interfaces[index].mac).ok(),
         mtu: None,
+        own_overhead: None,
         hairpin: conf.hairpin,
         published: Vec::new(),
     };

@@ -114,14 +114,16 @@ impl Conf {
         found.map(Some).ok_or_else(missing)
     }
 
-    /// The MTU of a container's interface; none for what the tunnel's device says.
-    pub(super) fn mtu(&self, request: &Request) -> Result<Option<u32>, Fault> {
+    /// What one container takes off the MTU, if it says that.
+    pub(super) fn own_overhead(&self, request: &Request) -> Result<Option<u32>, Fault> {
         let said = request.args.iter().find(|(key, value)| key == OVERHEAD_ARGUMENT && !value.is_empty());
         let wrong = |text: &str| Fault::environment(format!("CNI_ARGS: {OVERHEAD_ARGUMENT}: {text:?} is no number"));
-        let overhead = match said {
-            Some((_, text)) => text.parse().map_err(|_| wrong(text))?,
-            None => self.overhead,
-        };
+        said.map(|(_, text)| text.parse().map_err(|_| wrong(text))).transpose()
+    }
+
+    /// The MTU of a container's interface; none for what the tunnel's device says.
+    pub(super) fn mtu(&self, request: &Request) -> Result<Option<u32>, Fault> {
+        let overhead = self.own_overhead(request)?.unwrap_or(self.overhead);
         Ok(self.mtu.map(|mtu| mtu.checked_sub(overhead).filter(|mtu| *mtu > 0).unwrap_or(mtu)))
     }
 }

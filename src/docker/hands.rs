@@ -119,6 +119,8 @@ impl Overlay {
                     );
                     attach::detach(&wanted.owner).map_err(|error| failed(&error))?;
                     attach::attach(&plan.network, wanted).map_err(|error| failed(&error))?;
+                } else if let Some(mtu) = wanted.mtu {
+                    attach::set_mtu(&wanted.owner, &wanted.netns, mtu).map_err(|error| failed(&error))?;
                 }
             }
             other => drop(other.map_err(|error| failed(&error))?),
@@ -173,6 +175,7 @@ impl Hands for Overlay {
             routes: Vec::new(),
             mac: wish.mac.map(|mac| mac.0),
             mtu: plan.mtu(wish.link_mtu_overhead, prepared.tun_mtu),
+            own_overhead: None,
             hairpin: plan.hairpin,
             published: Vec::new(),
         };

@@ -68,13 +68,12 @@ impl Plan {
             tun: tun.to_owned(),
             host_nat: truth_or("hostNat", managed) || truth("ipMasq"),
             promiscuous: truth("promiscMode"),
-            mtu: number("mtu").filter(|mtu| *mtu > 0),
         };
         let default_gateway = network.gateways.first().filter(|_| is_default_gateway).map(IpNet::addr);
         Ok(Self {
             default_gateway,
             hairpin: truth("hairpinMode"),
-            mtu: network.mtu,
+            mtu: number("mtu").filter(|mtu| *mtu > 0),
             overhead: number("linkMTUOverhead").unwrap_or(0),
             network,
         })

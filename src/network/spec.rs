@@ -127,6 +127,16 @@ impl Spec {
         self.plugins().contains(IPAM_PLUGIN)
     }
 
+    /// The MTU of its containers by our plugin, of which one takes so much off by its own configuration; none if only the tunnel says it.
+    #[must_use]
+    pub fn mtu(&self, own_overhead: Option<u32>) -> Option<u32> {
+        let netconf = &self.cni_config.iter().find(|file| is_our_bridge(file))?.netconf;
+        let number = |key: &str| netconf.get(key).and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok());
+        let mtu = number("mtu").filter(|mtu| *mtu > 0)?;
+        let overhead = own_overhead.or_else(|| number("linkMTUOverhead")).unwrap_or(0);
+        Some(mtu.checked_sub(overhead).filter(|mtu| *mtu > 0).unwrap_or(mtu))
+    }
+
     /// This host's interfaces that its plugins connect containers to.
     pub fn interfaces(&self) -> impl Iterator<Item = &str> {
         self.bridges().chain(self.texts("master"))
@@ -260,6 +270,10 @@ impl Spec {
         let holds = |subnet: &&Subnet| own.iter().any(|block| IpNet::V4(subnet.network).contains(block));
         self.subnets.iter().find(holds).or(self.subnets.first()).map(|subnet| subnet.network.prefix_len())
     }
+}
+
+fn is_our_bridge(file: &CniFile) -> bool {
+    file.netconf.get("type").and_then(Value::as_str).is_some_and(|name| BRIDGE_PLUGINS.contains(&name))
 }
 
 /// Whether a plugin takes our addresses although its configuration does not say so.

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -154,6 +154,11 @@ impl List {
             return Err(NetworksError::Newer(path));
         }
         Ok(list)
+    }
+
+    /// When the file was changed last, whoever did it.
+    pub(in crate::agent) fn changed(state_dir: &Path) -> Option<SystemTime> {
+        std::fs::metadata(state_dir.join(NETWORKS)).and_then(|metadata| metadata.modified()).ok()
     }
 
     /// Writes the file; only who holds the lock does.

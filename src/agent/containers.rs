@@ -1,0 +1,74 @@
+//! What containers and their networks need of the agent while both live: an MTU that follows the tunnel's and the network's.
+//!
+//! Commands change the networks without us, and plugins connect containers without us. So this looks, at every second, whether
+//! anything of that is another than before, which costs next to nothing, and does its work only then.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::drivers::List;
+use crate::attach;
+use crate::docker;
+use crate::ipam::Ipam;
+use crate::sys::netlink::Netlink;
+
+/// How often everything is looked at without a sign of change: a container may be attached in the very moment in which we look.
+const NET: Duration = Duration::from_secs(60);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Containers {
+    state_dir: PathBuf,
+    tun: String,
+    seen: Option<Seen>,
+    next: Instant,
+}
+
+/// What containers' MTUs follow from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Seen {
+    networks: Option<SystemTime>,
+    tun_mtu: Option<u32>,
+}
+
+impl Containers {
+    pub(super) fn new(state_dir: &Path, tun: &str) -> Self {
+        Self {
+            state_dir: state_dir.to_owned(),
+            tun: tun.to_owned(),
+            seen: None,
+            next: Instant::now(),
+        }
+    }
+
+    /// Looks once.
+    pub(super) fn look(&mut self) {
+        let tun_mtu = Netlink::open().and_then(|mut netlink| netlink.link(&self.tun)).ok().map(|link| link.mtu);
+        let seen = Some(Seen { networks: List::changed(&self.state_dir), tun_mtu });
+        let now = Instant::now();
+        let news = seen != self.seen;
+        if !news && now < self.next {
+            return;
+        }
+        (self.seen, self.next) = (seen, now + NET);
+        self.follow_mtu();
+    }
+
+    fn follow_mtu(&self) {
+        let list = List::read(&self.state_dir).unwrap_or_default();
+        let leases = Ipam::look(&self.state_dir);
+        let known: Vec<PathBuf> =
+            leases.iter().flat_map(|book| book.leases()).map(|it| it.sandbox.netns.clone().into()).collect();
+        let said = |port: &attach::Port| match list.find(&port.cni_network) {
+            // Whoever watches Docker knows what those containers' labels say.
+            _ if port.cni_network == docker::RUNTIME => Some(port.mtu),
+            Some(network) => network.spec.mtu(port.own_overhead),
+            None => port.said_mtu,
+        };
+        match attach::follow_mtu(&self.tun, &known, &said) {
+            Ok(changed) if changed.is_empty() => {}
+            Ok(changed) => tracing::info!("{} running containers have another MTU", changed.len()),
+            Err(error) => tracing::warn!("the MTU of containers: {error}"),
+        }
+    }
+}

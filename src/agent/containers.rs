@@ -1,4 +1,5 @@
-//! What containers and their networks need of the agent while both live: an MTU that follows the tunnel's and the network's.
+//! What containers and their networks need of the agent while both live: bridges of other plugins that the guard lets pass, and an MTU that
+//! follows the tunnel's and the network's.
 //!
 //! Commands change the networks without us, and plugins connect containers without us. So this looks, at every second, whether
 //! anything of that is another than before, which costs next to nothing, and does its work only then.
@@ -10,6 +11,7 @@ use super::drivers::List;
 use crate::attach;
 use crate::docker;
 use crate::ipam::Ipam;
+use crate::network::{Spec, interface_of};
 use crate::sys::netlink::Netlink;
 
 /// How often everything is looked at without a sign of change: a container may be attached in the very moment in which we look.
@@ -41,17 +43,19 @@ impl Containers {
         }
     }
 
-    /// Looks once.
-    pub(super) fn look(&mut self) {
+    /// Looks once. Returns the bridges of other plugins if the networks may be
+    /// others than before.
+    pub(super) fn look(&mut self) -> Option<Vec<String>> {
         let tun_mtu = Netlink::open().and_then(|mut netlink| netlink.link(&self.tun)).ok().map(|link| link.mtu);
         let seen = Some(Seen { networks: List::changed(&self.state_dir), tun_mtu });
         let now = Instant::now();
         let news = seen != self.seen;
         if !news && now < self.next {
-            return;
+            return None;
         }
         (self.seen, self.next) = (seen, now + NET);
         self.follow_mtu();
+        news.then(|| foreign_bridges(&self.state_dir))
     }
 
     fn follow_mtu(&self) {
@@ -71,4 +75,16 @@ impl Containers {
             Err(error) => tracing::warn!("the MTU of containers: {error}"),
         }
     }
+}
+
+/// The bridges to which plugins that are not ours connect containers with addresses of this host's blocks.
+pub(super) fn foreign_bridges(state_dir: &Path) -> Vec<String> {
+    let list = List::read(state_dir).unwrap_or_default();
+    let blocks = list.host.as_ref().map(|host| host.blocks.as_slice()).unwrap_or_default();
+    let concerned = |spec: &Spec| spec.has_our_addresses() || !spec.blocks(blocks).is_empty();
+    let named = list.wanted().filter(|it| concerned(&it.spec)).flat_map(|network| network.spec.foreign_bridges());
+    let mut bridges: Vec<String> = named.filter(|name| interface_of(name).is_ok()).map(str::to_owned).collect();
+    bridges.sort();
+    bridges.dedup();
+    bridges
 }

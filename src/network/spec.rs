@@ -19,6 +19,9 @@ const CNI_VERSION: &str = "1.0.0";
 /// Our plugins for interfaces.
 pub const BRIDGE_PLUGINS: [&str; 2] = ["rancher-bridge", "underpass-cni"];
 
+/// The bridge of the reference plugin `bridge` if its configuration names none.
+const REFERENCE_BRIDGE: &str = "cni0";
+
 /// Our plugin for addresses.
 pub const IPAM_PLUGIN: &str = "rancher-cni-ipam";
 
@@ -135,6 +138,11 @@ impl Spec {
         let mtu = number("mtu").filter(|mtu| *mtu > 0)?;
         let overhead = own_overhead.or_else(|| number("linkMTUOverhead")).unwrap_or(0);
         Some(mtu.checked_sub(overhead).filter(|mtu| *mtu > 0).unwrap_or(mtu))
+    }
+
+    /// The bridges of plugins that are not ours.
+    pub fn foreign_bridges(&self) -> impl Iterator<Item = &str> {
+        self.cni_config.iter().filter(|file| !is_our_bridge(file)).filter_map(bridge_of)
     }
 
     /// This host's interfaces that its plugins connect containers to.
@@ -270,6 +278,12 @@ impl Spec {
         let holds = |subnet: &&Subnet| own.iter().any(|block| IpNet::V4(subnet.network).contains(block));
         self.subnets.iter().find(holds).or(self.subnets.first()).map(|subnet| subnet.network.prefix_len())
     }
+}
+
+fn bridge_of(file: &CniFile) -> Option<&str> {
+    let is_reference = file.netconf.get("type") == Some(&"bridge".into());
+    let said = file.netconf.get("bridge").and_then(Value::as_str).filter(|name| !name.is_empty());
+    said.or(is_reference.then_some(REFERENCE_BRIDGE))
 }
 
 fn is_our_bridge(file: &CniFile) -> bool {

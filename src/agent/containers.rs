@@ -1,5 +1,5 @@
-//! What containers and their networks need of the agent while both live: bridges of other plugins that the guard lets pass, and an MTU that
-//! follows the tunnel's and the network's.
+//! What containers and their networks need of the agent while both live: bridges of other plugins that the guard lets pass, an MTU that
+//! follows the tunnel's and the network's, and a way through Docker's filter (`passage.rs`).
 //!
 //! Commands change the networks without us, and plugins connect containers without us. So this looks, at every second, whether
 //! anything of that is another than before, which costs next to nothing, and does its work only then.
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::drivers::List;
+use super::passage::Passage;
 use crate::attach;
 use crate::docker;
 use crate::ipam::Ipam;
@@ -24,6 +25,7 @@ pub(super) struct Containers {
     tun: String,
     seen: Option<Seen>,
     next: Instant,
+    passage: Passage,
 }
 
 /// What containers' MTUs follow from.
@@ -40,12 +42,14 @@ impl Containers {
             tun: tun.to_owned(),
             seen: None,
             next: Instant::now(),
+            passage: Passage::default(),
         }
     }
 
-    /// Looks once. Returns the bridges of other plugins if the networks may be
+    /// Looks once; `changed` says that some interface, address or route did. Returns the bridges of other plugins if the networks may be
     /// others than before.
-    pub(super) fn look(&mut self) -> Option<Vec<String>> {
+    pub(super) fn look(&mut self, changed: bool) -> Option<Vec<String>> {
+        self.passage.look(&self.tun, changed);
         let tun_mtu = Netlink::open().and_then(|mut netlink| netlink.link(&self.tun)).ok().map(|link| link.mtu);
         let seen = Some(Seen { networks: List::changed(&self.state_dir), tun_mtu });
         let now = Instant::now();

@@ -195,13 +195,13 @@ impl Agent {
         watch::look_at_places(&wish.config, &self.engine);
         let news = wish.news();
         let mut containers = Containers::new(&options.state_dir, &wish.config.tun.name);
-        self.look_at_containers(&mut containers, wish);
+        self.look_at_containers(&mut containers, wish, true);
         loop {
             select! {
                 recv(looks) -> _ => {
                     self.look_at_store(wish, options);
-                    watch.look(&wish.config, &self.engine, &self.facts);
-                    self.look_at_containers(&mut containers, wish);
+                    let changed = watch.look(&wish.config, &self.engine, &self.facts);
+                    self.look_at_containers(&mut containers, wish, changed);
                 }
                 recv(news) -> _ => self.look_at_store(wish, options),
                 recv(signals) -> signal => match signal {
@@ -291,8 +291,8 @@ impl Agent {
     }
 
     /// Looks after the containers that run. What the kernel refuses is tried again when something has changed.
-    fn look_at_containers(&mut self, containers: &mut Containers, wish: &Wish) {
-        let Some(bridges) = containers.look() else { return };
+    fn look_at_containers(&mut self, containers: &mut Containers, wish: &Wish, changed: bool) {
+        let Some(bridges) = containers.look(changed) else { return };
         for complaint in self.plumbing.trust(&wish.config, bridges) {
             tracing::warn!("{complaint}");
         }

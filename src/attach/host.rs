@@ -81,6 +81,24 @@ pub fn forget(network: &HostNetwork) -> Result<(), AttachError> {
     lowered
 }
 
+/// A bridge that containers of ours hang on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bridge {
+    /// Its name.
+    pub name: String,
+    /// We made it; else it is somebody else's, such as Docker's.
+    pub is_ours: bool,
+}
+
+/// The bridges of this host that containers of ours hang on.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn bridges() -> Result<Vec<Bridge>, AttachError> {
+    let links = Netlink::open()?.links()?.into_iter().filter(|link| link.is_bridge && link.group == CONTAINERS_GROUP);
+    Ok(links.map(|link| Bridge { is_ours: link.alias == alias(), name: link.name }).collect())
+}
+
 /// What stands on a bridge that we made.
 fn alias() -> String {
     "underpass bridge".to_owned()

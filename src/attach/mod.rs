@@ -28,7 +28,7 @@ mod tests;
 mod wire;
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -49,6 +49,9 @@ use crate::sys::nft::GuardError;
 /// The agent's device, unless it is configured otherwise.
 pub const TUN: &str = "underpass0";
 
+/// The bridge's address as the gateway of IPv6, on every host: link-local, so it is in nobody's block and there is nothing to reserve.
+pub const IPV6_GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
 /// A network, as this host has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HostNetwork {
@@ -58,6 +61,9 @@ pub struct HostNetwork {
     pub gateways: Vec<IpNet>,
     /// What belongs to the network, on whichever host.
     pub subnets: Vec<IpNet>,
+    /// Parts of it that this host finds on the bridge although no address of the bridge says so: IPv6, where [`IPV6_GATEWAY`] is the
+    /// gateway.
+    pub on_link: Vec<IpNet>,
     /// The device by which containers on other hosts are reached.
     pub tun: String,
     /// Containers reach the outside by this host's address.

@@ -32,6 +32,7 @@ fn network(bridge: &str) -> HostNetwork {
         bridge: bridge.to_owned(),
         gateways: vec!["10.42.0.1/16".parse().unwrap()],
         subnets: vec!["10.42.0.0/16".parse().unwrap(), "fd00:42::/64".parse().unwrap()],
+        on_link: Vec::new(),
         tun: TUN.to_owned(),
         host_nat: true,
         promiscuous: false,

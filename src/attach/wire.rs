@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::announce;
 use super::host::absent_is_fine;
 use super::mtu::least;
+use super::name::link_local_of;
 use super::{AttachError, Attached, Attachment, HardwareAddress, HostNetwork, Route, fence, host, mac_of, port_of, step};
 use crate::ipam::Owner;
 use crate::sys::netlink::{Link, Netlink, NetlinkError, RouteSpec, VethEnd};
@@ -107,8 +108,13 @@ fn is_there(name: &str) -> Result<bool, NetlinkError> {
     }
 }
 
+/// Who has an IPv6 address speaks to neighbours by its link-local one as well.
 fn admit(port: &str, mac: HardwareAddress, addresses: impl Iterator<Item = IpAddr>) -> Result<(), AttachError> {
-    Ok(fence::admit(port, mac, &addresses.collect::<Vec<_>>())?)
+    let mut addresses: Vec<IpAddr> = addresses.collect();
+    if addresses.iter().any(IpAddr::is_ipv6) {
+        addresses.push(link_local_of(mac).into());
+    }
+    Ok(fence::admit(port, mac, &addresses)?)
 }
 
 fn hardware_address(link: &Link) -> HardwareAddress {
@@ -149,6 +155,9 @@ fn alias(attachment: &Attachment) -> String {
 fn furnish(attachment: &Attachment, mac: HardwareAddress, port: &str) -> Result<u32, AttachError> {
     let name = attachment.owner.interface.as_str();
     let mut netlink = Netlink::open()?;
+    if attachment.addresses.iter().any(|address| address.addr().is_ipv6()) {
+        prepare_ipv6(name);
+    }
     for &address in &attachment.addresses {
         netlink.add_address(name, address)?;
     }
@@ -167,6 +176,14 @@ fn furnish(attachment: &Attachment, mac: HardwareAddress, port: &str) -> Result<
         announce::by_socket(link.index, mac, &attachment.addresses);
     }
     Ok(link.mtu)
+}
+
+/// Lets a container's interface have IPv6, which some runtimes switch off, and have it at once: nobody else has an address that follows from
+/// its own link-layer address. What cannot be set shows when it gets its addresses.
+fn prepare_ipv6(name: &str) {
+    for (key, value) in [("disable_ipv6", "0"), ("accept_dad", "0")] {
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/{key}"), value);
+    }
 }
 
 /// A route that is there already is as good.

@@ -16,7 +16,10 @@ use super::conf::Conf;
 use super::request::{Command, Request, one_mac};
 use super::result::{self, Address, Fault, Interface, Route, Success};
 use super::{Plugin, delegate, ipam};
-use crate::attach::{self, AttachError, Attached, Attachment, HostNetwork, Publication};
+use crate::attach::{self, AttachError, Attached, Attachment, HostNetwork, IPV6_GATEWAY, Publication};
+
+/// The prefix length of link-local addresses (RFC 4291 §2.5.6).
+const LINK_LOCAL_LEN: u8 = 64;
 
 /// Does what is asked.
 pub(super) fn answer(plugin: Plugin, request: &Request) -> Result<Option<Value>, Fault> {
@@ -53,10 +56,13 @@ fn add(request: &Request, conf: &Conf) -> Result<Success, Fault> {
     connected
 }
 
-fn connect(request: &Request, conf: &Conf, netns: PathBuf, given: Success, before: Success) -> Result<Success, Fault> {
+fn connect(request: &Request, conf: &Conf, netns: PathBuf, mut given: Success, before: Success) -> Result<Success, Fault> {
     let network = network(conf, &given.addresses)?;
-    let gateway = conf.gateway(&network, &given.addresses)?;
-    let routes = routes(conf, &given, gateway)?;
+    if !network.on_link.is_empty() {
+        alone_on_the_link(&mut given.addresses);
+    }
+    let gateways = gateways(conf, &network, &given.addresses)?;
+    let routes = routes(conf, &given, &gateways)?;
     let attachment = Attachment {
         owner: ipam::owner(request),
         netns,
@@ -71,7 +77,7 @@ fn connect(request: &Request, conf: &Conf, netns: PathBuf, given: Success, befor
     let attached = attach::attach(&network, &attachment)?;
     let mut success = before;
     let addresses = given.addresses.iter().map(|it| Address {
-        gateway: it.gateway.or_else(|| gateway.filter(|gateway| gateway.is_ipv4() == it.address.addr().is_ipv4())),
+        gateway: it.gateway.or_else(|| of_family(&gateways, it.address)),
         interface: Some(success.interfaces.len() + 2),
         ..*it
     });
@@ -100,8 +106,23 @@ fn mac_text(mac: attach::HardwareAddress) -> String {
     mac.map(|octet| format!("{octet:02x}")).join(":")
 }
 
+/// By which addresses containers leave the network: at most one of each family.
+fn gateways(conf: &Conf, network: &HostNetwork, addresses: &[Address]) -> Result<Vec<IpAddr>, Fault> {
+    let mut gateways: Vec<IpAddr> = conf.gateway(network, addresses)?.into_iter().collect();
+    let own = IpAddr::from(IPV6_GATEWAY);
+    if !gateways.iter().any(IpAddr::is_ipv6) && network.gateways.iter().any(|gateway| gateway.addr() == own) {
+        gateways.push(own);
+    }
+    Ok(gateways)
+}
+
+fn of_family(gateways: &[IpAddr], net: IpNet) -> Option<IpAddr> {
+    gateways.iter().copied().find(|gateway| gateway.is_ipv4() == net.addr().is_ipv4())
+}
+
 /// What this host needs for containers with these addresses.
 fn network(conf: &Conf, addresses: &[Address]) -> Result<HostNetwork, Fault> {
+    let on_link = on_link(conf, addresses)?;
     let mut gateways: Vec<IpNet> = conf.bridge_address()?.into_iter().collect();
     if conf.is_gateway && !conf.bridge_as_gateway {
         for address in addresses {
@@ -110,8 +131,11 @@ fn network(conf: &Conf, addresses: &[Address]) -> Result<HostNetwork, Fault> {
             gateways.extend(gateway.filter(|gateway| !gateways.contains(gateway)));
         }
     }
+    if !on_link.is_empty() {
+        gateways.extend(IpNet::new(IPV6_GATEWAY.into(), LINK_LOCAL_LEN).ok());
+    }
     let seen = addresses.iter().map(|address| address.address.trunc()).filter(|net| net.prefix_len() < 31);
-    let all: Vec<IpNet> = conf.bridge_subnet.into_iter().chain(seen).collect();
+    let all: Vec<IpNet> = [conf.bridge_subnet, conf.bridge_subnet6].into_iter().flatten().chain(seen).collect();
     let mut subnets: Vec<IpNet> =
         all.iter().copied().filter(|net| !all.iter().any(|other| other != net && other.contains(net))).collect();
     subnets.sort();
@@ -120,10 +144,28 @@ fn network(conf: &Conf, addresses: &[Address]) -> Result<HostNetwork, Fault> {
         bridge: conf.bridge.clone(),
         gateways,
         subnets,
+        on_link,
         tun: conf.tun.clone(),
         host_nat: conf.host_nat,
         promiscuous: conf.promiscuous,
     })
+}
+
+/// IPv6 goes to the gateway, whoever it is for: the container sees nobody else on its link.
+fn alone_on_the_link(addresses: &mut [Address]) {
+    for it in addresses.iter_mut().filter(|it| it.address.addr().is_ipv6()) {
+        it.address = it.address.addr().into();
+    }
+}
+
+/// Which addresses of the network's IPv6 prefix this host finds on the bridge.
+fn on_link(conf: &Conf, addresses: &[Address]) -> Result<Vec<IpNet>, Fault> {
+    let Some(subnet) = conf.bridge_subnet6.filter(|_| conf.is_gateway) else { return Ok(Vec::new()) };
+    let ipv6: Vec<IpNet> = addresses.iter().map(|it| it.address).filter(|net| net.addr().is_ipv6()).collect();
+    match ipv6.iter().find(|net| !subnet.contains(&net.addr())) {
+        Some(net) => Err(Fault::configuration(format!("bridgeSubnet6: the address {} is not in {subnet}", net.addr()))),
+        None => Ok(ipv6.iter().map(IpNet::trunc).collect()),
+    }
 }
 
 /// The first address of the network that a container of this address sees. IPv6 has no such habit.
@@ -132,11 +174,15 @@ pub(super) fn first_of(address: IpNet) -> Option<IpAddr> {
 }
 
 /// The routes that were given, the default one if it is wished, and what leads to a gateway that is on no link.
-fn routes(conf: &Conf, given: &Success, gateway: Option<IpAddr>) -> Result<Vec<Route>, Fault> {
-    let own = |dst: IpNet| gateway.filter(|gateway| gateway.is_ipv4() == dst.addr().is_ipv4());
+fn routes(conf: &Conf, given: &Success, gateways: &[IpAddr]) -> Result<Vec<Route>, Fault> {
+    let own = |dst: IpNet| of_family(gateways, dst);
     let mut routes: Vec<Route> =
         given.routes.iter().map(|it| Route { dst: it.dst, gw: it.gw.or_else(|| own(it.dst)) }).collect();
-    if let (true, Some(gateway)) = (conf.is_default_gateway, gateway) {
+    if let (false, Some(dst)) = (conf.is_default_gateway, conf.bridge_subnet6) {
+        // The rest of the network is on other hosts; nobody answers for them on the link, as with IPv4.
+        routes.extend(own(dst).map(|gw| Route { dst, gw: Some(gw) }));
+    }
+    for &gateway in gateways.iter().filter(|_| conf.is_default_gateway) {
         let everything = IpNet::new(if gateway.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, 0).ok();
         let everything = everything.ok_or_else(|| Fault::configuration("no default route"))?;
         match routes.iter().find(|route| route.dst == everything) {
@@ -151,7 +197,8 @@ fn routes(conf: &Conf, given: &Success, gateway: Option<IpAddr>) -> Result<Vec<R
         }
     }
     let off_link = routes.iter().filter_map(|route| route.gw).find(|gw| {
-        let on_link = given.addresses.iter().any(|address| address.address.contains(gw));
+        let on_link =
+            *gw == IpAddr::from(IPV6_GATEWAY) || given.addresses.iter().any(|address| address.address.contains(gw));
         !on_link && !routes.iter().any(|route| route.gw.is_none() && route.dst.contains(gw))
     });
     if let Some(gateway) = off_link {

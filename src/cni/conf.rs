@@ -25,6 +25,8 @@ pub(super) struct Conf {
     has_ipam: bool,
     pub bridge: String,
     pub bridge_subnet: Option<IpNet>,
+    /// `bridgeSubnet6`: the network's IPv6 prefix.
+    pub bridge_subnet6: Option<IpNet>,
     bridge_ip: Option<IpAddr>,
     /// `skipBridgeConfigureIP`: the bridge's own address is somebody else's business.
     skip_bridge_address: bool,
@@ -48,12 +50,15 @@ impl Conf {
         let is_default_gateway = keys.truth("isDefaultGateway")?.unwrap_or(ours);
         let bridge_subnet =
             keys.parsed("bridgeSubnet", "a prefix such as 10.42.0.0/16", |text| text.parse::<IpNet>().ok())?;
+        let ipv6 = |text: &str| text.parse::<IpNet>().ok().filter(|net| net.addr().is_ipv6());
+        let bridge_subnet6 = keys.parsed("bridgeSubnet6", "an IPv6 prefix such as fd00:42::/48", ipv6)?;
         let address = |text: &str| text.parse::<IpAddr>().ok().or_else(|| Some(text.parse::<IpNet>().ok()?.addr()));
         let conf = Self {
             plugin,
             has_ipam: request.netconf.get("ipam").is_some_and(|ipam| !ipam.is_null()),
             bridge: keys.text("bridge")?.unwrap_or(if ours { OWN_BRIDGE } else { RANCHER_BRIDGE }).to_owned(),
             bridge_subnet: bridge_subnet.map(|subnet| subnet.trunc()),
+            bridge_subnet6: bridge_subnet6.map(|subnet| subnet.trunc()),
             bridge_ip: keys.parsed("bridgeIP", "an address", address)?,
             skip_bridge_address: keys.truth("skipBridgeConfigureIP")?.unwrap_or(false),
             bridge_as_gateway: keys.truth("useBridgeIPAsGateway")?.unwrap_or(false),

@@ -65,6 +65,7 @@ impl Plan {
             bridge: text("bridge").unwrap_or(BRIDGES[usize::from(managed)]).to_owned(),
             gateways: gateways.collect(),
             subnets: spec.prefixes().into_iter().map(IpNet::V4).collect(),
+            on_link: Vec::new(),
             tun: tun.to_owned(),
             host_nat: truth_or("hostNat", managed) || truth("ipMasq"),
             promiscuous: truth("promiscMode"),

@@ -43,7 +43,7 @@ pub fn pings(from: &Namespace, address: IpAddr, more: &[&str]) -> bool {
 }
 
 /// Sends octets by TCP and holds the receiver's against them; who the receiver says has called.
-fn stream(from: &Namespace, to: &Namespace, address: IpAddr, octets: usize) -> std::io::Result<IpAddr> {
+pub fn stream(from: &Namespace, to: &Namespace, address: IpAddr, octets: usize) -> std::io::Result<IpAddr> {
     let listener = to.run(|| TcpListener::bind((address, 0)).unwrap()).unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::scope(|scope| {
@@ -73,7 +73,7 @@ fn stream(from: &Namespace, to: &Namespace, address: IpAddr, octets: usize) -> s
 }
 
 /// Whether one datagram arrives, and from whom it says it is.
-fn datagram(from: &Namespace, source: IpAddr, to: &Namespace, address: IpAddr) -> Option<IpAddr> {
+pub fn datagram(from: &Namespace, source: IpAddr, to: &Namespace, address: IpAddr) -> Option<IpAddr> {
     let receiver = to.run(|| UdpSocket::bind((address, 0)).unwrap()).unwrap();
     receiver.set_read_timeout(Some(PATIENCE)).unwrap();
     let place = receiver.local_addr().unwrap();
@@ -192,7 +192,7 @@ fn a_published_port_is_reached_from_outside() {
 }
 
 /// A network behind alpha's second interface: `(namespace, its address)`.
-fn outside(site: &Site) -> (Namespace, IpAddr) {
+pub fn outside(site: &Site) -> (Namespace, IpAddr) {
     let outside = namespace();
     site.namespace
         .run(|| {

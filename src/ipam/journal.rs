@@ -3,16 +3,17 @@
 //! The lock is flock(2) on the file itself. Compaction gives the name to another file, so who has waited for the lock looks whether
 //! it got the file that has the name now, and begins again if not.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::record::{self, BadLine, Record, VERSION};
 use super::{IpamError, LOCK_PATIENCE};
+use crate::sys::file;
 
 /// The longest pause between two tries for the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
@@ -97,12 +98,11 @@ impl Journal {
         }
         self.len += octets.len() as u64;
         // The name must be on disk as well, or the file is lost with the power.
-        if first { self.sync_folder() } else { Ok(()) }
+        if first { self.sync_name() } else { Ok(()) }
     }
 
-    fn sync_folder(&self) -> Result<(), IpamError> {
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| self.failed(error))
+    fn sync_name(&self) -> Result<(), IpamError> {
+        file::sync_names(&self.path).map_err(|error| self.failed(error))
     }
 
     /// Writes the journal anew if it is large and most of it is history.
@@ -135,7 +135,7 @@ impl Journal {
         let old = std::mem::replace(&mut self.file, file);
         unlock(&old);
         self.len = octets.len() as u64;
-        self.sync_folder()
+        self.sync_name()
     }
 }
 
@@ -165,22 +165,19 @@ fn lock(path: &Path, access: Access) -> Result<File, IpamError> {
     let mut folder_made = false;
     loop {
         let opened = match access {
-            Access::Look => OpenOptions::new().read(true).custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK).open(path),
-            Access::Change => options().create(true).open(path),
+            Access::Look => file::open(path),
+            Access::Change => options().create(true).open(path).and_then(file::ordinary),
         };
         let file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound && access == Access::Change && !folder_made => {
                 folder_made = true;
                 let folder = path.parent().unwrap_or(Path::new("."));
-                DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+                file::make_folder(folder, 0o700).map_err(failed)?;
                 continue;
             }
             Err(error) => return Err(failed(error)),
         };
-        if !file.metadata().map_err(failed)?.is_file() {
-            return Err(failed(io::Error::other("not an ordinary file")));
-        }
         let locked = match access {
             Access::Look => file.try_lock_shared(),
             Access::Change => file.try_lock(),

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::NetworksError;
 use super::usage::Container;
-use super::{NetworksError, install};
 use crate::ipam::Seconds;
 use crate::network::{OnHost, Spec};
+use crate::sys::file;
 
 /// The file in the state directory.
 const NETWORKS: &str = "networks.json";
@@ -160,7 +161,7 @@ impl List {
     pub(super) fn write(&self, state_dir: &Path, _lock: &ListLock) -> Result<(), NetworksError> {
         let path = state_dir.join(NETWORKS);
         let text = serde_json::to_string_pretty(self).map_err(|error| NetworksError::Damaged(path.clone(), error))?;
-        install::replace(&path, (text + "\n").as_bytes(), 0o600).map_err(|error| NetworksError::Io(path, error))
+        file::replace(&path, (text + "\n").as_bytes(), 0o600).map_err(|error| NetworksError::Io(path, error))
     }
 
     /// The network of that name; `managed` is the default one.
@@ -218,7 +219,7 @@ impl ListLock {
     pub(super) fn take(state_dir: &Path) -> Result<Self, NetworksError> {
         let path = state_dir.join(LOCK);
         let failed = |error: io::Error| NetworksError::Io(path.clone(), error);
-        install::make_folder(state_dir, 0o700).map_err(failed)?;
+        file::make_folder(state_dir, 0o700).map_err(failed)?;
         let mut options = OpenOptions::new();
         let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
         let deadline = Instant::now() + PATIENCE;

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 
 use install::Places;
-pub use install::{link_plugins, missing_links, replace};
+pub use install::{link_plugins, missing_links};
 use list::ListLock;
 pub use list::{HostFacts, List, Network, Origin, State};
 pub use usage::Container;

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::request::{Command, Request};
 use super::result::{self, Address, Fault, Route, Success};
 use crate::config::STATE_DIR;
-use crate::ipam::{self, Ipam, IpamError, JOURNAL, Lease, MANAGED, Namespaces, Owner, Sandbox, Source, Wish};
+use crate::ipam::{self, Ipam, IpamError, JOURNAL, Lease, MANAGED, Owner, Sandbox, Source, Wish};
 use crate::network::first_address;
 use crate::sys::clock::wall_clock;
 
@@ -69,14 +69,7 @@ fn give(request: &Request, conf: &Conf) -> Result<Success, Fault> {
         wish,
         never: conf.gateways(&blocks),
     };
-    let lease = match ipam.lease(asked.clone(), wall_clock()) {
-        // What containers left behind whose namespaces are gone is looked for only now: it takes milliseconds.
-        Err(IpamError::Full { .. }) => {
-            ipam.release_gone(&Namespaces::look(), wall_clock())?;
-            ipam.lease(asked, wall_clock())?
-        }
-        other => other?,
-    };
+    let lease = ipam.lease_or_reclaim(asked, wall_clock())?;
     Ok(conf.success(request, &lease, &blocks))
 }
 

@@ -1,14 +1,20 @@
-//! Files as others may find them: only ordinary ones are read, and never without a bound; and what is written is there as a whole and
-//! on disk, or not at all.
+//! Files as others may find them: only ordinary ones are read, and never without a bound; what is written is there as a whole and
+//! on disk, or not at all; and who changes what others change as well locks it.
 //!
 //! A file is opened first and judged by what was opened, so nothing can be exchanged in between; FIFOs and devices do not make us wait.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
+use std::ops::Deref;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::model::Secret;
+
+/// Between two tries for a lock, at first and at most: most are held for one write to the disk.
+const LOCK_PAUSE: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(5));
 
 /// Opens an ordinary file.
 ///
@@ -88,6 +94,60 @@ pub fn sync_names(path: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// A file that is locked by flock(2), until this is dropped.
+#[derive(Debug)]
+pub struct Locked(File);
+
+impl Locked {
+    /// Locks it for nobody else, and waits at most so long for others.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WouldBlock`] if they took longer, or what else the file system says.
+    pub fn exclusive(file: File, patience: Duration) -> io::Result<Self> {
+        Self::within(file, patience, |file| Ok(file.try_lock()?))
+    }
+
+    /// The same beside others who lock it by this.
+    ///
+    /// # Errors
+    /// As in [`exclusive`](Self::exclusive).
+    pub fn shared(file: File, patience: Duration) -> io::Result<Self> {
+        Self::within(file, patience, |file| Ok(file.try_lock_shared()?))
+    }
+
+    fn within(file: File, patience: Duration, lock: fn(&File) -> io::Result<()>) -> io::Result<Self> {
+        let deadline = Instant::now() + patience;
+        let mut pause = LOCK_PAUSE.0;
+        loop {
+            match lock(&file) {
+                Ok(()) => return Ok(Self(file)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < deadline => {
+                    thread::sleep(pause);
+                    pause = (pause * 2).min(LOCK_PAUSE.1);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Deref for Locked {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for Locked {
+    /// Unlocks by word, because closing is not enough: a child between fork and exec holds the same open file.
+    fn drop(&mut self) {
+        // What cannot be unlocked goes with the last holder of the file.
+        let _ = self.0.unlock();
+    }
+}
+
 /// Makes something under a hidden name, and gives it its own.
 fn place(
     path: &Path,
@@ -162,6 +222,24 @@ mod tests {
             assert_eq!(fs::read_link(&link).unwrap(), Path::new(target));
         }
         assert_eq!(names(folder.path()), ["link"]);
+    }
+
+    #[test]
+    fn a_lock_holds_until_it_is_dropped() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let open = || OpenOptions::new().read(true).write(true).open(file.path()).unwrap();
+        let held = Locked::exclusive(open(), Duration::ZERO).unwrap();
+        // As if a child had been forked meanwhile.
+        let _inherited = held.try_clone().unwrap();
+        let kind = |locked: io::Result<Locked>| locked.unwrap_err().kind();
+        assert_eq!(kind(Locked::exclusive(open(), Duration::from_millis(1))), ErrorKind::WouldBlock);
+        assert_eq!(kind(Locked::shared(open(), Duration::ZERO)), ErrorKind::WouldBlock);
+        let late = open();
+        let waiting = thread::spawn(|| Locked::shared(late, Duration::from_secs(60)));
+        drop(held);
+        let _one = waiting.join().unwrap().unwrap();
+        let _other = Locked::shared(open(), Duration::ZERO).unwrap();
+        assert_eq!(kind(Locked::exclusive(open(), Duration::ZERO)), ErrorKind::WouldBlock);
     }
 
     #[test]

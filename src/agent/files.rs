@@ -51,8 +51,7 @@ pub fn parse_compose(file: &Path, octets: &Secret, strict: bool) -> (Vec<Driver>
 }
 
 /// Reads the files that `store` names, if it is etcd. What is wrong with them goes into the report.
-#[must_use]
-pub fn load_credentials(config: &Config, report: &mut Report) -> Credentials {
+pub(super) fn load_credentials(config: &Config, report: &mut Report) -> Credentials {
     let mut credentials = Credentials::default();
     let Some(config::Store::Etcd(settings)) = &config.store else { return credentials };
     let mut read = |path: &Placed<PathBuf>, is_secret: bool| match read_key_file(&path.value) {
@@ -138,7 +137,7 @@ fn surroundings() -> Surroundings {
 ///
 /// # Errors
 /// When it is not there, not readable, no ordinary file, or too large for a key.
-pub fn read_key_file(path: &Path) -> io::Result<KeyFile> {
+fn read_key_file(path: &Path) -> io::Result<KeyFile> {
     let file = file::open(path)?;
     let metadata = file.metadata()?;
     let owned = metadata.uid() == 0 || metadata.uid() == rustix::process::geteuid().as_raw();

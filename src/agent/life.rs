@@ -24,7 +24,7 @@ use crate::docker::Watcher;
 use crate::engine::{Engine, Handle};
 use crate::model;
 use crate::node::Node;
-use crate::observe::Tun;
+use crate::observe::{Tun, counted};
 
 /// How long the engine's threads may take to end: they only finish what they have in hand.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
@@ -54,7 +54,7 @@ pub fn run(options: &Options) -> Result<(), AgentError> {
         wish.config.host.name,
         counted(wish.config.peers.len(), "peer"),
         agent.engine.tun_name(),
-        counted(desired::workers(&wish.config).into(), "worker")
+        counted(desired::workers(&wish.config), "worker")
     );
     notify(&[NotifyState::Ready, NotifyState::Status("running")]);
     let outcome = agent.live(&signals.receiver, options, &mut wish);
@@ -328,10 +328,6 @@ fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!("telling the service manager: {error}");
     }
-}
-
-fn counted(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 fn signal_name(signal: i32) -> &'static str {

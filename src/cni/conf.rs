@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
 use super::Plugin;
-use super::request::Request;
+use super::request::{Request, argument};
 use super::result::{Address, Fault};
 use crate::attach::{self, HostNetwork};
 use crate::network::{BridgeConf, first_address};
@@ -53,10 +53,9 @@ impl Conf {
 
     /// The MTU of a container's interface; none for what the tunnel's device says.
     pub(super) fn mtu(&self, request: &Request) -> Result<Option<u32>, Fault> {
-        let said = request.args.iter().find(|(key, value)| key == OVERHEAD_ARGUMENT && !value.is_empty());
         let wrong = |text: &str| Fault::environment(format!("CNI_ARGS: {OVERHEAD_ARGUMENT}: {text:?} is no number"));
-        let overhead = match said {
-            Some((_, text)) => text.parse().map_err(|_| wrong(text))?,
+        let overhead = match argument(&request.args, &[OVERHEAD_ARGUMENT]) {
+            Some(text) => text.parse().map_err(|_| wrong(text))?,
             None => self.keys.overhead,
         };
         Ok(self.keys.mtu.map(|mtu| BridgeConf::reduced(mtu, overhead)))

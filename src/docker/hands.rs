@@ -12,12 +12,12 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::api::Labels;
 use super::plan::Plan;
 use super::table::{Hands, Plugged, Refusal, refusal};
 use super::{Known, KnownNetwork, RUNTIME, Settings, Source};
 use crate::attach::{self, AttachError};
 use crate::ipam::{Ipam, IpamError, Lease, Owner, Request, Sandbox, Wish};
+use crate::network::Labels;
 use crate::network::choice::{self, AddressWish, Attachment, Choices, Place, choose};
 use crate::sys::clock::wall_clock;
 use crate::sys::netlink::Netlink;

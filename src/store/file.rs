@@ -25,7 +25,7 @@ use crate::model::Secret;
 use crate::sys::file;
 
 /// Hosts of one overlay: a full mesh of this size is beyond what one agent is made for, and a bound keeps a bad file cheap.
-pub const MAX_HOSTS: usize = 4096;
+pub(super) const MAX_HOSTS: usize = 4096;
 
 /// The file as it is looked at.
 #[derive(Debug)]

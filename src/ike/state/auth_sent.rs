@@ -203,19 +203,18 @@ impl AuthSent {
 
     pub fn handle_timeout(mut self: Box<Self>, shared: &mut Shared, now: Instant) -> Progress {
         if self.start.session.handle_timeout(shared, now) {
-            return self.give_up(shared, now);
+            let reason = self.start.no_answer("IKE_AUTH");
+            return Progress::Refused(reason, Box::new(self.leave(shared, now)));
         }
         Progress::GoesOn(Course::Auth(self))
     }
 
-    /// The responder may believe in an IKE SA, and only its answers were lost: tell it.
-    fn give_up(self: Box<Self>, shared: &mut Shared, now: Instant) -> Progress {
-        let reason = self.start.no_answer("IKE_AUTH");
+    /// Ends it. The responder may believe in an IKE SA, and only its answers were lost: tell it.
+    pub fn leave(self: Box<Self>, shared: &mut Shared, now: Instant) -> Leaving {
         shared.release_spi(self.offer.spi);
         let AuthStart { mut session, config, .. } = self.start;
         session.forget_request();
-        let leaving = Leaving::deleting(shared, now, session, config.index);
-        Progress::Refused(reason, Box::new(leaving))
+        Leaving::deleting(shared, now, session, config.index)
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {

@@ -97,30 +97,34 @@ fn who_answers_at_the_last_moment_is_waited_for() {
     must_be_settled(&sim);
 }
 
-/// Nothing that the responder says arrives: it is told that nothing came of it.
+/// Nothing that the responder says arrives, or the initiator is stopped meanwhile: the responder is told that nothing came of it.
 #[test]
 fn who_gives_an_initiation_up_says_so() {
-    let mut sim = Simulator::new(1, 2, Proof::Psk);
-    sim.by_hand = true;
-    sim.command(0, Command::Initiate(HOST[1]));
-    for _ in 0..6 {
-        sim.deliver(0);
-    }
-    assert_eq!(sim.hosts[1].endpoint.ike_sas(HOST[0]).len(), 1);
-    let sent_by = |sim: &mut Simulator, host: usize| {
-        let address = sim.hosts[host].address;
+    for stopped in [false, true] {
+        let mut sim = Simulator::new(1, 2, Proof::Psk);
+        sim.by_hand = true;
+        sim.command(0, Command::Initiate(HOST[1]));
+        for _ in 0..6 {
+            sim.deliver(0);
+        }
+        assert_eq!(sim.hosts[1].endpoint.ike_sas(HOST[0]).len(), 1);
+        if stopped {
+            sim.waiting.clear();
+            sim.command(0, Command::Close(HOST[1]));
+        } else {
+            sim.run_for(Duration::from_millis(29_900));
+            sim.waiting.clear();
+            sim.run_for(Duration::from_millis(200));
+        }
+        let failed = |event: &Event| matches!(event, Event::InitiateFailed { .. });
+        assert_eq!(count(&sim, 0, 0, failed), 1);
+        let address = sim.hosts[0].address;
         sim.waiting.retain(|datagram| datagram.path.local.ip() == address);
-    };
-    sim.run_for(Duration::from_millis(29_900));
-    sim.waiting.clear();
-    sim.run_for(Duration::from_millis(200));
-    let failed = |event: &Event| matches!(event, Event::InitiateFailed { reason: CloseReason::NoAnswer { .. }, .. });
-    assert_eq!(count(&sim, 0, 0, failed), 1);
-    sent_by(&mut sim, 0);
-    assert_eq!(sim.waiting.len(), 1, "a Delete");
-    sim.deliver(0);
-    assert!(sim.hosts[1].endpoint.ike_sas(HOST[0]).is_empty());
-    assert!(sim.hosts[0].plane.reserved.is_empty());
+        assert_eq!(sim.waiting.len(), 1, "a Delete");
+        sim.deliver(0);
+        assert!(sim.hosts[1].endpoint.ike_sas(HOST[0]).is_empty());
+        assert!(sim.hosts[0].plane.reserved.is_empty());
+    }
 }
 
 /// The same where the responder gave the IKE SA up by itself, and the initiator slept meanwhile.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{AttachError, HardwareAddress, HostNetwork, fence, mac_of, step};
-use crate::sys::netlink::{Link, Netlink, NetlinkError, RouteSpec};
+use crate::sys::netlink::{Link, Netlink, RouteSpec, absent_is_fine};
 use crate::sys::nft::CONTAINERS_GROUP;
 
 /// The metric of the route that makes a network unreachable: worse than anybody would choose (one below what the kernel itself gives
@@ -215,8 +215,4 @@ fn set(path: &str, value: &'static str) -> Result<(), AttachError> {
         return Ok(());
     }
     fs::write(path, value).map_err(|reason| AttachError::Setting { path: path.to_owned(), value, reason })
-}
-
-pub(super) fn absent_is_fine(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
-    result.or_else(|error| if error.is_absent() { Ok(()) } else { Err(error) })
 }

@@ -8,11 +8,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::host::absent_is_fine;
 use super::wire::port_in;
 use super::{AttachError, Port, port_of};
 use crate::ipam::Owner;
-use crate::sys::netlink::{Link, Netlink};
+use crate::sys::netlink::{Link, Netlink, absent_is_fine};
 use crate::sys::netns::Namespace;
 
 /// Where named namespaces are.

@@ -10,12 +10,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::announce;
-use super::host::absent_is_fine;
 use super::mtu::least;
 use super::name::link_local_of;
 use super::{AttachError, Attached, Attachment, HardwareAddress, HostNetwork, Route, fence, host, mac_of, port_of, step};
 use crate::ipam::Owner;
-use crate::sys::netlink::{Link, Netlink, NetlinkError, RouteSpec, VethEnd};
+use crate::sys::netlink::{Link, Netlink, NetlinkError, RouteSpec, VethEnd, absent_is_fine};
 use crate::sys::netns::Namespace;
 
 /// How a port's alias begins; the CNI network, the container and its interface follow.

@@ -1,7 +1,7 @@
 //! `rancher-bridge` and `underpass-cni`: a container's interface on the host's bridge, by `attach`.
 //!
 //! The first has the keys and the defaults that Rancher's plugin had; the second the same keys with defaults that make a managed network
-//! without any. `conf.rs` reads them. Addresses come from whichever plugin `ipam.type` names (`delegate.rs`).
+//! without any. [`BridgeConf`](crate::network::BridgeConf) reads them. Addresses come from whichever plugin `ipam.type` names (`delegate.rs`).
 //!
 //! ADD asks for addresses first and connects then; if that fails, the addresses go back. DEL goes the other way, and goes on where
 //! something is gone. With `prevResult` ADD adds to what the plugins before it made.
@@ -17,6 +17,7 @@ use super::request::{Command, Request, one_mac};
 use super::result::{self, Address, Fault, Interface, Route, Success};
 use super::{Plugin, delegate, ipam};
 use crate::attach::{self, AttachError, Attached, Attachment, HostNetwork, IPV6_GATEWAY, Publication};
+use crate::network::first_address;
 
 /// The prefix length of link-local addresses (RFC 4291 §2.5.6).
 const LINK_LOCAL_LEN: u8 = 64;
@@ -57,9 +58,9 @@ fn add(request: &Request, conf: &Conf) -> Result<Success, Fault> {
 }
 
 fn connect(request: &Request, conf: &Conf, netns: PathBuf, mut given: Success, before: Success) -> Result<Success, Fault> {
-    let network = network(conf, &given.addresses)?;
+    let network = network(conf, &given.addresses);
     if !network.on_link.is_empty() {
-        alone_on_the_link(&mut given.addresses);
+        alone_on_the_link(conf, &mut given.addresses)?;
     }
     let gateways = gateways(conf, &network, &given.addresses)?;
     let routes = routes(conf, &given, &gateways)?;
@@ -71,7 +72,7 @@ fn connect(request: &Request, conf: &Conf, netns: PathBuf, mut given: Success, b
         mac: request.mac,
         mtu: conf.mtu(request)?,
         own_overhead: conf.own_overhead(request)?,
-        hairpin: conf.hairpin,
+        hairpin: conf.keys.hairpin,
         published: published(request)?,
     };
     let attached = attach::attach(&network, &attachment)?;
@@ -99,7 +100,7 @@ fn interfaces(request: &Request, conf: &Conf, attached: &Attached) -> [Interface
         mtu: Some(attached.mtu),
         sandbox: Some(request.netns.clone()),
     };
-    [on_host(&conf.bridge, attached.bridge_mac), on_host(&attached.port, attached.port_mac), inside]
+    [on_host(&conf.keys.bridge, attached.bridge_mac), on_host(&attached.port, attached.port_mac), inside]
 }
 
 fn mac_text(mac: attach::HardwareAddress) -> String {
@@ -121,12 +122,14 @@ fn of_family(gateways: &[IpAddr], net: IpNet) -> Option<IpAddr> {
 }
 
 /// What this host needs for containers with these addresses.
-fn network(conf: &Conf, addresses: &[Address]) -> Result<HostNetwork, Fault> {
-    let on_link = on_link(conf, addresses)?;
-    let mut gateways: Vec<IpNet> = conf.bridge_address()?.into_iter().collect();
-    if conf.is_gateway && !conf.bridge_as_gateway {
+fn network(conf: &Conf, addresses: &[Address]) -> HostNetwork {
+    let keys = &conf.keys;
+    let ipv6 = addresses.iter().map(|it| it.address.trunc()).filter(|net| net.addr().is_ipv6());
+    let on_link: Vec<IpNet> = ipv6.filter(|_| keys.is_gateway && keys.subnet6.is_some()).collect();
+    let mut gateways: Vec<IpNet> = keys.address.into_iter().collect();
+    if keys.is_gateway && !keys.bridge_as_gateway {
         for address in addresses {
-            let gateway = address.gateway.or_else(|| first_of(address.address));
+            let gateway = address.gateway.or_else(|| first_address(address.address));
             let gateway = gateway.and_then(|gateway| IpNet::new(gateway, address.address.prefix_len()).ok());
             gateways.extend(gateway.filter(|gateway| !gateways.contains(gateway)));
         }
@@ -135,42 +138,32 @@ fn network(conf: &Conf, addresses: &[Address]) -> Result<HostNetwork, Fault> {
         gateways.extend(IpNet::new(IPV6_GATEWAY.into(), LINK_LOCAL_LEN).ok());
     }
     let seen = addresses.iter().map(|address| address.address.trunc()).filter(|net| net.prefix_len() < 31);
-    let all: Vec<IpNet> = [conf.bridge_subnet, conf.bridge_subnet6].into_iter().flatten().chain(seen).collect();
+    let all: Vec<IpNet> = [keys.subnet, keys.subnet6].into_iter().flatten().chain(seen).collect();
     let mut subnets: Vec<IpNet> =
         all.iter().copied().filter(|net| !all.iter().any(|other| other != net && other.contains(net))).collect();
     subnets.sort();
     subnets.dedup();
-    Ok(HostNetwork {
-        bridge: conf.bridge.clone(),
+    HostNetwork {
+        bridge: keys.bridge.clone(),
         gateways,
         subnets,
         on_link,
-        tun: conf.tun.clone(),
-        host_nat: conf.host_nat,
-        promiscuous: conf.promiscuous,
-    })
+        tun: keys.tun.clone().unwrap_or_else(|| attach::TUN.to_owned()),
+        host_nat: keys.host_nat,
+        promiscuous: keys.promiscuous,
+    }
 }
 
 /// IPv6 goes to the gateway, whoever it is for: the container sees nobody else on its link.
-fn alone_on_the_link(addresses: &mut [Address]) {
+fn alone_on_the_link(conf: &Conf, addresses: &mut [Address]) -> Result<(), Fault> {
     for it in addresses.iter_mut().filter(|it| it.address.addr().is_ipv6()) {
-        it.address = it.address.addr().into();
+        let address = it.address.addr();
+        if let Some(subnet) = conf.keys.subnet6.filter(|subnet| !subnet.contains(&address)) {
+            return Err(Fault::configuration(format!("bridgeSubnet6: the address {address} is not in {subnet}")));
+        }
+        it.address = address.into();
     }
-}
-
-/// Which addresses of the network's IPv6 prefix this host finds on the bridge.
-fn on_link(conf: &Conf, addresses: &[Address]) -> Result<Vec<IpNet>, Fault> {
-    let Some(subnet) = conf.bridge_subnet6.filter(|_| conf.is_gateway) else { return Ok(Vec::new()) };
-    let ipv6: Vec<IpNet> = addresses.iter().map(|it| it.address).filter(|net| net.addr().is_ipv6()).collect();
-    match ipv6.iter().find(|net| !subnet.contains(&net.addr())) {
-        Some(net) => Err(Fault::configuration(format!("bridgeSubnet6: the address {} is not in {subnet}", net.addr()))),
-        None => Ok(ipv6.iter().map(IpNet::trunc).collect()),
-    }
-}
-
-/// The first address of the network that a container of this address sees. IPv6 has no such habit.
-pub(super) fn first_of(address: IpNet) -> Option<IpAddr> {
-    Some(address).filter(|net| net.prefix_len() < 31 && net.addr().is_ipv4())?.hosts().next()
+    Ok(())
 }
 
 /// The routes that were given, the default one if it is wished, and what leads to a gateway that is on no link.
@@ -178,11 +171,11 @@ fn routes(conf: &Conf, given: &Success, gateways: &[IpAddr]) -> Result<Vec<Route
     let own = |dst: IpNet| of_family(gateways, dst);
     let mut routes: Vec<Route> =
         given.routes.iter().map(|it| Route { dst: it.dst, gw: it.gw.or_else(|| own(it.dst)) }).collect();
-    if let (false, Some(dst)) = (conf.is_default_gateway, conf.bridge_subnet6) {
-        // The rest of the network is on other hosts; nobody answers for them on the link, as with IPv4.
+    if let (false, Some(dst)) = (conf.keys.is_default_gateway, conf.keys.subnet6) {
+        // The rest of the network is behind the gateway as well; nobody answers for it on the link, as with IPv4.
         routes.extend(own(dst).map(|gw| Route { dst, gw: Some(gw) }));
     }
-    for &gateway in gateways.iter().filter(|_| conf.is_default_gateway) {
+    for &gateway in gateways.iter().filter(|_| conf.keys.is_default_gateway) {
         let everything = IpNet::new(if gateway.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, 0).ok();
         let everything = everything.ok_or_else(|| Fault::configuration("no default route"))?;
         match routes.iter().find(|route| route.dst == everything) {
@@ -261,10 +254,10 @@ fn check(request: &Request, conf: &Conf) -> Result<(), Fault> {
         mac: one_mac(&told.interfaces[index].mac).ok(),
         mtu: None,
         own_overhead: None,
-        hairpin: conf.hairpin,
+        hairpin: conf.keys.hairpin,
         published: Vec::new(),
     };
-    Ok(attach::check(&network(conf, &addresses)?, &attachment)?)
+    Ok(attach::check(&network(conf, &addresses), &attachment)?)
 }
 
 fn gc(request: &Request) -> Result<(), Fault> {

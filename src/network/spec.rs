@@ -11,7 +11,7 @@ use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{CniFile, Driver, Labels, Subnet};
+use super::{BridgeConf, CniFile, Driver, Labels, Subnet};
 
 /// The version of the lists: the newest that Debian's runtimes take.
 const CNI_VERSION: &str = "1.0.0";
@@ -133,11 +133,9 @@ impl Spec {
     /// The MTU of its containers by our plugin, of which one takes so much off by its own configuration; none if only the tunnel says it.
     #[must_use]
     pub fn mtu(&self, own_overhead: Option<u32>) -> Option<u32> {
-        let netconf = &self.cni_config.iter().find(|file| is_our_bridge(file))?.netconf;
-        let number = |key: &str| netconf.get(key).and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok());
-        let mtu = number("mtu").filter(|mtu| *mtu > 0)?;
-        let overhead = own_overhead.or_else(|| number("linkMTUOverhead")).unwrap_or(0);
-        Some(mtu.checked_sub(overhead).filter(|mtu| *mtu > 0).unwrap_or(mtu))
+        let netconf = self.cni_config.iter().find(|file| is_our_bridge(file))?.netconf.as_object()?;
+        let conf = BridgeConf::of(netconf.get("type")?.as_str()?, netconf).ok()?;
+        Some(BridgeConf::reduced(conf.mtu?, own_overhead.unwrap_or(conf.overhead)))
     }
 
     /// The bridges of plugins that are not ours.

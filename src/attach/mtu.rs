@@ -104,7 +104,10 @@ fn namespaces(known: &[PathBuf]) -> impl Iterator<Item = Namespace> {
     let paths: Vec<PathBuf> =
         known.iter().cloned().chain(entries(NAMED).map(|entry| entry.path())).chain(of_processes).collect();
     let inode = |path: &Path| fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
-    let mut seen: BTreeSet<(u64, u64)> = inode(Path::new("/proc/thread-self/ns/net")).into_iter().collect();
-    let mut is_new = move |path: &PathBuf| inode(path).is_some_and(|inode| seen.insert(inode));
+    let own = inode(Path::new("/proc/thread-self/ns/net"));
+    let mut seen: BTreeSet<(u64, u64)> = own.into_iter().collect();
+    // What a path leads to that somebody noted may be anything by now; only namespaces are opened.
+    let is_namespace = move |(device, _)| own.is_some_and(|own| own.0 == device);
+    let mut is_new = move |path: &PathBuf| inode(path).is_some_and(|inode| is_namespace(inode) && seen.insert(inode));
     paths.into_iter().filter(move |path| is_new(path)).filter_map(|path| Namespace::open(&path).ok())
 }

@@ -11,6 +11,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle as SignalsHandle, Signals};
 
 use super::answers::{Answers, Facts};
+use super::census::Census;
+use super::delivery::Delivery;
 use super::docker::Docker;
 use super::plumbing::{self, Plumbing};
 use super::rotation::{self, HOST_KEY_OLD};
@@ -111,8 +113,10 @@ fn host_keys(state_dir: &Path) -> Result<Vec<SigningKey>, AgentError> {
 struct Agent {
     control: Server,
     engine: Handle<Node>,
+    delivery: Delivery,
     plumbing: Plumbing,
     facts: Arc<Mutex<Facts>>,
+    census: Arc<Census>,
 }
 
 impl Agent {
@@ -122,7 +126,7 @@ impl Agent {
         let tun_mtu = paths::tun_mtu(config);
         let mut node = Node::new(model::Instant::ORIGIN, desired::node(config, tun_mtu), Box::new(OsRng), Box::new(OsRng));
         let peers = desired::peers(config, &wish.host_keys);
-        node.reconfigure(model::Instant::ORIGIN, config.overlay.blocks.clone(), peers);
+        node.reconfigure(model::Instant::ORIGIN, config.overlay.prefixes(), peers);
         let engine = Engine::start(&desired::engine(config, tun_mtu), node)?;
         // The guard's table is named after the device: only who has the one may replace the other, or take it away.
         let plumbing = match Plumbing::new(config, tun_mtu) {
@@ -145,8 +149,13 @@ impl Agent {
             txqueuelen_wanted: Some(plumbing::TX_QUEUE),
             txqueuelen: plumbing.tx_queue(),
         };
+        let docker = Docker::of(config);
+        let census = Arc::new(Census::new(&options.state_dir, wish.asker(), docker.clone()));
+        // What other hosts have out of a block is theirs before anybody here can get it.
+        let (claims, live) = wish.claims();
+        let loan_warnings = census.lend(claims, *live).unwrap_or_default();
         // Who finds an answer at the control socket finds the networks, too.
-        let driver_warnings = drivers::apply(config, options);
+        let driver_warnings = apply_drivers(config, options, &census);
         engine.test_device();
         let buffers = engine.buffers();
         warnings.extend(plumbing::queue_hints(&tun, buffers));
@@ -159,7 +168,8 @@ impl Agent {
             train: engine.train(),
             fallbacks: engine.fallbacks(),
             table: plumbing.table().to_owned(),
-            docker: Docker::of(config),
+            docker,
+            loan_warnings,
             warnings: std::mem::take(warnings),
             driver_warnings,
             store: None,
@@ -170,6 +180,7 @@ impl Agent {
         let counters = Arc::new(Counters::default());
         let answers = Answers {
             caller: engine.caller(),
+            census: Arc::clone(&census),
             facts: Arc::clone(&facts),
             started,
             state_dir: options.state_dir.clone(),
@@ -183,7 +194,7 @@ impl Agent {
                 return Err(error.into());
             }
         };
-        Ok(Self { control, engine, plumbing, facts })
+        Ok(Self { control, engine, delivery: Delivery::default(), plumbing, facts, census })
     }
 
     /// Waits for signals and for threads that end, and looks around meanwhile.
@@ -259,8 +270,8 @@ impl Agent {
     fn apply(&mut self, wish: &Wish) -> Result<Vec<String>, AgentError> {
         // The node before the routes: a packet that is routed to us early would be a drop.
         let peers = desired::peers(&wish.config, &wish.host_keys);
-        let blocks = wish.config.overlay.blocks.clone();
-        self.engine.ask(move |node, now| node.reconfigure(now, blocks, peers))?;
+        let prefixes = wish.config.overlay.prefixes();
+        self.engine.ask(move |node, now| node.reconfigure(now, prefixes, peers))?;
         let complaints = self.plumbing.change(&wish.config);
         for complaint in &complaints {
             tracing::warn!("{complaint}");
@@ -269,33 +280,40 @@ impl Agent {
         Ok(complaints)
     }
 
-    /// Takes over what the store says anew.
+    /// Takes over what the store says anew, and tells it what is used here.
     fn look_at_store(&mut self, wish: &mut Wish, options: &Options) {
-        if !wish.look() {
-            return;
+        let is_open = wish.look();
+        let (claims, live) = wish.claims();
+        if let Some(warnings) = self.census.lend(claims, *live) {
+            warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            self.facts.lock().unwrap_or_else(PoisonError::into_inner).loan_warnings = warnings;
         }
-        match self.apply(wish) {
-            Ok(complaints) => {
-                wish.done();
-                self.facts.lock().unwrap_or_else(PoisonError::into_inner).store_warnings.extend(complaints);
-                self.apply_drivers(&wish.config, options);
-                tracing::info!("the store has news: {}", counted(wish.config.peers.len(), "peer"));
+        if is_open {
+            match self.apply(wish) {
+                Ok(complaints) => {
+                    wish.done();
+                    self.facts.lock().unwrap_or_else(PoisonError::into_inner).store_warnings.extend(complaints);
+                    self.apply_drivers(&wish.config, options);
+                    tracing::info!("the store has news: {}", counted(wish.config.peers.len(), "peer"));
+                }
+                // It stays to be done, and is tried again at the next look.
+                Err(error) => tracing::warn!("what the store says is not in effect yet: {error}"),
             }
-            // It stays to be done, and is tried again at the next look.
-            Err(error) => tracing::warn!("what the store says is not in effect yet: {error}"),
         }
+        self.delivery.look(&wish.config.overlay.singles, &wish.config.overlay.beyond);
+        self.census.look();
     }
 
     /// Lets container runtimes and CNI plugins know what is ours.
     fn apply_drivers(&self, config: &Config, options: &Options) {
-        let warnings = drivers::apply(config, options);
+        let warnings = apply_drivers(config, options, &self.census);
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).driver_warnings = warnings;
     }
 
     /// Gives containers of Docker their addresses from now on, if that is wanted.
     fn watch_docker(&self, config: &Config, options: &Options) -> Option<Watcher> {
         let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
-        match facts.docker.as_ref()?.watch(config, &options.state_dir) {
+        match facts.docker.as_ref()?.watch(config, &options.state_dir, &self.census) {
             Ok(watcher) => Some(watcher),
             Err(warning) => {
                 tracing::warn!("{warning}");
@@ -307,7 +325,7 @@ impl Agent {
 
     /// Tells the peers, ends the threads, and takes everything back.
     fn stop(self) -> Result<(), AgentError> {
-        let Self { control, engine, plumbing, .. } = self;
+        let Self { control, engine, plumbing, delivery, .. } = self;
         drop(control);
         // Without a control thread there is nobody who could tell them.
         let told = engine.ask(|node, now| node.close_all(now));
@@ -315,12 +333,22 @@ impl Agent {
             tracing::warn!("the peers were not told: {error}");
         }
         let stopped = engine.stop(STOP_PATIENCE);
+        drop(delivery);
         drop(plumbing);
         stopped.map_err(|failed| {
             let text = |ended: crate::engine::Ended| format!("{}: {}", ended.thread, ended.failure.unwrap_or_default());
             AgentError::Failed(failed.into_iter().map(text).collect::<Vec<_>>().join("; "))
         })
     }
+}
+
+/// Lets container runtimes and CNI plugins know what is ours, and what a store has besides.
+fn apply_drivers(config: &Config, options: &Options, census: &Census) -> Vec<String> {
+    let mut warnings = drivers::apply(config, options);
+    if let Err(error) = census.tell_plugins(&config.overlay.beyond) {
+        warnings.push(format!("CNI plugins do not know what the store has: {error}"));
+    }
+    warnings
 }
 
 /// Tells the service manager, if there is one.

@@ -31,7 +31,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-pub use fence::{Counters, counters};
+pub use fence::{Counters, admitted, counters};
 pub use host::{Prepared, forget, prepare};
 pub use name::{mac_of, port_of};
 pub use wire::{

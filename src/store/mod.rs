@@ -8,9 +8,11 @@
 //! what etcd said last is kept on disk for the next start (`cache.rs`).
 
 mod cache;
+mod endpoint;
 pub mod etcd;
 mod file;
 mod members;
 
+pub use endpoint::Endpoint;
 pub use file::{FileStore, Look, MAX_HOSTS, load, parse};
 pub use members::{Member, Members, Own};

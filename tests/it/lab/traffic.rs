@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use underpass::sys::netns::Namespace;
 
 use super::command::{Daemon, said, text};
 use super::{Host, Lab, wait_for};
@@ -84,6 +85,14 @@ impl Pinging {
         command.args(["-c", &format!("exec setpriv --pdeathsig KILL {argv}")]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Self { child: command.spawn().expect("the command ping") }
+    }
+
+    /// The same out of a container.
+    pub fn inside(container: &Namespace, arguments: &[&str]) -> Self {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "ping", "-n", "-W", "2"]).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self { child: container.spawn(command).expect("the command ping") }
     }
 
     /// Ends them early; their figures do not matter.

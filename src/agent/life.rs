@@ -128,18 +128,7 @@ impl Agent {
         let peers = desired::peers(config, &wish.host_keys);
         node.reconfigure(model::Instant::ORIGIN, config.overlay.prefixes(), peers);
         let engine = Engine::start(&desired::engine(config, tun_mtu), node)?;
-        // The guard's table is named after the device: only who has the one may replace the other, or take it away.
-        let plumbing = match Plumbing::new(config, tun_mtu) {
-            Ok((plumbing, unguarded)) => {
-                warnings.extend(unguarded);
-                plumbing
-            }
-            Err(error) => {
-                // Its own failures would only hide this one.
-                let _ = engine.stop(STOP_PATIENCE);
-                return Err(error);
-            }
-        };
+        let (engine, plumbing) = plumb(engine, config, tun_mtu, warnings)?;
         let tun = Tun {
             name: engine.tun_name().to_owned(),
             mtu: tun_mtu,
@@ -339,6 +328,27 @@ impl Agent {
             let text = |ended: crate::engine::Ended| format!("{}: {}", ended.thread, ended.failure.unwrap_or_default());
             AgentError::Failed(failed.into_iter().map(text).collect::<Vec<_>>().join("; "))
         })
+    }
+}
+
+/// Sets up the kernel's side for an engine, which is stopped if that fails.
+fn plumb(
+    engine: Handle<Node>,
+    config: &Config,
+    tun_mtu: u16,
+    warnings: &mut Vec<String>,
+) -> Result<(Handle<Node>, Plumbing), AgentError> {
+    // The guard's table is named after the device: only who has the one may replace the other, or take it away.
+    match Plumbing::new(config, tun_mtu) {
+        Ok((plumbing, unguarded)) => {
+            warnings.extend(unguarded);
+            Ok((engine, plumbing))
+        }
+        Err(error) => {
+            // Its own failures would only hide this one.
+            let _ = engine.stop(STOP_PATIENCE);
+            Err(error)
+        }
     }
 }
 

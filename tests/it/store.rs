@@ -274,12 +274,15 @@ fn join_and_outlive(seconds_away: u32) {
     for agent in &agents {
         wait_for("all containers on all hosts", NEWS, || (shown(agent) == expected).then_some(()));
     }
+    epsilon_ends(&mut agents, hosts[4].block);
+}
 
-    // A host that is gone for good.
+/// A host that is gone for good.
+fn epsilon_ends(agents: &mut [Agent], block: &str) {
     agents[4].kill();
     let output = agents[1].control(&["host", "rm", "epsilon", "--force"]);
     assert!(output.status.success(), "{}", said(&output));
-    assert!(said(&output).contains(hosts[4].block), "{}", said(&output));
+    assert!(said(&output).contains(block), "{}", said(&output));
     for agent in &agents[..4] {
         wait_for("epsilon to be forgotten", NEWS, || {
             states(agent).iter().all(|state| !state.starts_with("epsilon")).then_some(())

@@ -4,7 +4,7 @@ use super::api::{Guard, Kv, Write};
 use super::session::{End, Follower};
 use super::usage::Usage;
 
-/// Writes of one transaction: etcd takes 128 (`--max-txn-ops`), of which one is the guard's.
+/// Writes of one transaction: etcd takes 128 (`--max-txn-ops`).
 const BATCH: usize = 100;
 
 /// Octets of one transaction: etcd takes 1.5 MiB (`--max-request-bytes`).

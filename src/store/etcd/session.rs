@@ -36,7 +36,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 const SAVE_EVERY: Duration = Duration::from_secs(2);
 
 /// Records of single addresses that go with a removed host, in one transaction. What is left of them counts as nobody's.
-const MAX_DELETED: usize = 64;
+const MAX_DELETED: usize = 32;
 
 /// How often something that did not work in the store itself is tried again: a block where all are taken, a record that another machine
 /// overwrites.
@@ -527,6 +527,8 @@ impl Follower {
         if let Some(own) = members.hosts.iter_mut().find(|host| host.id == id) {
             let stored = std::mem::replace(&mut own.blocks, self.owned.clone());
             own.blocks.extend(stored.into_iter().filter(|block| !self.owned.contains(block)));
+            let again: Vec<IpAddr> = self.claims.held.iter().filter(|it| !own.singles.contains(it)).copied().collect();
+            own.singles.extend(again);
         }
         if members.subnets.is_empty() {
             members.subnets.clone_from(&self.network.subnets);

@@ -11,7 +11,7 @@
 //!   not used any more   -> deleted                        by whoever had it; the block's owner takes it back
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -42,11 +42,13 @@ pub(super) struct Waiter {
     answer: Sender<Result<(), Refused>>,
 }
 
-/// Everybody who waits, and what was refused a moment ago.
+/// Everybody who waits, what was refused a moment ago, and what is ours.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     waiting: BTreeMap<IpAddr, Vec<Waiter>>,
     refused: BTreeMap<IpAddr, (Instant, String)>,
+    /// What this host has, also while the store that lost it does not say so again.
+    pub held: BTreeSet<IpAddr>,
 }
 
 impl Claims {
@@ -85,17 +87,24 @@ impl Follower {
             match self.settle_single(id, address, endpoint)? {
                 Some(Ok(())) => {
                     self.settled.notes.remove(&note);
+                    self.claims.held.insert(address);
                     self.claims.answer(address, &Ok(()));
                 }
                 Some(Err(refused)) => {
                     let why = &refused.why;
                     let warning = format!("{endpoint} has {address} here, which is in no block of this host, and {why}");
                     self.settled.notes.insert(note, warning);
+                    self.claims.held.remove(&address);
                     self.claims.answer(address, &Err(refused));
                 }
-                None => self.lose_patience(address),
+                None if self.claims.waiting.contains_key(&address) => self.lose_patience(address),
+                None => {
+                    let why = "the host in whose block it is has not answered yet";
+                    self.settled.notes.insert(note, format!("{endpoint} has {address} here, and {why}"));
+                }
             }
         }
+        self.claims.held.retain(|address| usage.is_none() || wanted.contains_key(address));
         let others: Vec<IpAddr> = self.claims.waiting.keys().filter(|it| !wanted.contains_key(*it)).copied().collect();
         for address in others {
             self.claims.answer(address, &Err(Refused::never("no container here has a lease of it")));

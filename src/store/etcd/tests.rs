@@ -654,6 +654,9 @@ fn endpoints_are_written_many_at_once_and_made_right_after_an_absence() {
         names.sort();
         names
     };
+    for host in [&alpha, &beta] {
+        host.wait_for("all to be seen", |snapshot| snapshot.members.as_ref()?.hosts.iter().all(|it| it.seen).then_some(()));
+    }
     let before = server.api().head("/").unwrap().revision;
     let changed = beta.snapshot().changed;
     uses(0..250);

@@ -271,3 +271,70 @@ fn endpoint(lease: &Lease, docker: &[View], macs: &BTreeMap<IpAddr, attach::Hard
         since: lease.since,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipam::{Request, Sandbox, Wish, obtain};
+
+    /// Grants everything.
+    struct Granting;
+
+    impl Beyond for Granting {
+        fn claim(&self, _: &str, _: IpAddr) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn next_block(&self, _: &str) -> Result<(), Refusal> {
+            unreachable!("nothing is full here")
+        }
+    }
+
+    fn nets(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn lease(state_dir: &Path, container: &str, wish: Wish) {
+        let owner = Owner { container: container.into(), interface: "eth0".into(), cni_network: "net".into() };
+        let request = Request { network: MANAGED.into(), owner, sandbox: Sandbox::nowhere(), wish, never: Vec::new() };
+        obtain(Ipam::open(state_dir).unwrap(), state_dir, &request, &Granting, 100).unwrap();
+    }
+
+    #[test]
+    fn what_is_used_follows_from_the_journal() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path();
+        let blocks = nets(&["10.42.1.0/29"]);
+        let mut ipam = Ipam::open(state).unwrap();
+        ipam.set_network(MANAGED, &blocks, &["10.42.1.1".parse().unwrap()], Source::Agent).unwrap();
+        drop(ipam);
+        let now = || usage(&Ipam::look(state).unwrap(), &[], 100);
+        for number in 0..4 {
+            lease(state, &format!("c{number}"), Wish::Any);
+        }
+        assert_eq!(now().tight, [], "without a store there is no next block");
+        Ipam::open(state).unwrap().set_beyond(MANAGED, &nets(&["10.42.0.0/16"])).unwrap();
+        let tight = Tight { network: MANAGED.into(), within: nets(&["10.42.0.0/16"]), blocks: blocks.clone() };
+        assert_eq!(now().tight, [tight], "five of six");
+        let owner = Owner { container: "c3".into(), interface: "eth0".into(), cni_network: "net".into() };
+        Ipam::open(state).unwrap().release(MANAGED, &owner, 10).unwrap();
+        assert_eq!(now().tight, [], "four of six, as the fifth has rested");
+
+        lease(state, "far", Wish::These(vec!["10.42.9.5".parse().unwrap()]));
+        Ipam::open(state).unwrap().lend("b0b0", "10.42.1.6".parse().unwrap(), 100).unwrap();
+        let used = now();
+        let singles: Vec<String> = used.singles.iter().map(|(address, whose)| format!("{address} {whose}")).collect();
+        assert_eq!(singles, ["10.42.9.5 container far (eth0)"]);
+        let keys: Vec<&str> = used.endpoints.keys().map(String::as_str).collect();
+        let expected = ["managed/c0:eth0:net", "managed/c1:eth0:net", "managed/c2:eth0:net", "managed/far:eth0:net"];
+        assert_eq!(keys, expected, "another host is no container of ours");
+    }
+
+    #[test]
+    fn what_two_have_in_common_is_the_narrower() {
+        let common = |some: &[&str], others: &[&str]| common(&nets(some), &nets(others));
+        assert_eq!(common(&["10.42.0.0/16"], &["10.42.0.0/17", "10.50.0.0/16"]), nets(&["10.42.0.0/17"]));
+        assert_eq!(common(&["10.42.4.0/24", "10.43.0.0/16"], &["10.42.0.0/16"]), nets(&["10.42.4.0/24"]));
+        assert_eq!(common(&["10.42.0.0/16"], &["10.42.0.0/16"]), nets(&["10.42.0.0/16"]));
+    }
+}

@@ -289,7 +289,7 @@ impl Agent {
                 Err(error) => tracing::warn!("what the store says is not in effect yet: {error}"),
             }
         }
-        self.delivery.look(&wish.config.overlay.singles, &wish.config.overlay.beyond);
+        self.delivery.look(&wish.config);
         self.census.look();
     }
 

@@ -35,7 +35,8 @@ pub use fence::{Counters, admitted, counters};
 pub use host::{Prepared, forget, prepare};
 pub use name::{mac_of, port_of};
 pub use wire::{
-    Port, attach, attach_beside, attachments, check, collect, detach, detach_beside, has_interface, set_mtu, sweep,
+    Port, announce_gone, attach, attach_beside, attachments, check, collect, detach, detach_beside, has_interface, set_mtu,
+    sweep,
 };
 
 use crate::ipam::Owner;

@@ -174,6 +174,12 @@ fn announce(link_index: u32, mac: HardwareAddress, addresses: &[ipnet::IpNet]) {
     }
 }
 
+/// Tells everybody on a bridge that an address is reached by the bridge itself from now on: it has moved to another host, and neighbours know
+/// where it was.
+pub fn announce_gone(bridge: &Link, address: IpAddr) {
+    announce(bridge.index, hardware_address(bridge), &[address.into()]);
+}
+
 /// Takes a container off, as far as it is there: its interface, its port, and what the fence knows of it. Works with the container,
 /// its namespace and the agent gone. Returns whether there was a port.
 ///

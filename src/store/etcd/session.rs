@@ -64,8 +64,8 @@ pub(super) struct Follower {
     pub(super) settled: Settled,
     /// Who waits for single addresses.
     pub(super) claims: Claims,
-    /// Whether the store was read since the start.
-    live: bool,
+    /// Whether everything was listed since the start: what was known before is not all, and may be old.
+    listed: bool,
     /// When joining is tried again though nothing changed.
     join_at: Option<Instant>,
     /// When and up to which revision it was saved.
@@ -115,7 +115,7 @@ impl Follower {
             warnings: Vec::new(),
             settled: Settled::default(),
             claims: Claims::default(),
-            live: false,
+            listed: false,
             join_at: None,
             saved: None,
             lasting: 0,
@@ -168,11 +168,10 @@ impl Follower {
             let head = self.api.head(self.keys.all())?;
             let known = &self.records.head;
             let goes_on = known.revision > 0 && known.cluster == head.cluster && known.revision <= head.revision;
-            if !goes_on || self.saved_only() {
+            if !(goes_on && self.listed) {
                 self.refresh()?;
             }
             self.over();
-            self.live = true;
             self.settled.stale = true;
             self.join()?;
             self.publish();
@@ -185,11 +184,6 @@ impl Follower {
                 self.records.head.revision = 0;
             }
         }
-    }
-
-    /// Whether what is known comes from the disk: then it is listed anew once, though changes since might do.
-    fn saved_only(&self) -> bool {
-        self.saved.is_none()
     }
 
     /// Follows changes until they are not to be had any more (false).
@@ -278,6 +272,7 @@ impl Follower {
         let (own, listing) = (self.id(), self.api.list(self.keys.all())?);
         self.records.replace(listing.head, listing.kvs, &own);
         self.lasting = self.records.head.revision;
+        self.listed = true;
         Ok(())
     }
 
@@ -537,7 +532,7 @@ impl Follower {
         let mut snapshot = self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
         snapshot.revision = self.records.head.revision;
         snapshot.warnings = self.warnings.iter().chain(self.settled.notes.values()).cloned().collect();
-        snapshot.live = self.live;
+        snapshot.live = self.listed;
         if *snapshot.claims != claims {
             snapshot.claims = Arc::new(claims);
         }

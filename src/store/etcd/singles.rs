@@ -146,6 +146,7 @@ impl Follower {
             Some((SingleRecord { state: SingleState::Granted, .. }, _)) => Ok(Some(Ok(()))),
             Some((SingleRecord { state: SingleState::Refused, why, .. }, _)) => {
                 self.delete_single(address)?;
+                let why = format!("{}, in whose block it is, refuses: {why}", self.name_of_owner(address));
                 self.claims.refused.insert(address, (Instant::now(), why.clone()));
                 self.look_again_at(TRY_AGAIN);
                 Ok(Some(Err(Refused::never(why))))
@@ -230,10 +231,15 @@ impl Follower {
         let now = Instant::now();
         let is_late = self.claims.waiting.get(&address).is_some_and(|it| it.iter().any(|waiter| waiter.until <= now));
         if is_late {
-            let owner = self.records.block_owner(address).and_then(|id| self.records.host(&id));
-            let name = owner.map_or_else(|| "the host".to_owned(), |host| host.name);
+            let name = self.name_of_owner(address);
             self.claims.answer(address, &Err(Refused::later(format!("{name}, in whose block it is, does not answer"))));
         }
+    }
+
+    /// What the host is called in whose block an address is.
+    fn name_of_owner(&self, address: IpAddr) -> String {
+        let owner = self.records.block_owner(address).and_then(|id| self.records.host(&id));
+        owner.map_or_else(|| "the host".to_owned(), |host| host.name)
     }
 
     /// The agent has leased an address to another host, or cannot.

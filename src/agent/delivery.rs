@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use crate::attach;
 use crate::config::{Config, Overlay};
-use crate::sys::netlink::{Address, Link, Netlink, NetlinkError, RouteSpec};
+use crate::sys::netlink::{Address, Link, Netlink, NetlinkError, RouteSpec, absent_is_fine};
 use crate::sys::nft::CONTAINERS_GROUP;
 
 /// The routes that were made.
@@ -98,8 +98,4 @@ fn bridge_of<'l>(address: IpAddr, links: &'l [Link], addresses: &[Address]) -> O
     nets.sort_unstable();
     let bridges = |index: u32| links.iter().find(|link| link.index == index && link.group == CONTAINERS_GROUP);
     nets.into_iter().rev().find_map(|(_, index)| bridges(index))
-}
-
-fn absent_is_fine(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
-    result.or_else(|error| if error.is_absent() { Ok(()) } else { Err(error) })
 }

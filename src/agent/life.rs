@@ -12,6 +12,7 @@ use signal_hook::iterator::{Handle as SignalsHandle, Signals};
 
 use super::answers::{Answers, Facts};
 use super::census::Census;
+use super::containers::{Containers, foreign_bridges};
 use super::delivery::Delivery;
 use super::docker::Docker;
 use super::plumbing::{self, Plumbing};
@@ -19,14 +20,14 @@ use super::rotation::{self, HOST_KEY_OLD};
 use super::watch::{self, Watch};
 use super::wish::Wish;
 use super::{AgentError, Options, OsRng, desired, drivers, files, paths, preflight};
-use crate::config::{Config, Message, Report, Severity};
+use crate::config::{Config, Message, Overlay, Report, Severity};
 use crate::control::{Counters, Server};
 use crate::crypto::SigningKey;
 use crate::docker::Watcher;
 use crate::engine::{Engine, Handle};
 use crate::model;
 use crate::node::Node;
-use crate::observe::Tun;
+use crate::observe::{Tun, counted};
 
 /// How long the engine's threads may take to end: they only finish what they have in hand.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
@@ -56,7 +57,7 @@ pub fn run(options: &Options) -> Result<(), AgentError> {
         wish.config.host.name,
         counted(wish.config.peers.len(), "peer"),
         agent.engine.tun_name(),
-        counted(desired::workers(&wish.config).into(), "worker")
+        counted(desired::workers(&wish.config), "worker")
     );
     notify(&[NotifyState::Ready, NotifyState::Status("running")]);
     let outcome = agent.live(&signals.receiver, options, &mut wish);
@@ -117,6 +118,8 @@ struct Agent {
     plumbing: Plumbing,
     facts: Arc<Mutex<Facts>>,
     census: Arc<Census>,
+    /// What is ours as container runtimes know it; none if something was in the way of telling them.
+    told: Option<Overlay>,
 }
 
 impl Agent {
@@ -128,7 +131,8 @@ impl Agent {
         let peers = desired::peers(config, &wish.host_keys);
         node.reconfigure(model::Instant::ORIGIN, config.overlay.prefixes(), peers);
         let engine = Engine::start(&desired::engine(config, tun_mtu), node)?;
-        let (engine, plumbing) = plumb(engine, config, tun_mtu, warnings)?;
+        let bridges = foreign_bridges(&options.state_dir);
+        let (engine, plumbing) = plumb(engine, config, tun_mtu, bridges, warnings)?;
         let tun = Tun {
             name: engine.tun_name().to_owned(),
             mtu: tun_mtu,
@@ -145,6 +149,7 @@ impl Agent {
         let loan_warnings = census.lend(claims, *live).unwrap_or_default();
         // Who finds an answer at the control socket finds the networks, too.
         let driver_warnings = apply_drivers(config, options, &census);
+        let told = Some(config.overlay.clone()).filter(|_| driver_warnings.is_empty());
         engine.test_device();
         let buffers = engine.buffers();
         warnings.extend(plumbing::queue_hints(&tun, buffers));
@@ -183,7 +188,7 @@ impl Agent {
                 return Err(error.into());
             }
         };
-        Ok(Self { control, engine, delivery: Delivery::default(), plumbing, facts, census })
+        Ok(Self { control, engine, delivery: Delivery::default(), plumbing, facts, census, told })
     }
 
     /// Waits for signals and for threads that end, and looks around meanwhile.
@@ -193,11 +198,14 @@ impl Agent {
         watch.note(&self.engine, &self.facts);
         watch::look_at_places(&wish.config, &self.engine);
         let news = wish.news();
+        let mut containers = Containers::new(&options.state_dir, &wish.config.tun.name);
+        self.look_at_containers(&mut containers, wish, true);
         loop {
             select! {
                 recv(looks) -> _ => {
                     self.look_at_store(wish, options);
-                    watch.look(&wish.config, &self.engine, &self.facts);
+                    let changed = watch.look(&wish.config, &self.engine, &self.facts);
+                    self.look_at_containers(&mut containers, wish, changed);
                 }
                 recv(news) -> _ => self.look_at_store(wish, options),
                 recv(signals) -> signal => match signal {
@@ -282,7 +290,10 @@ impl Agent {
                 Ok(complaints) => {
                     wish.done();
                     self.facts.lock().unwrap_or_else(PoisonError::into_inner).store_warnings.extend(complaints);
-                    self.apply_drivers(&wish.config, options);
+                    // Other hosts mean nothing to runtimes.
+                    if self.told.as_ref() != Some(&wish.config.overlay) {
+                        self.apply_drivers(&wish.config, options);
+                    }
                     tracing::info!("the store has news: {}", counted(wish.config.peers.len(), "peer"));
                 }
                 // It stays to be done, and is tried again at the next look.
@@ -293,9 +304,18 @@ impl Agent {
         self.census.look();
     }
 
+    /// Looks after the containers that run. What the kernel refuses is tried again when something has changed.
+    fn look_at_containers(&mut self, containers: &mut Containers, wish: &Wish, changed: bool) {
+        let Some(bridges) = containers.look(changed) else { return };
+        for complaint in self.plumbing.trust(&wish.config, bridges) {
+            tracing::warn!("{complaint}");
+        }
+    }
+
     /// Lets container runtimes and CNI plugins know what is ours.
-    fn apply_drivers(&self, config: &Config, options: &Options) {
+    fn apply_drivers(&mut self, config: &Config, options: &Options) {
         let warnings = apply_drivers(config, options, &self.census);
+        self.told = Some(config.overlay.clone()).filter(|_| warnings.is_empty());
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).driver_warnings = warnings;
     }
 
@@ -336,10 +356,11 @@ fn plumb(
     engine: Handle<Node>,
     config: &Config,
     tun_mtu: u16,
+    bridges: Vec<String>,
     warnings: &mut Vec<String>,
 ) -> Result<(Handle<Node>, Plumbing), AgentError> {
     // The guard's table is named after the device: only who has the one may replace the other, or take it away.
-    match Plumbing::new(config, tun_mtu) {
+    match Plumbing::new(config, tun_mtu, bridges) {
         Ok((plumbing, unguarded)) => {
             warnings.extend(unguarded);
             Ok((engine, plumbing))
@@ -366,10 +387,6 @@ fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!("telling the service manager: {error}");
     }
-}
-
-fn counted(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 fn signal_name(signal: i32) -> &'static str {

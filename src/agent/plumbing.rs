@@ -12,7 +12,7 @@ use super::AgentError;
 use super::preflight;
 use crate::config::Config;
 use crate::observe::Tun;
-use crate::sys::netlink::{Netlink, NetlinkError, RouteSpec};
+use crate::sys::netlink::{Netlink, NetlinkError, RouteSpec, absent_is_fine};
 use crate::sys::nft::{self, CONTAINERS_GROUP, Guard, GuardCounters};
 use crate::sys::udp::Buffers;
 
@@ -26,22 +26,24 @@ pub(super) const TX_QUEUE: u32 = 1000;
 pub(super) struct Plumbing {
     tun: String,
     table: String,
+    /// Bridges of other plugins: what comes in by them is as if from this host.
+    bridges: Vec<String>,
     tx_queue: Option<u32>,
     addresses: BTreeSet<IpAddr>,
     routes: BTreeSet<(IpNet, Option<IpAddr>)>,
 }
 
 impl Plumbing {
-    /// Puts the guard up, and then makes the device ready, with this MTU. What was set up goes when this is dropped. Also returns what the
+    /// Puts the guard up, which lets pass what comes in by these bridges, and then makes the device ready, with this MTU. What was set up goes when this is dropped. Also returns what the
     /// guard cannot keep out, in words.
     ///
     /// # Errors
     /// What the kernel refused.
-    pub(super) fn new(config: &Config, mtu: u16) -> Result<(Self, Vec<String>), AgentError> {
+    pub(super) fn new(config: &Config, mtu: u16, bridges: Vec<String>) -> Result<(Self, Vec<String>), AgentError> {
         let tun = config.tun.name.clone();
         // Agents that share a network namespace have different devices.
         let table = if tun == "underpass0" { "underpass".to_owned() } else { format!("underpass-{tun}") };
-        let mut plumbing = Self { tun, table, tx_queue: None, addresses: BTreeSet::new(), routes: BTreeSet::new() };
+        let mut plumbing = Self { tun, table, bridges, tx_queue: None, addresses: BTreeSet::new(), routes: BTreeSet::new() };
         let warnings = plumbing.guard(config)?;
         plumbing.configure(config, mtu)?;
         Ok((plumbing, warnings))
@@ -57,20 +59,33 @@ impl Plumbing {
         self.tx_queue
     }
 
+    /// Lets the guard pass what comes in by these bridges. What it cannot keep out, or the kernel refused, is returned in words.
+    pub(super) fn trust(&mut self, config: &Config, bridges: Vec<String>) -> Vec<String> {
+        if self.bridges == bridges {
+            return Vec::new();
+        }
+        self.bridges = bridges;
+        self.guard(config).unwrap_or_else(|error| vec![error.to_string()])
+    }
+
     fn guard(&self, config: &Config) -> Result<Vec<String>, AgentError> {
         let remote: Vec<IpNet> = config.peers.iter().flat_map(|peer| peer.remote_blocks.iter().copied()).collect();
-        let around = preflight::surroundings(config, &self.tun)?;
+        let around = preflight::surroundings(config, &self.tun, &self.bridges)?;
         let guard = Guard {
             table: &self.table,
             tun: &self.tun,
-            allowed: &[],
+            allowed: &around.trusted,
             local: &config.overlay.prefixes(),
             inside: &around.inside,
             remote: &remote,
             outer: &around.outer,
         };
         let unguarded = nft::install(&guard)?;
-        Ok(unguarded.iter().map(|prefix| format!("packets in clear from {prefix} cannot be told from others")).collect())
+        let unguarded = unguarded.iter().map(|prefix| format!("packets in clear from {prefix} cannot be told from others"));
+        let doubted = around.doubted.iter().map(|bridge| {
+            format!("{bridge} leads to more than containers: what comes in by it with an address of the overlay is dropped")
+        });
+        Ok(unguarded.chain(doubted).collect())
     }
 
     /// Makes the device ready: MTU, queue, addresses, up, routes.
@@ -202,10 +217,6 @@ fn is_by_bridges(netlink: &mut Netlink, destination: IpNet) -> Result<bool, Netl
     let is_bridge = |index| links.iter().any(|link| Some(link.index) == index && link.group == CONTAINERS_GROUP);
     let is_single = destination.prefix_len() == destination.max_prefix_len();
     Ok(is_single && netlink.routes_to(destination)?.iter().all(|route| is_bridge(route.link_index)))
-}
-
-fn absent_is_fine(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
-    result.or_else(|error| if error.is_absent() { Ok(()) } else { Err(error) })
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::output::{complain, print, print_json};
 use super::{Exit, Places};
-use crate::ipam::{self, Book, Finding, Ipam, IpamError, JOURNAL, Lease, Namespaces, Network, Seconds, Source};
-use crate::observe::table;
+use crate::ipam::{self, Book, Finding, Ipam, IpamError, JOURNAL, Lease, Namespaces, Network, Source};
+use crate::observe::{duration_in_words, table};
 use crate::sys::clock::wall_clock;
 
 /// Shows networks and leases.
@@ -71,7 +71,7 @@ fn as_text(book: &Book, shown: &[(&str, &Network)]) -> String {
             address.to_string(),
             if lease.owner.is_host() { format!("host {}", lease.owner.container) } else { lease.owner.container.clone() },
             lease.owner.interface.clone(),
-            format!("{} ago", span(now.saturating_sub(lease.since))),
+            format!("{} ago", duration_in_words(now.saturating_sub(lease.since))),
             lease.sandbox.netns.clone(),
         ]);
     }
@@ -91,16 +91,6 @@ fn as_text(book: &Book, shown: &[(&str, &Network)]) -> String {
         }
     }
     text
-}
-
-/// A time span with its largest unit.
-fn span(seconds: Seconds) -> String {
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3_600 => format!("{} min", seconds / 60),
-        3_600..172_800 => format!("{} h", seconds / 3_600),
-        _ => format!("{} days", seconds / 86_400),
-    }
 }
 
 fn sentence(finding: &Finding) -> String {

@@ -18,6 +18,7 @@ use super::result::{self, Address, Fault, Route, Success};
 use crate::config::{RUN_DIR, STATE_DIR};
 use crate::control::{self, Client, ClientError, FaultKind};
 use crate::ipam::{self, Beyond, Ipam, IpamError, JOURNAL, Lease, MANAGED, Owner, Refusal, Sandbox, Source, Wish};
+use crate::network::first_address;
 use crate::sys::clock::wall_clock;
 
 /// The prefix length that containers see unless `subnetPrefixSize` says another, as it always was.
@@ -259,15 +260,10 @@ impl Conf {
         Ok(())
     }
 
-    /// The first address of the network that a container of this address sees: every host's bridge has it. IPv6 has none.
-    fn gateway(&self, address: IpAddr, prefix_len: u8) -> Option<IpAddr> {
-        let net = IpNet::new(address, prefix_len).ok().filter(|net| prefix_len < 31 && net.addr().is_ipv4())?;
-        net.hosts().next()
-    }
-
-    /// Those of this host's blocks.
+    /// The gateways of this host's blocks.
     fn gateways(&self, blocks: &[IpNet]) -> Vec<IpAddr> {
-        blocks.iter().filter_map(|block| self.gateway(block.addr(), self.prefix_len)).collect()
+        let seen = |block: &IpNet| IpNet::new(block.addr(), self.prefix_len).ok();
+        blocks.iter().filter_map(|block| first_address(seen(block)?)).collect()
     }
 
     fn success(&self, request: &Request, lease: &Lease, blocks: &[IpNet]) -> Success {
@@ -283,9 +279,8 @@ impl Conf {
             .addresses
             .iter()
             .filter_map(|&address| {
-                let prefix_len = seen(address);
-                let net = IpNet::new(address, prefix_len).ok()?;
-                Some(Address { address: net, gateway: self.gateway(address, prefix_len), interface: None })
+                let net = IpNet::new(address, seen(address)).ok()?;
+                Some(Address { address: net, gateway: first_address(net), interface: None })
             })
             .collect();
         let gateway = addresses.iter().find_map(|address| address.gateway);

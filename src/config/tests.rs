@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::*;
 use crate::crypto::SigningKey;
@@ -815,15 +815,6 @@ fn key_files_are_read_once_and_judged() {
     }
 }
 
-#[test]
-#[cfg(not(feature = "x509"))]
-fn certificates_need_a_build_that_has_them() {
-    let how = "this build does not have X.509 certificates: build it with `cargo build --release --features x509`, or remove the key";
-    assert_eq!(spoiled("psk_file: beta.psk", "ca_file: ca.pem"), format!("u.yaml:6: peers[0].ca_file: {how}\n"));
-    let messages = spoiled("{name: alpha}", "{name: alpha, certificate_file: a, certificate_key_file: b}");
-    assert_eq!(messages, format!("u.yaml:1: host.certificate_file: {how}\nu.yaml:1: host.certificate_key_file: {how}\n"));
-}
-
 #[cfg(feature = "x509")]
 mod certificates {
     use super::*;
@@ -992,9 +983,16 @@ fn expensive_files_are_cheap() {
         "#".repeat(size),
     ];
     for file in files {
-        let begun = Instant::now();
+        let begun = used();
         let (_, report) = parse(Path::new("u.yaml"), file.as_bytes(), &surroundings());
         assert!(report.messages.len() <= 100);
-        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}: {:?}", begun.elapsed(), &file[..20]);
+        let took = used() - begun;
+        assert!(took < Duration::from_secs(8), "{took:?}: {:?}", &file[..20]);
     }
+}
+
+/// What this thread has had of a processor: what else runs on the machine does not count.
+fn used() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split(' ').next().and_then(|word| word.parse().ok()).expect("nanoseconds"))
 }

@@ -3,7 +3,6 @@
 //! Everything here is older than the oldest API that Docker serves today. A request names a version that both sides know: ours, which is
 //! that of Docker 20.10, or the oldest that a later daemon still speaks.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -11,6 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::http::{Exchange, HttpError, Line, Stop};
+use crate::network::Labels;
 
 /// The version of the API that we speak.
 const OURS: Version = Version(1, 41);
@@ -78,9 +78,6 @@ impl Version {
     }
 }
 
-/// A container's labels, by name.
-pub(super) type Labels = BTreeMap<String, String>;
-
 /// A container in the list.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -106,6 +103,9 @@ pub(super) struct Container {
     pub config: Config,
     /// What the host gives it.
     pub host_config: HostConfig,
+    /// Where its `/etc/resolv.conf` is on the host; empty if it has none.
+    #[serde(default)]
+    pub resolv_conf_path: PathBuf,
 }
 
 /// `State`.
@@ -138,6 +138,12 @@ pub(super) struct HostConfig {
     /// `default`, `bridge`, `none`, `host`, `container:ID`, or a network's name.
     #[serde(default)]
     pub network_mode: String,
+    /// Name servers that its user gave it. Docker writes null for none.
+    #[serde(default)]
+    pub dns: Option<Vec<String>>,
+    /// Domains that its user gave it.
+    #[serde(default)]
+    pub dns_search: Option<Vec<String>>,
 }
 
 impl Container {

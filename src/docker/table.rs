@@ -16,7 +16,8 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::api::{Container, Labels};
+use super::api::Container;
+use crate::network::Labels;
 use crate::network::choice::{self, Attachment, LABEL_CNI_NETWORK, LABEL_NETWORK};
 
 /// How long to wait before a failed container is tried again: at first, and at most. What keeps it from working may be another
@@ -90,6 +91,12 @@ pub(super) trait Hands {
     /// Gives a running container what it wants, or finds that it has it.
     fn plug(&mut self, id: &str, namespace: &File, wish: &Attachment) -> Result<Plugged, Refusal>;
 
+    /// Makes it ask the name servers that its network's driver names.
+    fn set_names(&mut self, container: &Container, wish: &Attachment);
+
+    /// Whether networks or the tunnel are others than when this was asked last, so that containers that have theirs want another look.
+    fn has_news(&mut self) -> bool;
+
     /// Removes what stands on the host for a container whose namespace is gone. Its address stays its own.
     fn unplug(&mut self, id: &str);
 
@@ -123,6 +130,11 @@ pub(super) fn is_ours(labels: &Labels) -> bool {
 impl<H: Hands> Table<H> {
     pub(super) const fn new(hands: H) -> Self {
         Self { hands, entries: BTreeMap::new() }
+    }
+
+    /// See [`Hands::has_news`].
+    pub(super) fn has_news(&mut self) -> bool {
+        self.hands.has_news()
     }
 
     /// For people.
@@ -204,6 +216,7 @@ impl<H: Hands> Table<H> {
                 entry.view.interface = Some(interface);
                 (entry.plugged, entry.retry) = (true, None);
                 entry.turn(State::Attached, None);
+                self.hands.set_names(container, &wish);
             }
             Err(refusal) => self.refused(container, Some(&wish), refusal, now),
         }

@@ -244,6 +244,21 @@ impl Ipam {
         Ok(lease)
     }
 
+    /// As [`Self::lease`]. Where everything is taken, what containers left behind whose namespaces are gone is taken back first; that
+    /// is looked for only then, as it takes milliseconds.
+    ///
+    /// # Errors
+    /// As [`Self::lease`].
+    fn lease_or_reclaim(&mut self, request: Request, now: Seconds) -> Result<Lease, IpamError> {
+        match self.lease(request.clone(), now) {
+            Err(IpamError::Full { .. }) => {
+                self.release_gone(&Namespaces::look(), now)?;
+                self.lease(request, now)
+            }
+            other => other,
+        }
+    }
+
     /// Gives another host one address out of our blocks, for good: it is nobody's here until it comes back by [`Self::release`].
     ///
     /// # Errors

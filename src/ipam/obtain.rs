@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Ipam, IpamError, Lease, Namespaces, Request, Seconds};
+use super::{Ipam, IpamError, Lease, Request, Seconds};
 
 /// Who can get what this host's blocks do not have.
 pub trait Beyond {
@@ -62,7 +62,7 @@ pub fn obtain(
     beyond: &dyn Beyond,
     now: Seconds,
 ) -> Result<Lease, IpamError> {
-    let full = match ipam.lease(request.clone(), now) {
+    let full = match ipam.lease_or_reclaim(request.clone(), now) {
         Err(IpamError::Beyond { .. }) => {
             let lease = ipam.lease_beyond(request.clone(), now)?;
             let network = ipam.book().network(&lease.network);
@@ -71,15 +71,8 @@ pub fn obtain(
             drop(ipam);
             return claim(state_dir, lease, &singles, beyond, now);
         }
-        // What containers left behind whose namespaces are gone is looked for only now: it takes milliseconds.
-        Err(IpamError::Full { .. }) => {
-            ipam.release_gone(&Namespaces::look(), now)?;
-            match ipam.lease(request.clone(), now) {
-                // A store has blocks of IPv4 only.
-                Err(full @ IpamError::Full { ipv6: false, .. }) => full,
-                other => return other,
-            }
-        }
+        // A store has blocks of IPv4 only.
+        Err(full @ IpamError::Full { ipv6: false, .. }) => full,
         other => return other,
     };
     let has_store = ipam.book().network(&request.network).is_some_and(|network| !network.beyond().is_empty());

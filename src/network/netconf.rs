@@ -57,6 +57,7 @@ const BRIDGE_KEYS: &[(&str, Kind)] = &[
     ("underpass", Kind::Any),
     ("bridge", Kind::Interface),
     ("bridgeSubnet", Kind::Prefix),
+    ("bridgeSubnet6", Kind::Prefix),
     ("bridgeIP", Kind::Address),
     ("useBridgeIPAsGateway", Kind::Truth),
     ("isGateway", Kind::Truth),
@@ -284,7 +285,7 @@ fn bridge_makes_sense(
 }
 
 /// An address with or without a prefix length.
-fn address(text: &str) -> Result<IpAddr, Expected> {
+pub(super) fn address(text: &str) -> Result<IpAddr, Expected> {
     let plain = text.parse::<IpAddr>().ok().or_else(|| text.parse::<IpNet>().ok().map(|net| net.addr()));
     plain.ok_or_else(|| Expected::new("an address, with or without its prefix length"))
 }

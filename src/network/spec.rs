@@ -11,13 +11,16 @@ use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{CniFile, Driver, Labels, Subnet};
+use super::{BridgeConf, CniFile, Driver, Labels, Subnet};
 
 /// The version of the lists: the newest that Debian's runtimes take.
 const CNI_VERSION: &str = "1.0.0";
 
 /// Our plugins for interfaces.
 pub const BRIDGE_PLUGINS: [&str; 2] = ["rancher-bridge", "underpass-cni"];
+
+/// The bridge of the reference plugin `bridge` if its configuration names none.
+const REFERENCE_BRIDGE: &str = "cni0";
 
 /// Our plugin for addresses.
 pub const IPAM_PLUGIN: &str = "rancher-cni-ipam";
@@ -125,6 +128,19 @@ impl Spec {
     #[must_use]
     pub fn has_our_addresses(&self) -> bool {
         self.plugins().contains(IPAM_PLUGIN)
+    }
+
+    /// The MTU of its containers by our plugin, of which one takes so much off by its own configuration; none if only the tunnel says it.
+    #[must_use]
+    pub fn mtu(&self, own_overhead: Option<u32>) -> Option<u32> {
+        let netconf = self.cni_config.iter().find(|file| is_our_bridge(file))?.netconf.as_object()?;
+        let conf = BridgeConf::of(netconf.get("type")?.as_str()?, netconf).ok()?;
+        Some(BridgeConf::reduced(conf.mtu?, own_overhead.unwrap_or(conf.overhead)))
+    }
+
+    /// The bridges of plugins that are not ours.
+    pub fn foreign_bridges(&self) -> impl Iterator<Item = &str> {
+        self.cni_config.iter().filter(|file| !is_our_bridge(file)).filter_map(bridge_of)
     }
 
     /// This host's interfaces that its plugins connect containers to.
@@ -260,6 +276,16 @@ impl Spec {
         let holds = |subnet: &&Subnet| own.iter().any(|block| IpNet::V4(subnet.network).contains(block));
         self.subnets.iter().find(holds).or(self.subnets.first()).map(|subnet| subnet.network.prefix_len())
     }
+}
+
+fn bridge_of(file: &CniFile) -> Option<&str> {
+    let is_reference = file.netconf.get("type") == Some(&"bridge".into());
+    let said = file.netconf.get("bridge").and_then(Value::as_str).filter(|name| !name.is_empty());
+    said.or(is_reference.then_some(REFERENCE_BRIDGE))
+}
+
+fn is_our_bridge(file: &CniFile) -> bool {
+    file.netconf.get("type").and_then(Value::as_str).is_some_and(|name| BRIDGE_PLUGINS.contains(&name))
 }
 
 /// Whether a plugin takes our addresses although its configuration does not say so.

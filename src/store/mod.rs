@@ -14,5 +14,6 @@ mod file;
 mod members;
 
 pub use endpoint::Endpoint;
-pub use file::{FileStore, Look, MAX_HOSTS, load, parse};
+use file::MAX_HOSTS;
+pub use file::{FileStore, Look, load, parse};
 pub use members::{Member, Members, Own};

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use underpass::model::{Rng, SeededRng};
 
 use crate::crowd::cost;
-use crate::lab::agent::{Agent, AgentConfig, PeerConfig, UNDERPASS, both_up, started};
+use crate::lab::agent::{Agent, UNDERPASS, both_up, mirrored, paired, started};
 use crate::lab::site::{Site, run};
 use crate::lab::{Lab, attempt, wait_for};
 
@@ -50,9 +50,7 @@ impl Drop for Stop<'_> {
 /// Kills one agent or the other so many times, and starts it again.
 fn agents_die(kills: u32) {
     let lab = Lab::direct();
-    let configs = [(&lab.alpha, &lab.beta), (&lab.beta, &lab.alpha)]
-        .map(|(host, peer)| AgentConfig::new(host, &[PeerConfig::at(peer)]));
-    let (mut alpha, mut beta) = started(&lab, &configs[0], &configs[1]);
+    let (mut alpha, mut beta) = paired(&lab, |config| config);
     let mut sites = [Site::of_agent(&lab.alpha, &alpha), Site::of_agent(&lab.beta, &beta)];
     let (stop, held, made) = (AtomicBool::new(false), Mutex::new(BTreeSet::new()), AtomicUsize::new(0));
     thread::scope(|scope| {
@@ -118,9 +116,9 @@ fn agents_that_are_killed_a_hundred_times_leave_nothing() {
 fn five_hundred_containers_on_one_host() {
     const BLOCKS: &str = "10.42.1.0/24, 10.42.101.0/24, 10.42.102.0/24";
     let lab = Lab::direct();
-    let mine = AgentConfig { blocks: BLOCKS.to_owned(), ..AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)]) };
-    let peer = PeerConfig { blocks: BLOCKS.to_owned(), ..PeerConfig::at(&lab.alpha) };
-    let (alpha, _beta) = started(&lab, &mine, &AgentConfig::new(&lab.beta, &[peer]));
+    let [mut mine, mut theirs] = mirrored(&lab);
+    (mine.blocks, theirs.peers[0].blocks) = (BLOCKS.to_owned(), BLOCKS.to_owned());
+    let (alpha, _beta) = started(&lab, &mine, &theirs);
     let mut site = Site::of_agent(&lab.alpha, &alpha);
     let mut conf = site.conf();
     conf["underpass"] = json!({"stateDir": site.state});

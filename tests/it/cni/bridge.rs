@@ -1,7 +1,6 @@
 //! Plugins that make interfaces: the same list for Debian's `bridge`, which proves it, and for ours; then what only ours do.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::thread;
 use std::time::Instant;
@@ -76,10 +75,6 @@ fn links(runtime: &Runtime<'_>, container: &str) -> Vec<String> {
     runtime.container(container).run(list).unwrap()
 }
 
-fn netns(runtime: &Runtime<'_>, container: &str) -> String {
-    format!("/proc/{}/fd/{}", std::process::id(), runtime.container(container).as_fd().as_raw_fd())
-}
-
 fn fine(answer: &Answer) {
     assert_eq!((answer.code, answer.out.as_str()), (0, ""), "{answer:?}");
 }
@@ -100,7 +95,7 @@ fn conforms(target: &Target) {
                 let interfaces = result["interfaces"].as_array().unwrap();
                 let index = result["ips"][0]["interface"].as_u64().unwrap() as usize;
                 assert_eq!(interfaces[index]["name"], "eth0", "{result}");
-                assert_eq!(interfaces[index]["sandbox"], json!(netns(&runtime, container)), "{result}");
+                assert_eq!(interfaces[index]["sandbox"], json!(runtime.netns(container)), "{result}");
                 assert!(interfaces.iter().all(|it| it["mac"].as_str().unwrap().len() == 17), "{result}");
                 assert!(interfaces.iter().filter(|it| it.get("sandbox").is_none()).count() == 2, "{result}");
             }
@@ -240,7 +235,7 @@ fn a_plugin_adds_to_what_was_made_before_it() {
     let mut conf = runtime.conf("1.0.0");
     conf["prevResult"] = json!({
         "cniVersion": "1.0.0",
-        "interfaces": [{"name": "other0", "mac": "02:00:00:00:00:09", "sandbox": netns(&runtime, "c1")}],
+        "interfaces": [{"name": "other0", "mac": "02:00:00:00:00:09", "sandbox": runtime.netns("c1")}],
         "ips": [{"address": "192.0.2.9/24", "interface": 0}],
         "routes": [{"dst": "198.51.100.0/24", "gw": "192.0.2.1"}],
         "dns": {"nameservers": ["192.0.2.53"]},

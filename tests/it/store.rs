@@ -379,12 +379,12 @@ fn an_address_by_name_is_reached_wherever_its_container_is() {
 
     // It moves: away from beta, and home to alpha.
     beta.1.del("moved");
-    let (site, conf) = (&mut alpha.1, asking(&alpha.1, &moved));
+    let conf = asking(&alpha.1, &moved);
     let ((), _) = wait_for("the address to be alpha's again", NEWS, || {
         let ipam = said(&alpha.0.control(&["ipam", "ls", "--json"]));
         (!ipam.contains("/host")).then_some(())
     });
-    assert_eq!(site.add_with("moved", &conf), moved);
+    assert_eq!(alpha.1.add_with("moved", &conf), moved);
     for (_, site) in [&*beta, &*gamma] {
         assert!(reaches(site, "c", &moved, 20), "{moved} on alpha from {}", site.address("c"));
     }

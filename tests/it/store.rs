@@ -234,11 +234,7 @@ fn join_and_outlive(seconds_away: u32) {
     let count = seconds_away * 20 + 200;
     let pairs = [(0, 1), (2, 3), (4, 0)];
     let mut pings: Vec<Pinging> = pairs.map(|(from, to)| Pinging::start(&hosts[from], &hosts[to], count)).into();
-    let often = ["-i", "0.05", "-c", &count.to_string()].map(str::to_owned);
-    pings.extend(pairs.map(|(from, to)| {
-        let arguments: Vec<&str> = often.iter().map(String::as_str).chain([addresses[to].as_str()]).collect();
-        Pinging::inside(sites[from].inside("before"), &arguments)
-    }));
+    pings.extend(pairs.map(|(from, to)| Pinging::inside(sites[from].inside("before"), &addresses[to], count)));
     etcd.kill();
     wait_for("the store to be missed", NEWS, || (agents[0].status()["store"]["reachable"] == false).then_some(()));
     assert_eq!(agents[0].control(&["status"]).status.code(), Some(0), "every peer is up");

@@ -56,7 +56,7 @@ pub(super) fn containers(network: &Network, is_managed: bool, host: &HostFacts, 
         && let Some(pool) = book.network(pool)
     {
         let namespaces = Namespaces::look();
-        for lease in pool.leases().filter(|lease| !namespaces.is_gone(lease)) {
+        for lease in pool.leases().filter(|lease| !lease.owner.is_host() && !namespaces.is_gone(lease)) {
             add(lease.owner.container.clone(), lease.owner.interface.clone(), lease.addresses.clone());
         }
     }

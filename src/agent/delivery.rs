@@ -34,7 +34,7 @@ impl Delivery {
         let remote: BTreeSet<IpAddr> = blocks.filter(|block| is_single(**block)).map(IpNet::addr).collect();
         let remote = std::mem::replace(&mut self.remote, remote);
         let is_quiet = singles.is_empty() && self.routes.is_empty() && remote == self.remote;
-        if is_quiet && !(is_first && !beyond.is_empty()) {
+        if is_quiet && (!is_first || beyond.is_empty()) {
             return;
         }
         let came: Vec<IpAddr> = self.remote.difference(&remote).copied().collect();

@@ -87,7 +87,7 @@ fn who_answers_at_the_last_moment_is_waited_for() {
     sim.command(0, Command::Initiate(HOST[1]));
     sim.run_for(Duration::from_millis(29_900));
     let last = sim.waiting.pop().expect("the request once more");
-    sim.waiting = vec![last].into();
+    sim.waiting = vec![last];
     for _ in 0..6 {
         sim.deliver(0);
     }

@@ -30,7 +30,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "agent",
         &["docker", "discovery", "ports", "engine", "store", "observe", "control", "config", "network", "ipam", "sys"],
     ),
-    ("cni", &["attach", "config"]),
+    ("cni", &["attach", "config", "control"]),
     ("docker", &["attach"]),
     ("attach", &["ipam", "network", "sys"]),
     ("engine", &["node", "sys"]),

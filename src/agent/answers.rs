@@ -5,21 +5,25 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::census::Census;
 use super::docker::{self, Docker};
 use super::membership::View;
 use super::wish::Wish;
 use super::{drivers, plumbing, preflight};
-use crate::control::{Counters, Fault, FaultKind, Handler, HostRemoved, RekeyWhat, Rekeyed, Request, Version};
+use crate::control::{Claimed, Counters, Fault, FaultKind, Handler, HostRemoved, RekeyWhat, Rekeyed, Request, Version};
 use crate::engine::{Caller, Fallback, Strays, Unreachable};
+use crate::ipam::{Beyond, Refusal};
 use crate::model::{DropReason, Drops};
 use crate::node::{self, ChildView, Node, PeerView, Rekey, WorkerTraffic};
 use crate::observe::{
-    Change, Child, Containers, Host, Hosts, Ike, Peer, PeerDirection, PeerState, Peers, Remark, Sockets, Status, Tun, Worker,
+    Change, Child, Container, ContainerState, Containers, Host, Hosts, Ike, Peer, PeerDirection, PeerState, Peers, Remark,
+    Sockets, Status, Tun, Worker,
 };
-use crate::store::{Member, Own};
+use crate::store::{Endpoint, Member, Own};
 use crate::sys::udp::Buffers;
 
 /// What the status says of the agent itself.
@@ -45,6 +49,8 @@ pub(super) struct Facts {
     pub docker: Option<Docker>,
     /// What an operator should know.
     pub warnings: Vec<String>,
+    /// What an operator should know of addresses that other hosts have out of our blocks.
+    pub loan_warnings: Vec<String>,
     /// What an operator should know of networks.
     pub driver_warnings: Vec<String>,
     /// The store, if there is one.
@@ -72,6 +78,7 @@ impl Facts {
 /// Answers requests.
 pub(super) struct Answers {
     pub caller: Caller<Node>,
+    pub census: Arc<Census>,
     pub facts: Arc<Mutex<Facts>>,
     pub started: Instant,
     pub state_dir: PathBuf,
@@ -89,6 +96,17 @@ impl Handler for Answers {
             Request::Hosts { name } => value(&self.hosts(name.as_deref())?),
             Request::HostRemove { name, force } => value(&self.remove_host(&name, force)?),
             Request::Containers {} => value(&self.containers()),
+            Request::AddressClaim { network, address } => {
+                let claimed = self.census.claim(&network, address).map(|()| vec![IpNet::from(address).to_string()]);
+                value(&Claimed::new(&network, claimed.map_err(refused)?))
+            }
+            Request::BlockClaim { network } => {
+                let claimed = self
+                    .census
+                    .next_block(&network)
+                    .map(|()| self.census.blocks(&network).iter().map(ToString::to_string).collect());
+                value(&Claimed::new(&network, claimed.map_err(refused)?))
+            }
             Request::Version {} => value(&Version::own()),
         }
     }
@@ -100,9 +118,21 @@ impl Answers {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Those of this host that Docker has, and those of other hosts that the store knows of.
     fn containers(&self) -> Containers {
         let facts = self.facts();
-        docker::containers(&facts.host, facts.docker.as_ref())
+        let mut all = docker::containers(&facts.host, facts.docker.as_ref());
+        let view = facts.store.as_ref().map(|(view, _)| (view.asker.clone(), view.members.clone()));
+        drop(facts);
+        if let Some((Some(asker), Some(members))) = view {
+            let labels: HashMap<&str, String> = members.hosts.iter().map(|host| &*host.id).zip(members.labels()).collect();
+            for (host, endpoints) in asker.endpoints().unwrap_or_default() {
+                // Of a host that nobody knows there is nothing to be said.
+                let Some(label) = labels.get(&*host) else { continue };
+                all.containers.extend(endpoints.into_iter().map(|endpoint| remote(endpoint, label)));
+            }
+        }
+        all
     }
 
     fn status(&self) -> Result<Status, Fault> {
@@ -138,8 +168,11 @@ impl Answers {
         }
         drivers::show(&self.state_dir, &mut status);
         status.control = self.counters.snapshot();
-        status.warnings =
-            [&facts.warnings, &facts.driver_warnings, &facts.store_warnings].into_iter().flatten().cloned().collect();
+        status.warnings = [&facts.warnings, &facts.driver_warnings, &facts.loan_warnings, &facts.store_warnings]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
         let (table, tun) = (facts.table.clone(), facts.tun.name.clone());
         drop(facts);
         let guard = plumbing::guard_counters(&table);
@@ -247,6 +280,27 @@ fn is_called(host: &Host, name: &str) -> bool {
     /// Fewer digits of an ID may be anybody's.
     const MIN: usize = 8;
     host.label == name || host.name == name || host.id == name || (name.len() >= MIN && host.id.starts_with(name))
+}
+
+/// A container of another host in the words of `underpass ps`.
+fn remote(endpoint: Endpoint, host: &str) -> Container {
+    let known = [ContainerState::Attached, ContainerState::Waiting, ContainerState::Failed, ContainerState::Disconnected];
+    Container {
+        id: endpoint.container,
+        name: endpoint.names.into_iter().next(),
+        runtime: endpoint.runtime,
+        host: Some(host.to_owned()),
+        network: Some(endpoint.network).filter(|network| !network.is_empty()),
+        addresses: endpoint.ips,
+        interface: Some(endpoint.interface).filter(|interface| !interface.is_empty()),
+        state: known.into_iter().find(|state| state.name() == endpoint.state).unwrap_or(ContainerState::Unknown),
+        why: None,
+        since: Some(endpoint.since),
+    }
+}
+
+fn refused(refusal: Refusal) -> Fault {
+    Fault::new(if refusal.later { FaultKind::Away } else { FaultKind::Failed }, refusal.why)
 }
 
 /// A host of the store in the words of the status.

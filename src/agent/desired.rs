@@ -64,7 +64,7 @@ pub(super) fn node(config: &Config, tun_mtu: u16) -> NodeConfig {
         },
         workers: workers(config),
         tun_mtu,
-        local_prefixes: config.overlay.blocks.clone(),
+        local_prefixes: config.overlay.prefixes(),
         probe_interval: config.ipsec.dpd,
         peers: Vec::new(),
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::census::Census;
 use super::drivers::List;
 use crate::config::Config;
 use crate::docker::{self, Known, KnownNetwork, Link, RUNTIME, Report, Settings, Watcher};
@@ -23,11 +24,17 @@ impl Docker {
     }
 
     /// Starts to watch. What fails is a warning: the tunnel works without.
-    pub(super) fn watch(&self, config: &Config, state_dir: &Path) -> Result<Watcher, String> {
+    pub(super) fn watch(&self, config: &Config, state_dir: &Path, census: &Arc<Census>) -> Result<Watcher, String> {
         let failed = |error: std::io::Error| format!("containers of Docker get no addresses: {error}");
         let state_dir = std::path::absolute(state_dir).map_err(failed)?;
         let settings = Settings { socket: self.socket.clone(), state_dir: state_dir.clone(), tun: config.tun.name.clone() };
-        Watcher::start(settings, Box::new(move || known(&state_dir)), &self.report).map_err(failed)
+        let beyond = Box::new(Arc::clone(census));
+        Watcher::start(settings, Box::new(move || known(&state_dir)), beyond, &self.report).map_err(failed)
+    }
+
+    /// What is known of its containers.
+    pub(super) fn views(&self) -> Vec<docker::View> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).containers.clone()
     }
 }
 
@@ -72,7 +79,7 @@ pub(super) fn containers(host: &str, docker: Option<&Docker>) -> Containers {
     all
 }
 
-const fn state(state: docker::State) -> ContainerState {
+pub(super) const fn state(state: docker::State) -> ContainerState {
     match state {
         docker::State::Attached => ContainerState::Attached,
         docker::State::Waiting => ContainerState::Waiting,

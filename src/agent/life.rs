@@ -11,7 +11,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle as SignalsHandle, Signals};
 
 use super::answers::{Answers, Facts};
+use super::census::Census;
 use super::containers::{Containers, foreign_bridges};
+use super::delivery::Delivery;
 use super::docker::Docker;
 use super::plumbing::{self, Plumbing};
 use super::rotation::{self, HOST_KEY_OLD};
@@ -112,8 +114,10 @@ fn host_keys(state_dir: &Path) -> Result<Vec<SigningKey>, AgentError> {
 struct Agent {
     control: Server,
     engine: Handle<Node>,
+    delivery: Delivery,
     plumbing: Plumbing,
     facts: Arc<Mutex<Facts>>,
+    census: Arc<Census>,
     /// What is ours as container runtimes know it; none if something was in the way of telling them.
     told: Option<Overlay>,
 }
@@ -125,20 +129,10 @@ impl Agent {
         let tun_mtu = paths::tun_mtu(config);
         let mut node = Node::new(model::Instant::ORIGIN, desired::node(config, tun_mtu), Box::new(OsRng), Box::new(OsRng));
         let peers = desired::peers(config, &wish.host_keys);
-        node.reconfigure(model::Instant::ORIGIN, config.overlay.blocks.clone(), peers);
+        node.reconfigure(model::Instant::ORIGIN, config.overlay.prefixes(), peers);
         let engine = Engine::start(&desired::engine(config, tun_mtu), node)?;
-        // The guard's table is named after the device: only who has the one may replace the other, or take it away.
-        let plumbing = match Plumbing::new(config, tun_mtu, foreign_bridges(&options.state_dir)) {
-            Ok((plumbing, unguarded)) => {
-                warnings.extend(unguarded);
-                plumbing
-            }
-            Err(error) => {
-                // Its own failures would only hide this one.
-                let _ = engine.stop(STOP_PATIENCE);
-                return Err(error);
-            }
-        };
+        let bridges = foreign_bridges(&options.state_dir);
+        let (engine, plumbing) = plumb(engine, config, tun_mtu, bridges, warnings)?;
         let tun = Tun {
             name: engine.tun_name().to_owned(),
             mtu: tun_mtu,
@@ -148,8 +142,13 @@ impl Agent {
             txqueuelen_wanted: Some(plumbing::TX_QUEUE),
             txqueuelen: plumbing.tx_queue(),
         };
+        let docker = Docker::of(config);
+        let census = Arc::new(Census::new(&options.state_dir, wish.asker(), docker.clone()));
+        // What other hosts have out of a block is theirs before anybody here can get it.
+        let (claims, live) = wish.claims();
+        let loan_warnings = census.lend(claims, *live).unwrap_or_default();
         // Who finds an answer at the control socket finds the networks, too.
-        let driver_warnings = drivers::apply(config, options);
+        let driver_warnings = apply_drivers(config, options, &census);
         let told = Some(config.overlay.clone()).filter(|_| driver_warnings.is_empty());
         engine.test_device();
         let buffers = engine.buffers();
@@ -163,7 +162,8 @@ impl Agent {
             train: engine.train(),
             fallbacks: engine.fallbacks(),
             table: plumbing.table().to_owned(),
-            docker: Docker::of(config),
+            docker,
+            loan_warnings,
             warnings: std::mem::take(warnings),
             driver_warnings,
             store: None,
@@ -174,6 +174,7 @@ impl Agent {
         let counters = Arc::new(Counters::default());
         let answers = Answers {
             caller: engine.caller(),
+            census: Arc::clone(&census),
             facts: Arc::clone(&facts),
             started,
             state_dir: options.state_dir.clone(),
@@ -187,7 +188,7 @@ impl Agent {
                 return Err(error.into());
             }
         };
-        Ok(Self { control, engine, plumbing, facts, told })
+        Ok(Self { control, engine, delivery: Delivery::default(), plumbing, facts, census, told })
     }
 
     /// Waits for signals and for threads that end, and looks around meanwhile.
@@ -266,8 +267,8 @@ impl Agent {
     fn apply(&mut self, wish: &Wish) -> Result<Vec<String>, AgentError> {
         // The node before the routes: a packet that is routed to us early would be a drop.
         let peers = desired::peers(&wish.config, &wish.host_keys);
-        let blocks = wish.config.overlay.blocks.clone();
-        self.engine.ask(move |node, now| node.reconfigure(now, blocks, peers))?;
+        let prefixes = wish.config.overlay.prefixes();
+        self.engine.ask(move |node, now| node.reconfigure(now, prefixes, peers))?;
         let complaints = self.plumbing.change(&wish.config);
         for complaint in &complaints {
             tracing::warn!("{complaint}");
@@ -276,24 +277,31 @@ impl Agent {
         Ok(complaints)
     }
 
-    /// Takes over what the store says anew.
+    /// Takes over what the store says anew, and tells it what is used here.
     fn look_at_store(&mut self, wish: &mut Wish, options: &Options) {
-        if !wish.look() {
-            return;
+        let is_open = wish.look();
+        let (claims, live) = wish.claims();
+        if let Some(warnings) = self.census.lend(claims, *live) {
+            warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            self.facts.lock().unwrap_or_else(PoisonError::into_inner).loan_warnings = warnings;
         }
-        match self.apply(wish) {
-            Ok(complaints) => {
-                wish.done();
-                self.facts.lock().unwrap_or_else(PoisonError::into_inner).store_warnings.extend(complaints);
-                // Other hosts mean nothing to runtimes.
-                if self.told.as_ref() != Some(&wish.config.overlay) {
-                    self.apply_drivers(&wish.config, options);
+        if is_open {
+            match self.apply(wish) {
+                Ok(complaints) => {
+                    wish.done();
+                    self.facts.lock().unwrap_or_else(PoisonError::into_inner).store_warnings.extend(complaints);
+                    // Other hosts mean nothing to runtimes.
+                    if self.told.as_ref() != Some(&wish.config.overlay) {
+                        self.apply_drivers(&wish.config, options);
+                    }
+                    tracing::info!("the store has news: {}", counted(wish.config.peers.len(), "peer"));
                 }
-                tracing::info!("the store has news: {}", counted(wish.config.peers.len(), "peer"));
+                // It stays to be done, and is tried again at the next look.
+                Err(error) => tracing::warn!("what the store says is not in effect yet: {error}"),
             }
-            // It stays to be done, and is tried again at the next look.
-            Err(error) => tracing::warn!("what the store says is not in effect yet: {error}"),
         }
+        self.delivery.look(&wish.config);
+        self.census.look();
     }
 
     /// Looks after the containers that run. What the kernel refuses is tried again when something has changed.
@@ -306,7 +314,7 @@ impl Agent {
 
     /// Lets container runtimes and CNI plugins know what is ours.
     fn apply_drivers(&mut self, config: &Config, options: &Options) {
-        let warnings = drivers::apply(config, options);
+        let warnings = apply_drivers(config, options, &self.census);
         self.told = Some(config.overlay.clone()).filter(|_| warnings.is_empty());
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).driver_warnings = warnings;
     }
@@ -314,7 +322,7 @@ impl Agent {
     /// Gives containers of Docker their addresses from now on, if that is wanted.
     fn watch_docker(&self, config: &Config, options: &Options) -> Option<Watcher> {
         let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
-        match facts.docker.as_ref()?.watch(config, &options.state_dir) {
+        match facts.docker.as_ref()?.watch(config, &options.state_dir, &self.census) {
             Ok(watcher) => Some(watcher),
             Err(warning) => {
                 tracing::warn!("{warning}");
@@ -326,7 +334,7 @@ impl Agent {
 
     /// Tells the peers, ends the threads, and takes everything back.
     fn stop(self) -> Result<(), AgentError> {
-        let Self { control, engine, plumbing, .. } = self;
+        let Self { control, engine, plumbing, delivery, .. } = self;
         drop(control);
         // Without a control thread there is nobody who could tell them.
         let told = engine.ask(|node, now| node.close_all(now));
@@ -334,12 +342,44 @@ impl Agent {
             tracing::warn!("the peers were not told: {error}");
         }
         let stopped = engine.stop(STOP_PATIENCE);
+        drop(delivery);
         drop(plumbing);
         stopped.map_err(|failed| {
             let text = |ended: crate::engine::Ended| format!("{}: {}", ended.thread, ended.failure.unwrap_or_default());
             AgentError::Failed(failed.into_iter().map(text).collect::<Vec<_>>().join("; "))
         })
     }
+}
+
+/// Sets up the kernel's side for an engine, which is stopped if that fails.
+fn plumb(
+    engine: Handle<Node>,
+    config: &Config,
+    tun_mtu: u16,
+    bridges: Vec<String>,
+    warnings: &mut Vec<String>,
+) -> Result<(Handle<Node>, Plumbing), AgentError> {
+    // The guard's table is named after the device: only who has the one may replace the other, or take it away.
+    match Plumbing::new(config, tun_mtu, bridges) {
+        Ok((plumbing, unguarded)) => {
+            warnings.extend(unguarded);
+            Ok((engine, plumbing))
+        }
+        Err(error) => {
+            // Its own failures would only hide this one.
+            let _ = engine.stop(STOP_PATIENCE);
+            Err(error)
+        }
+    }
+}
+
+/// Lets container runtimes and CNI plugins know what is ours, and what a store has besides.
+fn apply_drivers(config: &Config, options: &Options, census: &Census) -> Vec<String> {
+    let mut warnings = drivers::apply(config, options);
+    if let Err(error) = census.tell_plugins(&config.overlay.beyond) {
+        warnings.push(format!("CNI plugins do not know what the store has: {error}"));
+    }
+    warnings
 }
 
 /// Tells the service manager, if there is one.

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, never};
 use super::AgentError;
 use crate::config;
 use crate::observe;
-use crate::store::etcd::{Asker, Credentials, Etcd, Profile};
+use crate::store::etcd::{Asker, Claimed, Credentials, Etcd, Profile};
 use crate::store::{FileStore, Look, Members};
 
 /// What is known of the other hosts.
@@ -24,6 +24,8 @@ pub(super) struct Membership {
     warnings: Vec<String>,
     /// How far it is, in etcd.
     revision: Option<u64>,
+    /// What other hosts have or want of our blocks, and whether the store was read since the start.
+    claims: (Arc<Vec<Claimed>>, bool),
 }
 
 enum Source {
@@ -52,7 +54,15 @@ impl Membership {
             }
             None => Source::None,
         };
-        Ok(Self { source, members: None, changed: None, trouble: None, warnings: Vec::new(), revision: None })
+        Ok(Self {
+            source,
+            members: None,
+            changed: None,
+            trouble: None,
+            warnings: Vec::new(),
+            revision: None,
+            claims: (Arc::default(), false),
+        })
     }
 
     /// Of this host the store is to know this profile from now on.
@@ -86,6 +96,7 @@ impl Membership {
                 self.revision = u64::try_from(now.revision).ok();
                 (self.members, self.changed) = (now.members, now.changed);
                 (self.trouble, self.warnings) = (trouble, now.warnings);
+                self.claims = (now.claims, now.live);
                 return is_news;
             }
         };
@@ -127,12 +138,25 @@ impl Membership {
         &self.warnings
     }
 
+    /// What other hosts have or want of our blocks, and whether the store was read since the start.
+    pub(super) const fn claims(&self) -> &(Arc<Vec<Claimed>>, bool) {
+        &self.claims
+    }
+
+    /// Who speaks to the store, if it is one that can be changed.
+    pub(super) fn asker(&self) -> Option<Asker> {
+        match &self.source {
+            Source::None | Source::File(_) => None,
+            Source::Etcd(etcd) => Some(etcd.asker()),
+        }
+    }
+
     /// What the status says of it, as it was a moment ago.
     pub(super) fn view(&self, mesh: config::Mesh) -> Option<View> {
-        let (kind, place, asker) = match &self.source {
+        let (kind, place) = match &self.source {
             Source::None => return None,
-            Source::File(file) => ("file", file.path().display().to_string(), None),
-            Source::Etcd(etcd) => ("etcd", etcd.place(), Some(etcd.asker())),
+            Source::File(file) => ("file", file.path().display().to_string()),
+            Source::Etcd(etcd) => ("etcd", etcd.place()),
         };
         Some(View {
             kind,
@@ -145,7 +169,7 @@ impl Membership {
             changed: self.changed,
             trouble: self.trouble.clone(),
             revision: self.revision,
-            asker,
+            asker: self.asker(),
         })
     }
 }

@@ -53,6 +53,7 @@ pub(super) fn join(base: &Config, members: &Members, own: &Own, here: &Here) -> 
         return (config, warnings);
     };
     own_part(&mut config, member, &mut warnings);
+    config.overlay.beyond.clone_from(&members.subnets);
     let mut joining = Joining::new(&config, members, here);
     for (label, other) in members.labels().into_iter().zip(&members.hosts) {
         if other.id == member.id {
@@ -63,7 +64,8 @@ pub(super) fn join(base: &Config, members: &Members, own: &Own, here: &Here) -> 
             continue;
         }
         let addresses = joining.addresses(&label, other, base.host.listen.natt_port, &mut warnings);
-        let blocks = joining.blocks(&label, other, &mut warnings);
+        let mut blocks = joining.blocks(&label, other, &mut warnings);
+        blocks.extend(joining.singles(&label, other, &mut warnings));
         let auth = match &members.group_key {
             Some(secret) => PeerAuth::Psk(secret.clone()),
             None => PeerAuth::PublicKeys(other.keys.clone()),
@@ -109,12 +111,17 @@ fn own_part(config: &mut Config, member: &Member, warnings: &mut Vec<String>) {
     if overlay.addresses.is_empty() {
         overlay.addresses = default_addresses(&overlay.blocks);
     }
+    // One that is in a block of ours by now is local anyway.
+    let is_single = |address: &&IpAddr| !overlay.blocks.iter().any(|block| block.contains(*address));
+    overlay.singles = member.singles.iter().filter(is_single).copied().collect();
 }
 
 /// What the peers so far have.
 struct Joining<'h> {
     names: HashSet<String>,
     here: &'h Here,
+    /// Addresses of this host, which nobody else has.
+    own: Vec<IpAddr>,
     /// Disjoint, by first address, with whose they are.
     taken: BTreeMap<IpAddr, (IpNet, String)>,
     /// Addresses of the underlay, sorted, with whose they are.
@@ -130,7 +137,8 @@ impl<'h> Joining<'h> {
         let mut outer: Vec<(IpAddr, String)> =
             by_hand.chain(listed).map(|(address, whose)| (address, whose.clone())).collect();
         outer.sort();
-        let mut joining = Self { names: names.chain(ids).collect(), here, taken: BTreeMap::new(), outer };
+        let own = config.overlay.addresses.iter().chain(&config.overlay.singles).copied().collect();
+        let mut joining = Self { names: names.chain(ids).collect(), here, own, taken: BTreeMap::new(), outer };
         let own = config.overlay.blocks.iter().map(|block| (*block, "this host's own".to_owned()));
         let theirs = |peer: &Peer| {
             let whose = format!("{}'s", peer.name.value);
@@ -170,6 +178,20 @@ impl<'h> Joining<'h> {
         blocks
     }
 
+    /// Its single addresses: they lie in others' blocks, ours among them, and the longest prefix wins.
+    fn singles(&self, label: &str, host: &Member, warnings: &mut Vec<String>) -> Vec<IpNet> {
+        let is_fine = |address: &&IpAddr| {
+            let is_outer = self.outer.iter().any(|(outer, _)| outer == *address) || self.here.addresses.contains(address);
+            let is_fine = !is_outer && !self.own.contains(address);
+            if !is_fine {
+                let whose = if is_outer { "an address of the underlay" } else { "this host's own" };
+                warnings.push(format!("{label}'s address {address} is not used: it is {whose}"));
+            }
+            is_fine
+        };
+        host.singles.iter().filter(is_fine).copied().map(IpNet::from).collect()
+    }
+
     fn objection(&self, block: IpNet) -> Option<String> {
         let before = self.taken.range(..=block.network()).next_back();
         let after = self.taken.range(block.network()..).next();
@@ -205,6 +227,7 @@ mod tests {
             keys: vec![key(seed)],
             addresses: vec![PeerRemote::Standard(address.parse().unwrap())],
             blocks: vec![block.parse().unwrap()],
+            singles: Vec::new(),
             seen: true,
         }
     }
@@ -247,6 +270,32 @@ mod tests {
         assert!(config.peers.iter().all(|peer| peer.on_demand && peer.from_store));
         assert_eq!(config.peers[0].local_id.to_string(), "alpha-id");
         assert_eq!(config.peers[0].remote_id.to_string(), "beta-id");
+    }
+
+    #[test]
+    fn single_addresses_lead_to_who_has_them() {
+        let mut members = three();
+        members.subnets = vec!["10.42.0.0/16".parse().unwrap()];
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        members.hosts[0].singles = vec![address("10.42.2.9"), address("10.42.1.9")];
+        members.hosts[1].singles =
+            vec![address("10.42.1.7"), address("10.42.77.7"), address("192.0.2.3"), address("10.42.1.1")];
+        let (config, warnings) = joined(&base(""), &members, &Here::default());
+        assert_eq!(config.overlay.singles, [address("10.42.2.9")], "the other one is in our block");
+        assert_eq!(config.overlay.prefixes(), ["10.42.1.0/24", "10.42.2.9/32"].map(|net| net.parse::<IpNet>().unwrap()));
+        assert_eq!(config.overlay.beyond, members.subnets);
+        assert_eq!(
+            peers(&config)[0],
+            "beta at [192.0.2.2] has [10.42.2.0/24 10.42.1.7/32 10.42.77.7/32]",
+            "also out of our block and of nobody's"
+        );
+        assert_eq!(
+            warnings,
+            [
+                "beta's address 192.0.2.3 is not used: it is an address of the underlay",
+                "beta's address 10.42.1.1 is not used: it is this host's own"
+            ]
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::preflight;
 use crate::config::Config;
 use crate::observe::Tun;
 use crate::sys::netlink::{Netlink, NetlinkError, RouteSpec, absent_is_fine};
-use crate::sys::nft::{self, Guard, GuardCounters};
+use crate::sys::nft::{self, CONTAINERS_GROUP, Guard, GuardCounters};
 use crate::sys::udp::Buffers;
 
 /// Packets that may wait for a queue of the device: a worker that was away for a scheduler's slice finds them, instead of losses.
@@ -75,7 +75,7 @@ impl Plumbing {
             table: &self.table,
             tun: &self.tun,
             allowed: &around.trusted,
-            local: &config.overlay.blocks,
+            local: &config.overlay.prefixes(),
             inside: &around.inside,
             remote: &remote,
             outer: &around.outer,
@@ -101,7 +101,7 @@ impl Plumbing {
         }
         netlink.set_up(&self.tun)?;
         for route in wanted_routes(config) {
-            netlink.add_route(self.route(route))?;
+            add_route(&mut netlink, self.route(route))?;
             self.routes.insert(route);
         }
         Ok(())
@@ -148,7 +148,7 @@ impl Plumbing {
             }
         }
         for &route in routes.difference(&self.routes.clone()) {
-            if done(netlink.add_route(self.route(route))) {
+            if done(add_route(&mut netlink, self.route(route))) {
                 self.routes.insert(route);
             }
         }
@@ -202,6 +202,21 @@ fn wanted_routes(config: &Config) -> impl Iterator<Item = (IpNet, Option<IpAddr>
     let source =
         |block: IpNet| config.overlay.addresses.iter().copied().find(|address| address.is_ipv4() == block.addr().is_ipv4());
     config.peers.iter().flat_map(|peer| peer.remote_blocks.iter()).map(move |&block| (block, source(block)))
+}
+
+/// Adds a route. To a single address that was here before it may lead to the containers' bridge still.
+fn add_route(netlink: &mut Netlink, route: RouteSpec<'_>) -> Result<(), NetlinkError> {
+    match netlink.add_route(route) {
+        Err(error) if error.is_present() && is_by_bridges(netlink, route.destination)? => netlink.replace_route(route),
+        other => other,
+    }
+}
+
+fn is_by_bridges(netlink: &mut Netlink, destination: IpNet) -> Result<bool, NetlinkError> {
+    let links = netlink.links()?;
+    let is_bridge = |index| links.iter().any(|link| Some(link.index) == index && link.group == CONTAINERS_GROUP);
+    let is_single = destination.prefix_len() == destination.max_prefix_len();
+    Ok(is_single && netlink.routes_to(destination)?.iter().all(|route| is_bridge(route.link_index)))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What is wanted: the configuration as it is written, and as it is with the store's hosts joined in.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
@@ -10,7 +11,7 @@ use super::{AgentError, files, preflight};
 use crate::config::{Config, Report};
 use crate::crypto::SigningKey;
 use crate::store::Own;
-use crate::store::etcd::Profile;
+use crate::store::etcd::{Asker, Claimed, Profile};
 
 /// See the module.
 pub(super) struct Wish {
@@ -68,6 +69,16 @@ impl Wish {
             self.open = true;
         }
         self.open
+    }
+
+    /// Who speaks to the store, if it is one that can be changed.
+    pub(super) fn asker(&self) -> Option<Asker> {
+        self.membership.asker()
+    }
+
+    /// What other hosts have or want of our blocks, and whether the store was read since the start.
+    pub(super) const fn claims(&self) -> &(Arc<Vec<Claimed>>, bool) {
+        self.membership.claims()
     }
 
     /// Has a message when the store has something new.

@@ -18,6 +18,7 @@
 //! The rules are always the same; what they are about stands in sets, which are changed in the same transactions. The tables
 //! belong to nobody's process, so they outlive the agent.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -226,6 +227,26 @@ pub(super) fn admit(port: &str, mac: HardwareAddress, addresses: &[IpAddr]) -> R
         bridge.add(set.name, &start.clone().octets(&address_octets(address)));
     }
     bridge.commit()
+}
+
+/// By which link-layer address each container speaks.
+///
+/// # Errors
+/// [`GuardError`].
+pub fn admitted() -> Result<BTreeMap<IpAddr, HardwareAddress>, GuardError> {
+    let mut admitted = BTreeMap::new();
+    for set in &LEASES {
+        for key in keys(Family::Bridge, TABLE, set.name)? {
+            // Behind the port's name; what follows begins at a multiple of four octets.
+            let mac = key.get(16..22).and_then(|octets| HardwareAddress::try_from(octets).ok());
+            let address = key.get(24..).and_then(|octets| {
+                let ipv4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
+                ipv4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from)).ok()
+            });
+            admitted.extend(address.zip(mac));
+        }
+    }
+    Ok(admitted)
 }
 
 /// Lets others reach these ports of whoever has the addresses.

@@ -33,11 +33,13 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-pub use fence::{Counters, counters};
+pub use fence::{Counters, admitted, counters};
 pub use host::{Bridge, Prepared, bridges, forget, prepare};
 pub use mtu::{follow_mtu, set_mtu};
 pub use name::{mac_of, port_of};
-pub use wire::{Port, attach, attach_beside, attachments, check, collect, detach, detach_beside, has_interface, sweep};
+pub use wire::{
+    Port, announce_gone, attach, attach_beside, attachments, check, collect, detach, detach_beside, has_interface, sweep,
+};
 
 use crate::ipam::Owner;
 use crate::sys::faults;

@@ -202,6 +202,12 @@ fn wait_for_carrier(netlink: &mut Netlink, name: &str) -> Result<Link, NetlinkEr
     }
 }
 
+/// Tells everybody on a bridge that an address is reached by the bridge itself from now on: it has moved to another host, and neighbours know
+/// where it was.
+pub fn announce_gone(bridge: &Link, address: IpAddr) {
+    announce::by_socket(bridge.index, hardware_address(bridge), &[address.into()]);
+}
+
 /// Takes a container off, as far as it is there: its interface, its port, and what the fence knows of it. Works with the container,
 /// its namespace and the agent gone. Returns whether there was a port.
 ///

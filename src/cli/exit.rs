@@ -45,7 +45,7 @@ impl From<&ClientError> for Exit {
             ClientError::Fault(fault) => match fault.kind {
                 FaultKind::NotFound => Self::NotFound,
                 FaultKind::NotPermitted => Self::NotPermitted,
-                FaultKind::Timeout => Self::Timeout,
+                FaultKind::Timeout | FaultKind::Away => Self::Timeout,
                 FaultKind::BadRequest | FaultKind::Busy | FaultKind::Failed => Self::Failed,
             },
             ClientError::Protocol(_) | ClientError::Io(..) => Self::Failed,

@@ -69,7 +69,7 @@ fn as_text(book: &Book, shown: &[(&str, &Network)]) -> String {
         rows.push([
             lease.network.clone(),
             address.to_string(),
-            lease.owner.container.clone(),
+            if lease.owner.is_host() { format!("host {}", lease.owner.container) } else { lease.owner.container.clone() },
             lease.owner.interface.clone(),
             format!("{} ago", duration_in_words(now.saturating_sub(lease.since))),
             lease.sandbox.netns.clone(),
@@ -158,10 +158,14 @@ impl From<&IpamError> for Exit {
                 _ => Self::Failed,
             },
             IpamError::Locked(_) => Self::Timeout,
+            IpamError::Unclaimed { refusal, .. } | IpamError::NoMore { refusal, .. } if refusal.later => Self::Timeout,
             IpamError::NoBlocks { .. } => Self::NotFound,
             IpamError::Full { .. }
             | IpamError::Taken { .. }
             | IpamError::NotOurs { .. }
+            | IpamError::Beyond { .. }
+            | IpamError::Unclaimed { .. }
+            | IpamError::NoMore { .. }
             | IpamError::Already { .. }
             | IpamError::Damaged(..)
             | IpamError::Newer(_) => Self::Failed,

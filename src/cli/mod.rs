@@ -82,6 +82,7 @@ enum Command {
     Status,
     /// Show the containers of this host: their addresses, networks and states.
     ///
+    /// With a store in etcd, those of the other hosts as well, with where they are.
     /// States: attached, waiting (it does not run, its address stays its own), failed and disconnected (and why). Without a running
     /// agent, what the journal of addresses says is shown. Exits with 3 if a container is failed or disconnected.
     #[command(

@@ -1,4 +1,4 @@
-//! `underpass ps`: the containers of this host. The agent knows how they are; the journal knows their addresses also without it.
+//! `underpass ps`: the containers of this host, and of those that a store knows. The agent knows how they are; the journal knows their addresses also without it.
 
 use super::output::{complain, print, print_json};
 use super::{Exit, Places};
@@ -39,9 +39,11 @@ fn ask(places: &Places) -> Result<Containers, ClientError> {
 
 /// Adds who has an address and was not named by the agent, and since when everybody has his.
 fn add_leases(shown: &mut Containers, book: &Book, namespaces: &Namespaces) {
-    for lease in book.leases() {
+    for lease in book.leases().filter(|lease| !lease.owner.is_host()) {
         let known = shown.containers.iter_mut().find(|container| {
-            container.id == lease.owner.container && container.addresses.iter().any(|it| lease.addresses.contains(it))
+            container.host == shown.host
+                && container.id == lease.owner.container
+                && container.addresses.iter().any(|it| lease.addresses.contains(it))
         });
         match known {
             Some(container) => container.since = Some(lease.since),

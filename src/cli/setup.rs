@@ -3,6 +3,7 @@
 //! Networks themselves are the agent's work. What is written here is written again without harm, and only over what this command
 //! wrote before.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use super::{CONFIG_FILE, Exit, Places};
 use crate::agent::drivers::{link_plugins, missing_links};
 use crate::agent::files;
 use crate::config::{Config, Report};
-use crate::network::{Driver, Subnet};
+use crate::network::{CniFile, Driver, Subnet};
 use crate::sys::file::replace;
 
 /// The first line of every file of ours.
@@ -198,16 +199,9 @@ impl Setup<'_> {
 
     /// Links to other plugins that networks need, where containerd looks.
     fn foreign_plugins(&mut self, bin_dir: &Path, folder: &Path) -> Outcome {
-        let mut names: Vec<String> = Vec::new();
-        for file in self.drivers.iter().flat_map(|driver| &driver.cni_config) {
-            let both = [Some(&file.netconf), file.netconf.get("ipam")];
-            let kinds = both.into_iter().flatten().filter_map(|it| it.get("type").and_then(Value::as_str));
-            names.extend(kinds.map(str::to_owned));
-        }
-        names.sort();
-        names.dedup();
-        for name in names {
-            let (link, target) = (folder.join(&name), bin_dir.join(&name));
+        let files = self.drivers.iter().flat_map(|driver| &driver.cni_config);
+        for name in files.flat_map(CniFile::plugins).collect::<BTreeSet<_>>() {
+            let (link, target) = (folder.join(name), bin_dir.join(name));
             if link.symlink_metadata().is_ok() || !target.exists() {
                 continue;
             }

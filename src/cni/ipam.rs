@@ -7,14 +7,17 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use super::request::{Command, Request};
 use super::result::{self, Address, Fault, Route, Success};
-use crate::config::STATE_DIR;
-use crate::ipam::{self, Ipam, IpamError, JOURNAL, Lease, MANAGED, Owner, Sandbox, Source, Wish};
+use crate::config::{RUN_DIR, STATE_DIR};
+use crate::control::{self, Client, ClientError, FaultKind};
+use crate::ipam::{self, Beyond, Ipam, IpamError, JOURNAL, Lease, MANAGED, Owner, Refusal, Sandbox, Source, Wish};
 use crate::network::first_address;
 use crate::sys::clock::wall_clock;
 
@@ -30,6 +33,7 @@ const OWN_KEYS: [&str; 5] = ["stateDir", "network", "blocks", "tun", "runDir"];
 /// What the configuration says to us.
 #[derive(Debug)]
 struct Conf {
+    run_dir: PathBuf,
     state_dir: PathBuf,
     network: String,
     blocks: Vec<IpNet>,
@@ -69,7 +73,8 @@ fn give(request: &Request, conf: &Conf) -> Result<Success, Fault> {
         wish,
         never: conf.gateways(&blocks),
     };
-    let lease = ipam.lease_or_reclaim(asked, wall_clock())?;
+    let agent = Agent { run_dir: &conf.run_dir };
+    let lease = ipam::obtain(ipam, &conf.state_dir, &asked, &agent, wall_clock())?;
     Ok(conf.success(request, &lease, &blocks))
 }
 
@@ -150,6 +155,49 @@ fn status(conf: &Conf) -> Result<(), Fault> {
     Ok(())
 }
 
+/// The agent of this host: it alone speaks to the store.
+struct Agent<'c> {
+    run_dir: &'c Path,
+}
+
+/// How long the agent may take: it may have to ask another host's agent, by the store.
+const AGENT_PATIENCE: Duration = Duration::from_secs(8);
+
+/// When it has too many connections it is asked again after this.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
+impl Agent<'_> {
+    fn ask(&self, request: &control::Request) -> Result<(), Refusal> {
+        let refusal = |error: ClientError| match error {
+            ClientError::Fault(control::Fault { kind, message }) => {
+                Refusal { why: message, later: matches!(kind, FaultKind::Timeout | FaultKind::Busy | FaultKind::Away) }
+            }
+            error => Refusal { why: error.to_string(), later: true },
+        };
+        let client = Client::new(self.run_dir).with_timeout(AGENT_PATIENCE);
+        let until = Instant::now() + AGENT_PATIENCE;
+        loop {
+            match client.ask_raw(request) {
+                // Many containers may come at once.
+                Err(ClientError::Fault(fault)) if fault.kind == FaultKind::Busy && Instant::now() < until => {
+                    thread::sleep(BUSY_PAUSE);
+                }
+                other => return other.map(drop).map_err(refusal),
+            }
+        }
+    }
+}
+
+impl Beyond for Agent<'_> {
+    fn claim(&self, network: &str, address: IpAddr) -> Result<(), Refusal> {
+        self.ask(&control::Request::AddressClaim { network: network.to_owned(), address })
+    }
+
+    fn next_block(&self, network: &str) -> Result<(), Refusal> {
+        self.ask(&control::Request::BlockClaim { network: network.to_owned() })
+    }
+}
+
 /// Whose this call is.
 pub(super) fn owner(request: &Request) -> Owner {
     Owner {
@@ -176,6 +224,7 @@ impl Conf {
         if !Path::new(state_dir).is_absolute() {
             return Err(Fault::configuration("the state directory: expected an absolute path"));
         }
+        let run_dir = text(own, "underpass", "runDir")?.or(request.run_dir.as_deref()).unwrap_or(RUN_DIR);
         let prefix_len = match text(ours, "ipam", "subnetPrefixSize")?.filter(|text| !text.is_empty()) {
             None => PREFIX_LEN,
             Some(text) => text
@@ -185,6 +234,7 @@ impl Conf {
                 .ok_or_else(|| Fault::configuration(format!("ipam.subnetPrefixSize: expected /1 to /32, got {text:?}")))?,
         };
         Ok(Self {
+            run_dir: PathBuf::from(run_dir),
             state_dir: PathBuf::from(state_dir),
             network: text(own, "underpass", "network")?.unwrap_or(MANAGED).to_owned(),
             blocks: blocks(own)?,
@@ -281,8 +331,16 @@ impl From<IpamError> for Fault {
             IpamError::NoBlocks { .. } => Self::configuration(format!("{message}; has an agent run here?")),
             // An address at rest will be free in a minute.
             IpamError::Full { counts, .. } if counts.resting > 0 => Self::new(result::TRY_LATER, message),
-            IpamError::Full { .. } => Self::new(result::EXHAUSTED, message),
-            IpamError::Taken { .. } | IpamError::NotOurs { .. } => Self::new(result::NOT_TO_BE_HAD, message),
+            IpamError::NoMore { refusal, .. } | IpamError::Unclaimed { refusal, .. } if refusal.later => {
+                Self::new(result::TRY_LATER, message)
+            }
+            IpamError::NoMore { full, .. } if matches!(*full, IpamError::Full { counts, .. } if counts.resting > 0) => {
+                Self::new(result::TRY_LATER, message)
+            }
+            IpamError::Full { .. } | IpamError::NoMore { .. } => Self::new(result::EXHAUSTED, message),
+            IpamError::Taken { .. } | IpamError::NotOurs { .. } | IpamError::Beyond { .. } | IpamError::Unclaimed { .. } => {
+                Self::new(result::NOT_TO_BE_HAD, message)
+            }
             IpamError::Already { .. } => Self::new(result::LEASE, message),
             IpamError::Locked(_) => Self::new(result::TRY_LATER, message),
             IpamError::Damaged(..) | IpamError::Newer(_) => Self::new(result::DAMAGED, message),

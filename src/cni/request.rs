@@ -94,6 +94,8 @@ pub(super) struct Request {
     pub path: String,
     /// `UNDERPASS_STATE_DIR`, for callers that pass an environment.
     pub state_dir: Option<String>,
+    /// `UNDERPASS_RUN_DIR`, likewise.
+    pub run_dir: Option<String>,
     pub netconf: Map<String, Value>,
 }
 
@@ -143,8 +145,24 @@ impl Request {
         let args = pairs(&value("CNI_ARGS"))?;
         let (wanted, mac) = (wanted(&netconf, &args)?, mac(&netconf, &args)?);
         let path = value("CNI_PATH");
-        let state_dir = variable("UNDERPASS_STATE_DIR").filter(|path| !path.is_empty());
-        Ok(Self { command, version, container, netns, interface, network, wanted, mac, args, path, state_dir, netconf })
+        let folder = |name: &str| variable(name).filter(|path| !path.is_empty());
+        let (state_dir, run_dir) = (folder("UNDERPASS_STATE_DIR"), folder("UNDERPASS_RUN_DIR"));
+        let asked = Self {
+            command,
+            version,
+            container,
+            netns,
+            interface,
+            network,
+            wanted,
+            mac,
+            args,
+            path,
+            state_dir,
+            run_dir,
+            netconf,
+        };
+        Ok(asked)
     }
 }
 

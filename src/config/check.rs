@@ -393,7 +393,7 @@ fn build(draft: Draft) -> Option<Config> {
             backend: draft.backend,
             offload: draft.offload,
         },
-        overlay: Overlay { addresses, blocks },
+        overlay: Overlay { addresses, blocks, singles: Vec::new(), beyond: Vec::new() },
         ipsec: draft.ipsec,
         peers,
         store: draft.store,

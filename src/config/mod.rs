@@ -38,6 +38,9 @@ use std::path::Path;
 /// Where the agent keeps what must survive, unless something else is said.
 pub const STATE_DIR: &str = "/var/lib/underpass";
 
+/// Folder of the control socket.
+pub const RUN_DIR: &str = "/run/underpass";
+
 /// Largest configuration file in octets: tens of thousands of peers fit, a mistaken file name does not fill the memory.
 pub const MAX_FILE: usize = 1024 * 1024;
 

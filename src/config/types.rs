@@ -218,6 +218,17 @@ pub struct Overlay {
     pub addresses: Vec<IpAddr>,
     /// `blocks`: the inner addresses that this host owns. Empty only where a store is to say them.
     pub blocks: Vec<IpNet>,
+    /// Single addresses of containers here that are in none of the blocks: a store says them.
+    pub singles: Vec<IpAddr>,
+    /// Subnets of which a store has further single addresses, on request.
+    pub beyond: Vec<IpNet>,
+}
+
+impl Overlay {
+    /// Everything that is delivered on this host.
+    pub fn prefixes(&self) -> Vec<IpNet> {
+        self.blocks.iter().copied().chain(self.singles.iter().copied().map(IpNet::from)).collect()
+    }
 }
 
 /// `ipsec`.

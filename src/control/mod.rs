@@ -10,5 +10,5 @@ mod protocol;
 mod server;
 
 pub use client::{Client, ClientError};
-pub use protocol::{Fault, FaultKind, HostRemoved, MAX_REQUEST, RekeyWhat, Rekeyed, Request, SOCKET_NAME, Version};
+pub use protocol::{Claimed, Fault, FaultKind, HostRemoved, MAX_REQUEST, RekeyWhat, Rekeyed, Request, SOCKET_NAME, Version};
 pub use server::{Counters, Handler, Server, ServerError, prepare_run_dir};

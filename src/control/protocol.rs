@@ -1,5 +1,7 @@
 //! Requests, responses and faults as values, and the two ways of a line of JSON.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -48,7 +50,22 @@ pub enum Request {
         /// Also if the store has heard of it lately.
         force: bool,
     },
-    /// The containers that the agent itself knows of: answered by [`Containers`](crate::observe::Containers).
+    /// Claim a single address in the store that is in none of this host's blocks, for a lease that stands in the journal: answered by
+    /// [`Claimed`].
+    #[serde(rename = "address-claim")]
+    AddressClaim {
+        /// The network, as the journal of addresses calls it.
+        network: String,
+        /// The address.
+        address: IpAddr,
+    },
+    /// Claim another block of a network in the store, as this host's are full: answered by [`Claimed`].
+    #[serde(rename = "block-claim")]
+    BlockClaim {
+        /// The network, as the journal of addresses calls it.
+        network: String,
+    },
+    /// The containers that the agent itself knows of, and those of other hosts in the store: answered by [`Containers`](crate::observe::Containers).
     Containers {},
     /// Which agent is this: answered by [`Version`].
     Version {},
@@ -101,6 +118,25 @@ impl HostRemoved {
     #[must_use]
     pub fn new(name: &str, id: &str, blocks: Vec<String>) -> Self {
         Self { schema: "underpass.host-removed/1".to_owned(), name: name.to_owned(), id: id.to_owned(), blocks }
+    }
+}
+
+/// The answer to [`Request::AddressClaim`] and [`Request::BlockClaim`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Claimed {
+    /// `underpass.claimed/1`.
+    pub schema: String,
+    /// Of which network.
+    pub network: String,
+    /// The address, or the blocks that this host has now.
+    pub prefixes: Vec<String>,
+}
+
+impl Claimed {
+    /// These are this host's.
+    #[must_use]
+    pub fn new(network: &str, prefixes: Vec<String>) -> Self {
+        Self { schema: "underpass.claimed/1".to_owned(), network: network.to_owned(), prefixes }
     }
 }
 
@@ -161,6 +197,8 @@ pub enum FaultKind {
     Timeout,
     /// It cannot be done now.
     Failed,
+    /// What it takes is away: it may work later.
+    Away,
 }
 
 /// Either part of a response line; never both.
@@ -231,6 +269,11 @@ mod tests {
             ),
             (r#"{"command":"containers"}"#, Request::Containers {}),
             (r#"{"command":"version"}"#, Request::Version {}),
+            (
+                r#"{"command":"address-claim","network":"managed","address":"10.42.9.5"}"#,
+                Request::AddressClaim { network: "managed".into(), address: [10, 42, 9, 5].into() },
+            ),
+            (r#"{"command":"block-claim","network":"managed"}"#, Request::BlockClaim { network: "managed".into() }),
             (r#"{"command":"hosts"}"#, Request::Hosts { name: None }),
             (
                 r#"{"command":"host-remove","name":"beta","force":true}"#,

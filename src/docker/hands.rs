@@ -18,7 +18,7 @@ use super::plan::Plan;
 use super::table::{Hands, Plugged, Refusal, refusal};
 use super::{Known, KnownNetwork, RUNTIME, Settings, Source};
 use crate::attach::{self, AttachError};
-use crate::ipam::{Ipam, IpamError, Lease, Owner, Request, Sandbox, Wish};
+use crate::ipam::{self, Beyond, Ipam, IpamError, Lease, Owner, Request, Sandbox, Wish};
 use crate::network::Labels;
 use crate::network::choice::{self, AddressWish, Attachment, Choices, Place, choose};
 use crate::sys::clock::wall_clock;
@@ -35,13 +35,14 @@ const SECOND: &str = "managed0";
 pub(super) struct Overlay {
     settings: Settings,
     source: Source,
+    beyond: Box<dyn Beyond + Send>,
     /// The networks and the tunnel's MTU, when they were looked at last.
     seen: Option<(Known, Option<u32>)>,
 }
 
 impl Overlay {
-    pub(super) fn new(settings: Settings, source: Source) -> Self {
-        Self { settings, source, seen: None }
+    pub(super) fn new(settings: Settings, source: Source, beyond: Box<dyn Beyond + Send>) -> Self {
+        Self { settings, source, beyond, seen: None }
     }
 
     fn known(&mut self) -> Result<Known, Refusal> {
@@ -50,23 +51,26 @@ impl Overlay {
 
     /// What it has, from the journal or from now on.
     fn lease(&self, id: &str, pool: &str, plan: &Plan, wish: &AddressWish) -> Result<(Lease, Vec<IpNet>), Refusal> {
-        let mut ipam = Ipam::open(&self.settings.state_dir).map_err(trouble)?;
-        let blocks = ipam.book().network(pool).map(|network| network.blocks().to_vec()).unwrap_or_default();
-        if let Some(lease) = ipam.book().leases().find(|lease| lease.network == pool && is_of(lease, id)) {
-            return Ok((lease.clone(), blocks));
-        }
         let mut refused = None;
         for wish in wishes(wish) {
+            let ipam = Ipam::open(&self.settings.state_dir).map_err(trouble)?;
+            let blocks = ipam.book().network(pool).map(|network| network.blocks().to_vec()).unwrap_or_default();
+            if let Some(lease) = ipam.book().leases().find(|lease| lease.network == pool && is_of(lease, id)) {
+                return Ok((lease.clone(), blocks));
+            }
             let request = Request {
                 network: pool.to_owned(),
                 owner: owner(id, ALONE),
-                sandbox: nowhere(),
+                // The address is the container's while Docker has the container, whether it runs or not, also across a boot.
+                sandbox: Sandbox::nowhere(),
                 wish,
                 never: plan.gateways(),
             };
-            match ipam.lease_or_reclaim(request, wall_clock()) {
+            match ipam::obtain(ipam, &self.settings.state_dir, &request, &*self.beyond, wall_clock()) {
                 Ok(lease) => return Ok((lease, blocks)),
-                Err(error @ (IpamError::Taken { .. } | IpamError::NotOurs { .. })) => refused = Some(error),
+                Err(error @ (IpamError::Taken { .. } | IpamError::NotOurs { .. } | IpamError::Unclaimed { .. })) => {
+                    refused = Some(error);
+                }
                 Err(error) => return Err(trouble(error)),
             }
         }
@@ -252,11 +256,6 @@ fn owner(id: &str, interface: &str) -> Owner {
 
 fn is_of(lease: &Lease, id: &str) -> bool {
     lease.owner.cni_network == RUNTIME && lease.owner.container == id
-}
-
-/// No namespace: the address is the container's while Docker has the container, whether it runs or not, also across a boot.
-fn nowhere() -> Sandbox {
-    Sandbox { netns: String::new(), netns_id: None, boot: String::new(), seen_from: None }
 }
 
 /// One after the other until one can be met.

@@ -25,6 +25,7 @@ use std::thread::{self, JoinHandle};
 
 pub use table::{State, View};
 
+use crate::ipam::Beyond;
 use crate::network::Spec;
 use hands::Overlay;
 use http::Stop;
@@ -105,13 +106,18 @@ impl Default for Report {
 }
 
 impl Watcher {
-    /// Starts to watch the containers of one daemon. What is known of them stands in `report` from then on.
+    /// Starts to watch the containers of one daemon; `beyond` gets what this host's blocks do not have. What is known of them stands in `report` from then on.
     ///
     /// # Errors
     /// Without a thread.
-    pub fn start(settings: Settings, source: Source, report: &Arc<Mutex<Report>>) -> io::Result<Self> {
+    pub fn start(
+        settings: Settings,
+        source: Source,
+        beyond: Box<dyn Beyond + Send>,
+        report: &Arc<Mutex<Report>>,
+    ) -> io::Result<Self> {
         let socket = settings.socket.clone();
-        Self::spawn(&socket, Overlay::new(settings, source), report)
+        Self::spawn(&socket, Overlay::new(settings, source, beyond), report)
     }
 
     /// Starts the thread. What it knows stands in `report` from then on.

@@ -44,6 +44,8 @@ pub struct View {
     pub id: String,
     /// Its name.
     pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
     /// The network, once it is known.
     pub network: Option<String>,
     /// Its addresses, also while it does not run.
@@ -226,6 +228,7 @@ impl<H: Hands> Table<H> {
             view: View {
                 id: id.clone(),
                 name: String::new(),
+                labels: BTreeMap::new(),
                 network: None,
                 addresses: Vec::new(),
                 interface: None,
@@ -237,6 +240,7 @@ impl<H: Hands> Table<H> {
         };
         let entry = self.entries.entry(id.clone()).or_insert_with(new);
         container.name().clone_into(&mut entry.view.name);
+        entry.view.labels.clone_from(container.labels());
         if let Some(wish) = wish {
             entry.view.network = Some(wish.network.clone());
         }

@@ -130,7 +130,8 @@ pub(super) fn findings(book: &Book, namespaces: &Namespaces) -> Vec<Finding> {
                 continue;
             }
             for address in &lease.addresses {
-                if !network.blocks().iter().any(|block| block.contains(address)) {
+                let is_beyond = network.beyond().iter().any(|subnet| subnet.contains(address));
+                if !network.is_own(*address) && !is_beyond {
                     findings.push(Finding::Outside(lease.clone(), *address));
                 } else if network.reserved().contains(address) {
                     findings.push(Finding::Reserved(lease.clone(), *address));

@@ -25,6 +25,8 @@ pub struct Network {
     blocks: Vec<IpNet>,
     reserved: BTreeSet<IpAddr>,
     source: Source,
+    /// Where single addresses may be had from that are in none of the blocks.
+    beyond: Vec<IpNet>,
     leases: BTreeMap<Owner, Lease>,
     /// Who has each address.
     holders: BTreeMap<IpAddr, Owner>,
@@ -97,6 +99,7 @@ impl Network {
             blocks: Vec::new(),
             reserved: BTreeSet::new(),
             source: Source::Netconf,
+            beyond: Vec::new(),
             leases: BTreeMap::new(),
             holders: BTreeMap::new(),
             resting: BTreeMap::new(),
@@ -127,6 +130,18 @@ impl Network {
     #[must_use]
     pub const fn source(&self) -> Source {
         self.source
+    }
+
+    /// Subnets of which single addresses may be had beside the blocks, if the agent gets them from the store.
+    #[must_use]
+    pub fn beyond(&self) -> &[IpNet] {
+        &self.beyond
+    }
+
+    /// Whether an address is in one of this host's blocks.
+    #[must_use]
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        self.blocks.iter().any(|block| block.contains(&address))
     }
 
     /// Its leases, by owner.
@@ -239,12 +254,16 @@ impl Book {
                 network.reserved = reserved.into_iter().collect();
                 network.source = source;
             }
+            Record::Beyond { network: name, subnets } => self.entry(name).beyond = subnets,
             Record::Lease(lease) => {
                 let network = self.entry(lease.network.clone());
                 for address in &lease.addresses {
                     network.holders.insert(*address, lease.owner.clone());
                     network.resting.remove(address);
-                    network.last[usize::from(address.is_ipv6())] = Some(*address);
+                    // What was asked for by name elsewhere is no step of the round.
+                    if network.is_own(*address) {
+                        network.last[usize::from(address.is_ipv6())] = Some(*address);
+                    }
                 }
                 network.leases.insert(lease.owner.clone(), lease);
             }
@@ -279,6 +298,9 @@ impl Book {
                 reserved: network.reserved.iter().copied().collect(),
                 source: network.source,
             });
+            if !network.beyond.is_empty() {
+                records.push(Record::Beyond { network: name(), subnets: network.beyond.clone() });
+            }
             records.extend(network.leases.values().cloned().map(Record::Lease));
             let rests = network.resting.iter();
             records.extend(rests.map(|(&address, &since)| Record::Rests { network: name(), address, since }));
@@ -287,8 +309,8 @@ impl Book {
         records
     }
 
-    /// What somebody would get.
-    pub(super) fn choose(&self, request: Request, now: Seconds) -> Result<Lease, IpamError> {
+    /// What somebody would get. An address in none of the blocks is given only with `beyond`: whoever asks so claims it then.
+    pub(super) fn choose(&self, request: Request, beyond: bool, now: Seconds) -> Result<Lease, IpamError> {
         let Request { network: name, owner, sandbox, wish, never } = request;
         let has_blocks = |network: &&Network| !network.blocks.is_empty();
         let Some(network) = self.networks.get(&name).filter(has_blocks) else {
@@ -314,7 +336,7 @@ impl Book {
                 addresses.push(address);
             }
         } else {
-            addresses.iter().try_for_each(|address| network.may_have(&name, *address, &never))?;
+            addresses.iter().try_for_each(|address| network.may_have(&name, *address, beyond, &never))?;
             addresses.sort();
             addresses.dedup();
         }
@@ -325,14 +347,19 @@ impl Book {
 impl Network {
     /// Whether somebody may have this address on request. Rest does not matter: who asks for an address by name wants this one,
     /// most often the container that had it a moment ago.
-    fn may_have(&self, name: &str, address: IpAddr, never: &[IpAddr]) -> Result<(), IpamError> {
+    fn may_have(&self, name: &str, address: IpAddr, beyond: bool, never: &[IpAddr]) -> Result<(), IpamError> {
         let refuse = |why| Err(IpamError::NotOurs { network: name.to_owned(), address, why, blocks: self.blocks.clone() });
-        let Some(block) = self.blocks.iter().find(|block| block.contains(&address)) else {
+        let block = self.blocks.iter().find(|block| block.contains(&address));
+        let Some(range) = block.or_else(|| self.beyond.iter().find(|subnet| subnet.contains(&address))) else {
             return refuse("in no block of this host");
         };
-        let (first, last) = usable(*block);
+        let (first, last) = usable(*range);
         if !(first..=last).contains(&number(address)) {
-            return refuse("the first or last address of a block");
+            return refuse(if block.is_some() {
+                "the first or last address of a block"
+            } else {
+                "the network's first or last"
+            });
         }
         if never.contains(&address) {
             return refuse("the gateway");
@@ -347,8 +374,31 @@ impl Network {
                 holder: holder.clone(),
                 since: self.leases.get(holder).map_or(0, |lease| lease.since),
             }),
+            None if block.is_none() && !beyond => Err(IpamError::Beyond { network: name.to_owned(), address }),
             None => Ok(()),
         }
+    }
+}
+
+impl Book {
+    /// What another host would get: one address out of our blocks, or what is to be one of them.
+    pub(super) fn lend(&self, host: &str, address: IpAddr, now: Seconds) -> Result<Lease, IpamError> {
+        let networks = || self.networks.iter();
+        let found = networks()
+            .find(|(_, network)| network.is_own(address))
+            .or_else(|| networks().find(|(_, network)| network.beyond.iter().any(|subnet| subnet.contains(&address))));
+        let Some((name, network)) = found else {
+            let known = networks().map(|(name, _)| name.clone());
+            return Err(IpamError::NoBlocks { network: address.to_string(), known: known.collect() });
+        };
+        // Whoever has it, under whatever name.
+        if let Some(lease) = self.leases().find(|lease| lease.addresses.contains(&address)) {
+            let (network, holder, since) = (name.clone(), lease.owner.clone(), lease.since);
+            return Err(IpamError::Taken { network, address, holder, since });
+        }
+        network.may_have(name, address, true, &[])?;
+        let (network, owner) = (name.clone(), Owner::host(host, address));
+        Ok(Lease { network, addresses: vec![address], owner, sandbox: Sandbox::nowhere(), since: now })
     }
 }
 

@@ -11,10 +11,12 @@
 mod audit;
 mod book;
 mod journal;
+mod obtain;
 mod record;
 
 pub use audit::{Finding, Namespaces};
 pub use book::{Book, Counts, HOLD_DOWN, Network, Request, Wish};
+pub use obtain::{Beyond, Refusal, obtain};
 pub use record::{Lease, NamespaceId, Owner, Sandbox, Source};
 
 /// The network of the agent's `overlay`: the one that containers get which name none.
@@ -88,6 +90,32 @@ pub enum IpamError {
         why: &'static str,
         /// This host's blocks.
         blocks: Vec<IpNet>,
+    },
+    /// A requested address is in no block of ours, and must be claimed by who asks.
+    #[error("network {network}: {address} is in no block of this host")]
+    Beyond {
+        /// The network.
+        network: String,
+        /// The address.
+        address: IpAddr,
+    },
+    /// It was not to be had there either.
+    #[error("network {network}: {address} is in no block of this host, and {refusal}")]
+    Unclaimed {
+        /// The network.
+        network: String,
+        /// The address.
+        address: IpAddr,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// Everything is taken, and there are no more blocks.
+    #[error("{full}; {refusal}")]
+    NoMore {
+        /// That everything is taken.
+        full: Box<IpamError>,
+        /// Why there is no other block.
+        refusal: Refusal,
     },
     /// There is a lease already.
     #[error("network {network}: {owner} has {} already: it must be released first", listed(.addresses))]
@@ -188,22 +216,40 @@ impl Ipam {
         self.write(wanted).map(|()| true)
     }
 
+    /// Says of which subnets single addresses can be had that are in none of a network's blocks.
+    ///
+    /// # Errors
+    /// [`IpamError::Io`].
+    pub fn set_beyond(&mut self, name: &str, subnets: &[IpNet]) -> Result<(), IpamError> {
+        if self.book.network(name).map_or(&[][..], Network::beyond) == subnets {
+            return Ok(());
+        }
+        self.write(Record::Beyond { network: name.to_owned(), subnets: subnets.to_vec() })
+    }
+
     /// Gives somebody addresses: one of each family that the network has blocks of here, or those that it wishes.
     ///
     /// # Errors
     /// [`IpamError`]; then nothing was given.
     pub fn lease(&mut self, request: Request, now: Seconds) -> Result<Lease, IpamError> {
-        let lease = self.book.choose(request, now)?;
+        let lease = self.book.choose(request, false, now)?;
         self.write(Record::Lease(lease.clone()))?;
         Ok(lease)
     }
 
-    /// The same. Where everything is taken, what containers left behind whose namespaces are gone is taken back first; that is looked for
-    /// only then, as it takes milliseconds.
+    /// The same, also with addresses that are in none of the blocks: nobody may use them before they are claimed.
+    fn lease_beyond(&mut self, request: Request, now: Seconds) -> Result<Lease, IpamError> {
+        let lease = self.book.choose(request, true, now)?;
+        self.write(Record::Lease(lease.clone()))?;
+        Ok(lease)
+    }
+
+    /// As [`Self::lease`]. Where everything is taken, what containers left behind whose namespaces are gone is taken back first; that
+    /// is looked for only then, as it takes milliseconds.
     ///
     /// # Errors
     /// As [`Self::lease`].
-    pub fn lease_or_reclaim(&mut self, request: Request, now: Seconds) -> Result<Lease, IpamError> {
+    fn lease_or_reclaim(&mut self, request: Request, now: Seconds) -> Result<Lease, IpamError> {
         match self.lease(request.clone(), now) {
             Err(IpamError::Full { .. }) => {
                 self.release_gone(&Namespaces::look(), now)?;
@@ -211,6 +257,18 @@ impl Ipam {
             }
             other => other,
         }
+    }
+
+    /// Gives another host one address out of our blocks, for good: it is nobody's here until it comes back by [`Self::release`].
+    ///
+    /// # Errors
+    /// [`IpamError`]; then it was not given.
+    pub fn lend(&mut self, host: &str, address: IpAddr, now: Seconds) -> Result<(), IpamError> {
+        let owner = Owner::host(host, address);
+        if self.book.leases().any(|lease| lease.owner == owner) {
+            return Ok(());
+        }
+        self.write(Record::Lease(self.book.lend(host, address, now)?))
     }
 
     /// Takes back what somebody has, if it has something.

@@ -30,8 +30,28 @@ pub struct Owner {
     pub cni_network: String,
 }
 
+/// What stands for a CNI network's name where another host has the address: no network can be called so.
+const HOST: &str = "/host";
+
+impl Owner {
+    /// Another host, which got this one address out of our block.
+    #[must_use]
+    pub fn host(id: &str, address: IpAddr) -> Self {
+        Self { container: id.to_owned(), interface: address.to_string(), cni_network: HOST.to_owned() }
+    }
+
+    /// Whether that is another host, and no container of ours.
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        self.cni_network == HOST
+    }
+}
+
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_host() {
+            return write!(f, "a container of host {}", self.container);
+        }
         write!(f, "container {} ({})", self.container, self.interface)
     }
 }
@@ -56,6 +76,14 @@ pub struct Sandbox {
     pub boot: String,
     /// The process namespace from which that was seen: another one shows other processes.
     pub seen_from: Option<u64>,
+}
+
+impl Sandbox {
+    /// No namespace of this host: only whoever asked for the address gives it back.
+    #[must_use]
+    pub const fn nowhere() -> Self {
+        Self { netns: String::new(), netns_id: None, boot: String::new(), seen_from: None }
+    }
 }
 
 /// Addresses that somebody has.
@@ -93,6 +121,8 @@ pub(super) enum Record {
     Journal { version: u32 },
     /// A network's blocks are these.
     Network { network: String, blocks: Vec<IpNet>, reserved: Vec<IpAddr>, source: Source },
+    /// Single addresses of these subnets may be had as well, if the agent gets them.
+    Beyond { network: String, subnets: Vec<IpNet> },
     /// Addresses were given.
     Lease(Lease),
     /// What an owner had was taken back.

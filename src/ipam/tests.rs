@@ -542,3 +542,100 @@ fn many_processes_at_once_get_different_addresses() {
     everybody_has_what_it_was_answered(&host, &everybody);
     assert_eq!(host.look().leases().count(), 18);
 }
+
+/// An agent that grants what it is told to, or refuses.
+struct Grants<'h> {
+    host: &'h Host,
+    claims: Result<(), Refusal>,
+    blocks: std::cell::RefCell<Vec<&'static str>>,
+}
+
+impl Beyond for Grants<'_> {
+    fn claim(&self, network: &str, address: IpAddr) -> Result<(), Refusal> {
+        let book = self.host.look();
+        let has_lease = book.leases().any(|lease| lease.network == network && lease.addresses.contains(&address));
+        assert!(has_lease, "the lease is on disk before the claim, and the journal is not held");
+        self.claims.clone()
+    }
+
+    fn next_block(&self, network: &str) -> Result<(), Refusal> {
+        let next = self.blocks.borrow_mut().pop();
+        let Some(next) = next else { return Err(Refusal { why: "there is none".into(), later: false }) };
+        let mut blocks = self.host.look().network(network).unwrap().blocks().to_vec();
+        blocks.extend(nets(&[next]));
+        self.host.open().set_network(network, &blocks, &[], Source::Agent).unwrap();
+        Ok(())
+    }
+}
+
+impl Host {
+    fn obtain(&self, agent: &Grants<'_>, container: &str, wish: &[&str]) -> Result<String, IpamError> {
+        let lease = obtain(self.open(), self.folder.path(), &request(container, wish), agent, 100)?;
+        Ok(lease.addresses[0].to_string())
+    }
+}
+
+#[test]
+fn an_address_of_no_block_is_had_by_a_claim_alone() {
+    let host = Host::new(&["10.42.1.0/24"]);
+    let later = Refusal { why: "the store is away".into(), later: true };
+    let mut agent = Grants { host: &host, claims: Err(later.clone()), blocks: Vec::new().into() };
+    let refused = host.obtain(&agent, "a", &["10.42.9.5"]).unwrap_err();
+    assert!(matches!(refused, IpamError::NotOurs { .. }), "without a store nobody is asked: {refused}");
+    host.open().set_beyond(NET, &nets(&["10.42.0.0/16"])).unwrap();
+    let refused = host.obtain(&agent, "a", &["10.42.9.5"]).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "network managed: 10.42.9.5 is in no block of this host, and the store is away: try again later"
+    );
+    assert_eq!(host.look().leases().count(), 0, "nothing is left of it");
+    agent.claims = Ok(());
+    assert_eq!(host.obtain(&agent, "a", &["10.42.9.5"]).unwrap(), "10.42.9.5");
+    let taken = host.obtain(&agent, "b", &["10.42.9.5"]).unwrap_err();
+    assert!(matches!(taken, IpamError::Taken { .. }), "{taken}");
+    assert!(
+        host.obtain(&agent, "b", &["10.43.0.5"]).unwrap_err().to_string().contains("in no block of this host; this host")
+    );
+    assert!(host.obtain(&agent, "b", &["10.42.255.255"]).unwrap_err().to_string().contains("the network's first or last"));
+    assert_eq!(host.lease("b", &[], 100).unwrap(), ["10.42.1.2"], "the round goes on where it was");
+    // The audit knows that such leases are right, and compaction keeps them.
+    let findings = check(host.folder.path(), &Namespaces::look(), 200, false).unwrap();
+    assert_eq!(findings, []);
+    let book = Book::replay(host.look().records());
+    assert_eq!(book, host.look());
+}
+
+#[test]
+fn a_full_network_asks_for_its_next_block() {
+    let host = Host::new(&["10.42.1.0/30"]);
+    let agent = Grants { host: &host, claims: Ok(()), blocks: vec!["10.42.7.0/30"].into() };
+    assert_eq!(host.obtain(&agent, "a", &[]).unwrap(), "10.42.1.2");
+    assert!(matches!(host.obtain(&agent, "b", &[]), Err(IpamError::Full { .. })), "without a store nobody is asked");
+    host.open().set_beyond(NET, &nets(&["10.42.0.0/16"])).unwrap();
+    assert_eq!(host.obtain(&agent, "b", &[]).unwrap(), "10.42.7.1");
+    assert_eq!(host.obtain(&agent, "c", &[]).unwrap(), "10.42.7.2");
+    assert_eq!(host.obtain(&agent, "d", &[]).unwrap(), "10.42.1.1", "no longer reserved");
+    let full = host.obtain(&agent, "e", &[]).unwrap_err().to_string();
+    assert!(full.ends_with("4 of 4 leased, 0 reserved, 0 at rest; there is none"), "{full}");
+}
+
+#[test]
+fn what_another_host_has_of_our_block_nobody_gets_here() {
+    let host = Host::new(&["10.42.1.0/29"]);
+    host.lease("a", &["10.42.1.3"], 1).unwrap();
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    let lend = |text: &str| host.open().lend("b0b0", address(text), 2);
+    assert!(matches!(lend("10.42.1.3"), Err(IpamError::Taken { .. })), "a container has it");
+    assert!(matches!(lend("10.42.1.1"), Err(IpamError::NotOurs { .. })), "the host's own");
+    lend("10.42.1.4").unwrap();
+    lend("10.42.1.4").unwrap();
+    assert_eq!(host.look().leases().count(), 2, "once is enough");
+    let refused = host.lease("b", &["10.42.1.4"], 3).unwrap_err();
+    assert!(refused.contains("10.42.1.4 is held by a container of host b0b0"), "{refused}");
+    let given: Vec<String> = ["b", "c", "d"].iter().map(|it| host.lease(it, &[], 3).unwrap().remove(0)).collect();
+    assert_eq!(given, ["10.42.1.5", "10.42.1.6", "10.42.1.2"], "round it");
+    assert!(!host.open().release_gone(&Namespaces::look(), 4).unwrap().iter().any(|lease| lease.owner.is_host()));
+    assert_eq!(check(host.folder.path(), &Namespaces::look(), 4, true).unwrap(), []);
+    host.open().release(NET, &Owner::host("b0b0", address("10.42.1.4")), 5).unwrap().unwrap();
+    assert_eq!(host.lease("e", &["10.42.1.4"], 6).unwrap(), ["10.42.1.4"]);
+}

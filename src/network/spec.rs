@@ -117,8 +117,7 @@ impl Spec {
     pub fn plugins(&self) -> BTreeSet<&str> {
         let mut found = BTreeSet::new();
         for file in &self.cni_config {
-            let both = [Some(&file.netconf), file.netconf.get("ipam")];
-            found.extend(both.into_iter().flatten().filter_map(|it| it.get("type").and_then(Value::as_str)));
+            found.extend(file.plugins());
             found.extend(asks_us(&file.netconf).then_some(IPAM_PLUGIN));
         }
         found

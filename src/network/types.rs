@@ -73,6 +73,14 @@ pub struct CniFile {
     pub netconf: Value,
 }
 
+impl CniFile {
+    /// The plugins that it names: its own, and the one for addresses.
+    pub fn plugins(&self) -> impl Iterator<Item = &str> {
+        let both = [Some(&self.netconf), self.netconf.get("ipam")];
+        both.into_iter().flatten().filter_map(|it| it.get("type").and_then(Value::as_str))
+    }
+}
+
 impl Subnet {
     /// Addresses at the end of a subnet that no container gets unless `end_address` says otherwise: as many were always left.
     const LEFT_AT_END: u32 = 6;

@@ -12,7 +12,7 @@ const CONTAINERS_SCHEMA: &str = "underpass.containers/1";
 /// Characters of a container's id that tell it from others, as Docker shows them.
 const SHORT_ID: usize = 12;
 
-/// Containers of one host.
+/// Containers of one host, and of others as far as its store knows them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Containers {
     /// `underpass.containers/1`.

@@ -144,9 +144,11 @@ fn hosts(root: &yaml::Node, report: &mut Report) -> Option<Members> {
         keys: draft.keys.map(|keys| keys.value).unwrap_or_default(),
         addresses: draft.addresses.into_iter().map(|place| place.value).collect(),
         blocks: draft.blocks.into_iter().map(|block| block.value).collect(),
+        singles: Vec::new(),
         seen: true,
     };
-    let mut members = Members { hosts: drafts.into_iter().map(member).collect(), group_key, warnings: Vec::new() };
+    let hosts = drafts.into_iter().map(member).collect();
+    let mut members = Members { hosts, group_key, ..Members::default() };
     if !report.has_errors() {
         members.warnings = members.doubts();
     }

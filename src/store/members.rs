@@ -18,6 +18,8 @@ pub struct Members {
     pub group_key: Option<Secret>,
     /// What is odd about them, one sentence each.
     pub warnings: Vec<String>,
+    /// What the store cuts into blocks, and has single addresses of. Empty if it is no store that gives any.
+    pub subnets: Vec<IpNet>,
 }
 
 /// One host.
@@ -31,8 +33,10 @@ pub struct Member {
     pub keys: Vec<VerifyingKey>,
     /// Where it can be reached, most wanted first. Empty: it calls.
     pub addresses: Vec<PeerRemote>,
-    /// What it owns; later also single addresses out of others' blocks.
+    /// What it owns; which it got first stands first.
     pub blocks: Vec<IpNet>,
+    /// Single addresses that it has of nobody's blocks, or out of others'.
+    pub singles: Vec<IpAddr>,
     /// Whether the store has heard of it lately. A host that it has not heard of keeps its tunnels; it is only not called any more.
     pub seen: bool,
 }
@@ -115,6 +119,7 @@ mod tests {
             keys: vec![key],
             addresses: vec![PeerRemote::Standard(address.parse().unwrap())],
             blocks: Vec::new(),
+            singles: Vec::new(),
             seen: true,
         }
     }

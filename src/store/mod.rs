@@ -8,10 +8,12 @@
 //! what etcd said last is kept on disk for the next start (`cache.rs`).
 
 mod cache;
+mod endpoint;
 pub mod etcd;
 mod file;
 mod members;
 
+pub use endpoint::Endpoint;
 use file::MAX_HOSTS;
 pub use file::{FileStore, Look, load, parse};
 pub use members::{Member, Members, Own};

@@ -516,7 +516,8 @@ fn a_reload_leaves_the_tunnels_of_unchanged_peers_alone() {
             peer["children"].as_array().unwrap().iter().map(|child| child["inbound_spi"].clone()).collect();
         (peer["ike"]["local_spi"].clone(), children)
     };
-    let before = spis(&alpha);
+    // Both have called: what is one too many goes by itself.
+    let before = wait_for("one CHILD_SA", || Some(spis(&alpha)).filter(|(_, children)| children.len() == 1));
     let gamma = "  - {name: gamma, psk_file: psk, remote_blocks: [10.42.3.0/24]}\n";
     let config = fs::read_to_string(alpha.path("u.yaml")).unwrap();
     alpha.configure(&format!("{config}{gamma}"));

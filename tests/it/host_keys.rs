@@ -32,7 +32,7 @@ fn a_host_key_is_changed_without_losing_a_tunnel() {
     assert_eq!(known_by(&beta), format!("Ed25519 key {old}"));
     let before = beta.peer("alpha").ike_spis();
     let old_file = std::fs::read(alpha.key_file()).expect("alpha's key");
-    let pings = [Pinging::start(&lab.alpha, &lab.beta, 600), Pinging::start(&lab.beta, &lab.alpha, 600)];
+    let pings = [Pinging::start(&lab.alpha, &lab.beta, 440), Pinging::start(&lab.beta, &lab.alpha, 440)];
 
     // The next key is made and pinned beside the present one: nothing has to change.
     let new = alpha.rotate_key(&[]);

@@ -51,7 +51,7 @@ fn carries_traffic_in_secret(queues: u16, backend: &'static str) {
     assert_eq!(alpha.peer("beta").0["ike"]["post_quantum"], true);
     both_ping(&lab);
     let marked = ["-p", "756e6465727061737321", "-I", lab.alpha.inner, lab.beta.inner];
-    assert_eq!(Pinging::burst(&lab.alpha, 3, &marked).wait().lost(), 0);
+    assert_eq!(Pinging::paced(&lab.alpha, 3, "0.05", &marked).wait().lost(), 0);
     let (seen, shows) = capture.stop_and_search(b"underpass!underpass!");
     assert!(!shows, "the ping's pattern stands on the wire in clear");
     assert!(seen.other.is_empty() && seen.ike >= 4 && seen.esp >= 46, "{seen:?}");
@@ -246,7 +246,7 @@ fn rekeys_lose_nothing() {
 /// Lifetimes of seconds: the agents rekey by themselves, again and again.
 #[test]
 fn short_lifetimes_lose_nothing() {
-    short_lifetimes(40);
+    short_lifetimes(30);
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn jumbo_frames_are_used_where_the_underlay_has_them() {
 /// TCP at full rate while the keys change: nothing is dropped by us.
 #[test]
 fn rekeys_at_full_rate_drop_nothing() {
-    let figures = rekeys_at_full_rate(30, 3);
+    let figures = rekeys_at_full_rate(20, 2);
     assert!(figures.rekeys.len() >= 8, "{} rekeys", figures.rekeys.len());
 }
 

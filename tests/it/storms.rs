@@ -135,7 +135,7 @@ fn rekeys_without_end(seconds: u32) {
 
 #[test]
 fn strongswan_rekeys_every_five_seconds() {
-    rekeys_without_end(35);
+    rekeys_without_end(26);
 }
 
 #[test]

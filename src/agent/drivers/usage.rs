@@ -16,9 +16,10 @@ use serde_json::Value;
 use super::list::{HostFacts, Network};
 use crate::ipam::{Ipam, Namespaces};
 use crate::model::MANAGED;
+use crate::sys::file;
 
 /// Largest note that is read: a result has some hundred octets, its configuration some thousand.
-const MAX_NOTE: u64 = 1024 * 1024;
+const MAX_NOTE: usize = 1024 * 1024;
 
 /// A container's interface on a network.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -55,7 +56,7 @@ pub(super) fn containers(network: &Network, is_managed: bool, host: &HostFacts, 
         && let Some(pool) = book.network(pool)
     {
         let namespaces = Namespaces::look();
-        for lease in pool.leases().filter(|lease| !namespaces.is_gone(lease)) {
+        for lease in pool.leases().filter(|lease| !lease.owner.is_host() && !namespaces.is_gone(lease)) {
             add(lease.owner.container.clone(), lease.owner.interface.clone(), lease.addresses.clone());
         }
     }
@@ -84,11 +85,9 @@ fn notes(folder: &Path) -> Vec<Value> {
 }
 
 fn read_small(path: &Path) -> Option<String> {
-    let metadata = fs::metadata(path).ok()?;
-    if !metadata.is_file() || metadata.len() > MAX_NOTE {
-        return None;
-    }
-    fs::read_to_string(path).ok()
+    let octets = file::open(path).and_then(|file| file::read_bounded(&file, MAX_NOTE + 1)).ok()?;
+    let text = std::str::from_utf8(octets.expose()).ok()?;
+    (text.len() <= MAX_NOTE).then(|| text.to_owned())
 }
 
 /// What libcni notes of an attachment, if it is to one of these networks.

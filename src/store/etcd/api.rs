@@ -74,6 +74,8 @@ pub(super) enum Guard<'k> {
     Absent(&'k str),
     /// No key under the prefix was written after this revision.
     Unchanged(&'k str, i64),
+    /// This very key was written last at this revision.
+    Still(&'k str, i64),
 }
 
 /// What a transaction does.
@@ -83,6 +85,8 @@ pub(super) enum Write<'k> {
     /// With a lease, by which it goes.
     PutLeased(&'k str, Vec<u8>, i64),
     Delete(&'k str),
+    /// Everything under a prefix.
+    DeleteAll(&'k str),
 }
 
 /// A client of one cluster.
@@ -219,6 +223,11 @@ impl Api {
 
     /// Does all of it if every guard holds; whether it was done.
     pub(super) fn transact(&mut self, guards: &[Guard<'_>], writes: &[Write<'_>]) -> Result<bool, ApiError> {
+        Ok(self.transact_at(guards, writes)?.is_some())
+    }
+
+    /// The same; at which revision it was done.
+    pub(super) fn transact_at(&mut self, guards: &[Guard<'_>], writes: &[Write<'_>]) -> Result<Option<i64>, ApiError> {
         let compare = |guard: &Guard<'_>| match guard {
             Guard::Absent(key) => {
                 json!({"target": "CREATE", "result": "EQUAL", "key": BASE64.encode(key), "create_revision": "0"})
@@ -227,6 +236,9 @@ impl Api {
                 let (key, end) = range(prefix);
                 let bound = (revision + 1).to_string();
                 json!({"target": "MOD", "result": "LESS", "key": key, "range_end": end, "mod_revision": bound})
+            }
+            Guard::Still(key, revision) => {
+                json!({"target": "MOD", "result": "EQUAL", "key": BASE64.encode(key), "mod_revision": revision.to_string()})
             }
         };
         let write = |write: &Write<'_>| match write {
@@ -237,11 +249,15 @@ impl Api {
                 json!({"request_put": {"key": BASE64.encode(key), "value": BASE64.encode(value), "lease": lease.to_string()}})
             }
             Write::Delete(key) => json!({"request_delete_range": {"key": BASE64.encode(key)}}),
+            Write::DeleteAll(prefix) => {
+                let (key, end) = range(prefix);
+                json!({"request_delete_range": {"key": key, "range_end": end}})
+            }
         };
         let compares: Vec<Value> = guards.iter().map(compare).collect();
         let writes: Vec<Value> = writes.iter().map(write).collect();
         let answer = self.call("/v3/kv/txn", &json!({"compare": compares, "success": writes}))?;
-        Ok(answer["succeeded"] == true)
+        Ok((answer["succeeded"] == true).then(|| head(&answer).revision))
     }
 
     /// Lets the store forget what was before a revision.

@@ -4,6 +4,7 @@
 //! So claims of hosts that know nothing of each other cannot overlap, whatever sizes they have; whoever is late reads again.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ pub enum ClaimError {
     #[error(transparent)]
     Api(#[from] ApiError),
     /// Everything is somebody's.
-    #[error("no block of /{0} is free in the store's network: other hosts own all {1}")]
+    #[error("no block of /{0} is free in the store's network: all {1} are owned by hosts")]
     Full(u8, usize),
     /// It is somebody else's, or overlaps somebody's.
     #[error("{0} cannot be this host's: {1}")]
@@ -37,8 +38,8 @@ pub enum ClaimError {
 pub(super) enum Claim<'n> {
     /// This block.
     Just(IpNet),
-    /// Any free one.
-    Any(&'n NetworkRecord),
+    /// Any free one of the network, within these prefixes if there are any; rather one without these addresses, which others have.
+    Any { network: &'n NetworkRecord, within: &'n [IpNet], without: &'n [IpAddr] },
 }
 
 /// Claims a block for a host.
@@ -59,7 +60,11 @@ pub(super) fn claim(api: &mut Api, keys: &Keys, owner: &str, claim: Claim<'_>) -
                 None => block,
             },
             // Somebody who was late once takes another one than the first, as everybody wants that.
-            Claim::Any(network) => free(network, &taken, spread(owner, attempt))?,
+            Claim::Any { network, within, without } => {
+                let skip = spread(owner, attempt);
+                free(network, within, &taken, &|block| without.iter().any(|address| block.contains(address)), skip)
+                    .or_else(|_| free(network, within, &taken, &|_| false, skip))?
+            }
         };
         let record = serde_json::to_vec(&BlockRecord { v: VERSION, owner: owner.to_owned() }).unwrap_or_default();
         let (key, removed, blocks) = (keys.block(block), keys.removed(owner), keys.blocks());
@@ -84,15 +89,23 @@ fn spread(owner: &str, attempt: u32) -> usize {
 
 /// A free block, so many behind the first one. The first block of a subnet has the address that is every host's gateway (10.42.0.1):
 /// nobody owns it.
-fn free(network: &NetworkRecord, taken: &BTreeMap<IpNet, String>, skip: usize) -> Result<IpNet, ClaimError> {
-    let blocks = || network.subnets.iter().flat_map(|subnet| subnet.subnets(network.block).into_iter().flatten().skip(1));
+fn free(
+    network: &NetworkRecord,
+    within: &[IpNet],
+    taken: &BTreeMap<IpNet, String>,
+    is_disliked: &dyn Fn(&IpNet) -> bool,
+    skip: usize,
+) -> Result<IpNet, ClaimError> {
+    let of_subnet = |subnet: &IpNet| subnet.subnets(network.block).into_iter().flatten().skip(1);
+    let is_within = |block: &IpNet| within.is_empty() || within.iter().any(|prefix| prefix.contains(block));
+    let blocks = || network.subnets.iter().flat_map(of_subnet).filter(is_within);
     let is_free = |block: &IpNet| {
         // Blocks do not overlap each other, so only a neighbour in order can overlap this one.
         let before = taken.range(..=IpNet::from(block.network())).next_back();
         let inside = taken.keys().find(|other| block.contains(*other));
         !before.is_some_and(|(other, _)| overlap(*other, *block)) && inside.is_none()
     };
-    let mut some = blocks().filter(is_free).take(skip + 1);
+    let mut some = blocks().filter(|block| is_free(block) && !is_disliked(block)).take(skip + 1);
     let first = some.next();
     some.last().or(first).ok_or_else(|| ClaimError::Full(network.block, blocks().count()))
 }

@@ -7,11 +7,13 @@
 //! | `alive/ID` | nothing; with a lease of half a minute | the host: a hint, nothing is ever deleted for it |
 //! | `blocks/NETWORK/BLOCK` | the ID of its owner | the owner, in one transaction; for good |
 //! | `removed/ID` | nothing | whoever removed the host |
+//! | `ips/NETWORK/IP` | a single address that is in no block of its host's: the host, and whether the block's owner lends it | that host, then the owner |
+//! | `eps/ID/NETWORK/EP` | a container's interface: addresses, names, labels | the host ID |
 //!
 //! Values are JSON with a version; a `/` inside of a block is a `_` in its key. An ID is made of the first public key that the host had.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -19,10 +21,16 @@ use serde::{Deserialize, Serialize};
 use super::api::{Head, Kv};
 use crate::config::PeerRemote;
 use crate::crypto::VerifyingKey;
-use crate::store::{MAX_HOSTS, Member, Members};
+use crate::store::{Endpoint, MAX_HOSTS, Member, Members};
 
 /// The network that this host's blocks are of.
 pub(super) const NETWORK: &str = "managed";
+
+/// What endpoints' keys begin with.
+const ENDPOINTS: &str = "eps/";
+
+/// Single addresses of one host that are used.
+const MAX_SINGLES: usize = 4096;
 
 /// The version of all values.
 pub(super) const VERSION: u32 = 1;
@@ -66,6 +74,29 @@ pub(super) struct BlockRecord {
     pub owner: String,
 }
 
+/// Who has a single address. It is `asked` for while the owner of its block has not answered.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct SingleRecord {
+    pub v: u32,
+    /// The host.
+    pub owner: String,
+    /// Its container.
+    pub endpoint: String,
+    pub state: SingleState,
+    /// Why it is refused.
+    #[serde(default)]
+    pub why: String,
+}
+
+/// How far that is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum SingleState {
+    Asked,
+    Granted,
+    Refused,
+}
+
 /// Where records stand.
 #[derive(Clone, Debug)]
 pub(super) struct Keys(String);
@@ -98,6 +129,24 @@ impl Keys {
 
     pub(super) fn blocks(&self) -> String {
         format!("{}blocks/{NETWORK}/", self.0)
+    }
+
+    pub(super) fn singles(&self) -> String {
+        format!("{}ips/{NETWORK}/", self.0)
+    }
+
+    pub(super) fn single(&self, address: IpAddr) -> String {
+        format!("{}{address}", self.singles())
+    }
+
+    /// Every endpoint of one host.
+    pub(super) fn endpoints(&self, id: &str) -> String {
+        format!("{}{ENDPOINTS}{id}/", self.0)
+    }
+
+    /// Whether a key is one of those that come and go with containers.
+    pub(super) fn is_endpoint(&self, key: &str) -> bool {
+        key.strip_prefix(&*self.0).is_some_and(|key| key.starts_with(ENDPOINTS))
     }
 
     pub(super) fn block(&self, block: IpNet) -> String {
@@ -139,10 +188,6 @@ impl Records {
         Self { keys: keys.0.clone(), head, entries }
     }
 
-    pub(super) const fn entries(&self) -> &BTreeMap<String, Entry> {
-        &self.entries
-    }
-
     /// Takes a whole listing over. If it comes from another store than what was known, as after a loss of all its data, hosts that it
     /// does not list stay, with their blocks: they are there, and will join it. Not so this host, `own`: what it is to write must be seen to
     /// be missing.
@@ -159,7 +204,8 @@ impl Records {
                 Ok(block) => block.owner == own,
                 Err(_) => key.strip_prefix("hosts/") == Some(own),
             };
-            let kept = before.into_iter().filter(|(key, _)| key.starts_with("hosts/") || key.starts_with("blocks/"));
+            let kinds = ["hosts/", "blocks/", "ips/"];
+            let kept = before.into_iter().filter(|(key, _)| kinds.iter().any(|kind| key.starts_with(kind)));
             for (key, entry) in kept.filter(|(key, entry)| own.is_empty() || !is_own(key, entry)) {
                 self.entries.entry(key).or_insert(entry);
             }
@@ -221,9 +267,66 @@ impl Records {
         blocks.collect()
     }
 
-    /// The blocks of one host.
+    /// The blocks of one host, in the order in which it got them.
     pub(super) fn blocks_of(&self, id: &str) -> Vec<IpNet> {
-        self.blocks().into_iter().filter(|(_, owner)| owner == id).map(|(block, _)| block).collect()
+        let mut blocks: Vec<IpNet> =
+            self.blocks().into_iter().filter(|(_, owner)| owner == id).map(|(block, _)| block).collect();
+        blocks.sort_by_key(|block| self.created(*block));
+        blocks
+    }
+
+    /// When a block was claimed.
+    fn created(&self, block: IpNet) -> i64 {
+        let key = format!("blocks/{NETWORK}/{}", block.to_string().replace('/', "_"));
+        self.entries.get(&key).map_or(0, |entry| entry.created)
+    }
+
+    /// Whose the block is that holds an address.
+    pub(super) fn block_owner(&self, address: IpAddr) -> Option<String> {
+        self.blocks().into_iter().find(|(block, _)| block.contains(&address)).map(|(_, owner)| owner)
+    }
+
+    /// Every single address, with who has it or wants it.
+    pub(super) fn singles(&self) -> impl Iterator<Item = (IpAddr, SingleRecord)> {
+        self.under("ips/").filter_map(|(key, entry)| {
+            let (network, address) = key.split_once('/')?;
+            let record: SingleRecord = serde_json::from_str(&entry.value).ok()?;
+            Some((address.parse().ok()?, record)).filter(|_| network == NETWORK)
+        })
+    }
+
+    /// What is said of one, and when it was said.
+    pub(super) fn single(&self, address: IpAddr) -> Option<(SingleRecord, i64)> {
+        let entry = self.entries.get(&format!("ips/{NETWORK}/{address}"))?;
+        Some((serde_json::from_str(&entry.value).ok()?, entry.modified))
+    }
+
+    /// The endpoints of a host as they were written, by what stands behind its ID in their keys.
+    pub(super) fn endpoints_of<'r>(&'r self, id: &str) -> BTreeMap<&'r str, &'r str> {
+        let folder = format!("{ENDPOINTS}{id}/");
+        let entries = self.entries.range(folder.clone()..);
+        entries.map_while(|(key, entry)| Some((key.strip_prefix(&*folder)?, entry.value.as_str()))).collect()
+    }
+
+    /// The endpoints of all hosts but one, by host.
+    pub(super) fn endpoints_but(&self, id: &str) -> BTreeMap<String, Vec<Endpoint>> {
+        let mut endpoints = BTreeMap::<String, Vec<Endpoint>>::new();
+        for (key, entry) in self.under(ENDPOINTS) {
+            let host = key.split('/').next().unwrap_or_default();
+            // What cannot be read says nothing; others wrote it.
+            if host != id
+                && let Ok(endpoint) = serde_json::from_str(&entry.value)
+            {
+                endpoints.entry(host.to_owned()).or_default().push(endpoint);
+            }
+        }
+        endpoints
+    }
+
+    /// What is worth a write to the disk: endpoints come and go all the time, and are listed anew at a start.
+    pub(super) fn lasting(&self) -> BTreeMap<String, Entry> {
+        let lasting = self.entries.iter().filter(|(key, _)| !key.starts_with(ENDPOINTS));
+        lasting.map(|(key, entry)| (key.clone(), entry.clone())).collect()
     }
 
     /// The host that has this key.
@@ -242,6 +345,10 @@ impl Records {
         for (block, owner) in self.blocks() {
             blocks.entry(owner).or_default().push(block);
         }
+        let mut singles = BTreeMap::<String, Vec<IpAddr>>::new();
+        for (address, record) in self.singles().filter(|(_, record)| record.state == SingleState::Granted) {
+            singles.entry(record.owner).or_default().push(address);
+        }
         let mut warnings = Vec::new();
         let mut hosts = Vec::new();
         for (id, entry) in self.under("hosts/").take(MAX_HOSTS) {
@@ -254,10 +361,14 @@ impl Records {
         let mut hosts: Vec<Member> = hosts.into_iter().map(|(_, member)| member).collect();
         for host in &mut hosts {
             host.blocks = blocks.remove(&host.id).unwrap_or_default();
+            host.blocks.sort_by_key(|block| self.created(*block));
             host.blocks.truncate(MAX_BLOCKS);
+            host.singles = singles.remove(&host.id).unwrap_or_default();
+            host.singles.truncate(MAX_SINGLES);
             host.seen = self.is_alive(&host.id);
         }
-        let mut members = Members { hosts, group_key: None, warnings };
+        let subnets = self.network().map(|network| network.subnets).unwrap_or_default();
+        let mut members = Members { hosts, group_key: None, warnings, subnets };
         let doubts = members.doubts();
         members.warnings.extend(doubts);
         members
@@ -279,7 +390,8 @@ fn member(id: &str, value: &str) -> Result<Member, String> {
         return Err("it has no key".to_owned());
     }
     let addresses = record.addresses.iter().filter_map(|text| place(text)).take(MAX_ADDRESSES).collect();
-    Ok(Member { id: id.to_owned(), name, keys, addresses, blocks: Vec::new(), seen: false })
+    let (blocks, singles) = (Vec::new(), Vec::new());
+    Ok(Member { id: id.to_owned(), name, keys, addresses, blocks, singles, seen: false })
 }
 
 /// An address, or an address and a port.

@@ -1,8 +1,7 @@
 //! The thread that follows etcd: lists, joins, watches, and begins anew whatever happens.
 
-use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,8 @@ use ipnet::IpNet;
 use super::api::{Api, ApiError, Guard, Told, Write};
 use super::claim::{Claim, ClaimError, claim};
 use super::records::{HostRecord, Keys, NetworkRecord, Records, VERSION, host_id};
+use super::singles::Claims;
+use super::usage::{Refused, Settled};
 use super::{Command, Profile, Shared};
 use crate::config::EtcdSettings;
 use crate::store::{Member, Own, cache};
@@ -34,35 +35,47 @@ const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 /// How often what the store said is written to disk at most.
 const SAVE_EVERY: Duration = Duration::from_secs(2);
 
+/// Records of single addresses that go with a removed host, in one transaction. What is left of them counts as nobody's.
+const MAX_DELETED: usize = 32;
+
 /// How often something that did not work in the store itself is tried again: a block where all are taken, a record that another machine
 /// overwrites.
-const TRY_AGAIN: Duration = Duration::from_secs(30);
+pub(super) const TRY_AGAIN: Duration = Duration::from_secs(30);
 
 /// See the module.
 pub(super) struct Follower {
-    api: Api,
-    keys: Keys,
-    network: NetworkRecord,
-    profile: Profile,
+    pub(super) api: Api,
+    pub(super) keys: Keys,
+    pub(super) network: NetworkRecord,
+    pub(super) profile: Profile,
     state_dir: PathBuf,
     mailbox: Receiver<Command>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     wake: Sender<()>,
-    records: Records,
-    /// Blocks that are ours, whatever the store says later.
-    owned: BTreeSet<IpNet>,
+    pub(super) records: Records,
+    /// Blocks that are ours, whatever the store says later; the first one stays the first.
+    pub(super) owned: Vec<IpNet>,
     lease: Option<i64>,
     /// Our record as it was written last, and when.
     written: Option<(HostRecord, Instant)>,
     /// What is to be said, besides what is wrong with records.
     warnings: Vec<String>,
+    /// What containers use, as far as the store knows it.
+    pub(super) settled: Settled,
+    /// Who waits for single addresses.
+    pub(super) claims: Claims,
+    /// Whether everything was listed since the start: what was known before is not all, and may be old.
+    listed: bool,
     /// When joining is tried again though nothing changed.
     join_at: Option<Instant>,
+    /// When and up to which revision it was saved.
     saved: Option<(Instant, i64)>,
+    /// The revision of the last change that is worth to be saved.
+    lasting: i64,
 }
 
 /// Why a session ended.
-enum End {
+pub(super) enum End {
     /// The agent goes.
     Stopped,
     /// The store went away, or refuses.
@@ -96,12 +109,16 @@ impl Follower {
             wake,
             records: Records::new(&keys),
             keys,
-            owned: BTreeSet::new(),
+            owned: Vec::new(),
             lease: None,
             written: None,
             warnings: Vec::new(),
+            settled: Settled::default(),
+            claims: Claims::default(),
+            listed: false,
             join_at: None,
             saved: None,
+            lasting: 0,
         }
     }
 
@@ -109,7 +126,7 @@ impl Follower {
     pub(super) fn recall(&mut self) {
         match cache::load(&self.state_dir, self.keys.all()) {
             Ok(Some(cached)) => {
-                self.owned = cached.owned.into_iter().collect();
+                self.owned = cached.owned;
                 self.records = Records::restore(&self.keys, cached.head, cached.entries);
                 self.publish();
             }
@@ -129,6 +146,7 @@ impl Follower {
                 End::Failed(error) => error,
             };
             self.note_trouble(&error);
+            self.claims.fail("the store cannot be reached");
             // Who knows when there is more.
             self.save(true);
             if began.elapsed() > BEAT {
@@ -150,10 +168,11 @@ impl Follower {
             let head = self.api.head(self.keys.all())?;
             let known = &self.records.head;
             let goes_on = known.revision > 0 && known.cluster == head.cluster && known.revision <= head.revision;
-            if !goes_on || self.saved_only() {
+            if !(goes_on && self.listed) {
                 self.refresh()?;
             }
             self.over();
+            self.settled.stale = true;
             self.join()?;
             self.publish();
             let mut watch = self.api.watch(self.keys.all(), self.records.head.revision + 1)?;
@@ -165,11 +184,6 @@ impl Follower {
                 self.records.head.revision = 0;
             }
         }
-    }
-
-    /// Whether what is known comes from the disk: then it is listed anew once, though changes since might do.
-    fn saved_only(&self) -> bool {
-        self.saved.is_none()
     }
 
     /// Follows changes until they are not to be had any more (false).
@@ -184,30 +198,41 @@ impl Follower {
                     Told::Compacted => return Ok(false),
                     Told::Ended(why) => return Err(ApiError::Refused { path: "/v3/watch", message: why }.into()),
                     Told::Changes(changes, revision) => {
-                        if !changes.is_empty() && !std::mem::replace(&mut news, true) {
+                        // Containers of other hosts come and go all the time, and concern nobody who does not ask.
+                        let is_news = changes.iter().any(|change| {
+                            let key = change.as_ref().map_or_else(|key| key, |kv| &kv.key);
+                            !self.keys.is_endpoint(key)
+                        });
+                        if is_news && !std::mem::replace(&mut news, true) {
                             until = Instant::now() + GATHER;
                         }
                         changes.into_iter().for_each(|change| self.records.change(change));
                         self.records.head.revision = self.records.head.revision.max(revision);
+                        if is_news {
+                            self.lasting = self.records.head.revision;
+                        }
                     }
                 }
             }
             let now = Instant::now();
             if news || self.join_at.is_some_and(|at| at <= now) {
+                self.settled.stale = true;
                 self.join()?;
                 self.publish();
             }
             self.obey()?;
             if now >= beat_at {
                 self.beat()?;
+                self.settled.stale = true;
                 beat_at = now + BEAT;
             }
+            self.settle()?;
             self.save(false);
         }
     }
 
     /// Our ID: the one that our record has, or made of our key.
-    fn id(&self) -> String {
+    pub(super) fn id(&self) -> String {
         let own = &self.profile.own.keys;
         self.records.id_of(own).or_else(|| own.first().map(host_id)).unwrap_or_default()
     }
@@ -246,6 +271,8 @@ impl Follower {
     fn refresh(&mut self) -> Result<(), End> {
         let (own, listing) = (self.id(), self.api.list(self.keys.all())?);
         self.records.replace(listing.head, listing.kvs, &own);
+        self.lasting = self.records.head.revision;
+        self.listed = true;
         Ok(())
     }
 
@@ -300,8 +327,9 @@ impl Follower {
         let stored = self.records.blocks();
         let is_ours = |block: &IpNet| stored.get(block).is_some_and(|owner| owner == id);
         let given = self.profile.blocks.clone();
-        let wanted: BTreeSet<IpNet> = if given.is_empty() { self.owned.clone() } else { given.into_iter().collect() };
-        let mut claimed: Vec<IpNet> = stored.iter().filter(|(_, owner)| *owner == id).map(|(block, _)| *block).collect();
+        let wanted = if given.is_empty() { self.owned.clone() } else { given };
+        let mut claimed = self.records.blocks_of(id);
+        let known = claimed.len();
         let missing: Vec<IpNet> = wanted.into_iter().filter(|block| !is_ours(block)).collect();
         for block in missing {
             match claim(&mut self.api, &self.keys, id, Claim::Just(block)) {
@@ -313,7 +341,9 @@ impl Follower {
         }
         if claimed.is_empty() && self.owned.is_empty() && self.profile.blocks.is_empty() {
             let network = self.records.network().unwrap_or_else(|| self.network.clone());
-            match claim(&mut self.api, &self.keys, id, Claim::Any(&network)) {
+            let without: Vec<IpAddr> = self.records.singles().map(|(address, _)| address).collect();
+            let any = Claim::Any { network: &network, within: &[], without: &without };
+            match claim(&mut self.api, &self.keys, id, any) {
                 Ok(block) => {
                     tracing::info!("{block} is this host's from now on");
                     claimed.push(block);
@@ -322,13 +352,23 @@ impl Follower {
                 Err(error) => self.refused(error.to_string()),
             }
         }
+        if claimed.len() > known {
+            self.learn_singles()?;
+        }
+        claimed.retain(|block| !self.owned.contains(block));
         self.owned.extend(claimed);
         Ok(())
     }
 
     fn refused(&mut self, why: String) {
         self.warn(why);
-        self.join_at = Some(Instant::now() + TRY_AGAIN);
+        self.look_again_at(TRY_AGAIN);
+    }
+
+    /// In so much time at the latest everything is looked at again.
+    pub(super) fn look_again_at(&mut self, pause: Duration) {
+        let at = Instant::now() + pause;
+        self.join_at = Some(self.join_at.map_or(at, |before| before.min(at)));
     }
 
     /// Writes that this host is there, for as long as its lease lives.
@@ -360,7 +400,7 @@ impl Follower {
 
     /// Carries out what was asked for.
     fn obey(&mut self) -> Result<(), End> {
-        if self.shared.stop.load(Ordering::Relaxed) {
+        if self.is_stopped() {
             self.save(true);
             return Err(End::Stopped);
         }
@@ -376,6 +416,16 @@ impl Follower {
                     // Whoever asked may have gone.
                     let _ = answer.send(removed.map_err(|error| error.to_string()));
                 }
+                Command::Single { address, answer } => self.claims.wait(address, answer),
+                Command::NextBlock { network, answer } => match self.next_block_now(&network) {
+                    Ok(outcome) => drop(answer.send(outcome)),
+                    Err(end) => {
+                        let _ = answer.send(Err(Refused::later("the store went away")));
+                        return Err(end);
+                    }
+                },
+                Command::Lent { address, host, verdict } => self.lent(address, &host, verdict)?,
+                Command::Endpoints { answer } => drop(answer.send(self.records.endpoints_but(&self.id()))),
             }
         }
         Ok(())
@@ -394,10 +444,14 @@ impl Follower {
                 return Err(ApiError::Refused { path: "host rm", message }.into());
             }
             let blocks = records.blocks_of(id);
-            let block_keys: Vec<String> = blocks.iter().map(|block| self.keys.block(*block)).collect();
+            let mut gone: Vec<String> = blocks.iter().map(|block| self.keys.block(*block)).collect();
+            let singles = records.singles().filter(|(_, record)| record.owner == id);
+            gone.extend(singles.map(|(address, _)| self.keys.single(address)).take(MAX_DELETED));
+            let endpoints = self.keys.endpoints(id);
             let (host, alive, removed) = (self.keys.host(id), self.keys.alive(id), self.keys.removed(id));
             let mut writes = vec![Write::Delete(&host), Write::Delete(&alive), Write::Put(&removed, b"{}".to_vec())];
-            writes.extend(block_keys.iter().map(|key| Write::Delete(key)));
+            writes.push(Write::DeleteAll(&endpoints));
+            writes.extend(gone.iter().map(|key| Write::Delete(key)));
             if self.api.transact(&[Guard::Unchanged(&self.keys.blocks(), revision)], &writes)? {
                 return Ok(blocks);
             }
@@ -409,7 +463,7 @@ impl Follower {
     fn rest(&mut self, pause: Duration, error: &ApiError) -> bool {
         let until = Instant::now() + pause;
         loop {
-            if self.shared.stop.load(Ordering::Relaxed) {
+            if self.is_stopped() {
                 return true;
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -421,6 +475,12 @@ impl Follower {
                 Ok(Command::Remove { answer, .. }) => {
                     let _ = answer.send(Err(format!("the store cannot be reached: {error}")));
                 }
+                Ok(Command::Single { answer, .. } | Command::NextBlock { answer, .. }) => {
+                    let _ = answer.send(Err(Refused::later(format!("the store cannot be reached ({error})"))));
+                }
+                // It is asked again when the store is there.
+                Ok(Command::Lent { .. }) => {}
+                Ok(Command::Endpoints { answer }) => drop(answer.send(self.records.endpoints_but(&self.id()))),
                 Err(RecvTimeoutError::Timeout) => {}
                 // Nobody can ask any more; the store is followed until it is told to stop.
                 Err(RecvTimeoutError::Disconnected) => std::thread::sleep(left.min(BREATH)),
@@ -450,21 +510,32 @@ impl Follower {
     }
 
     /// Tells the agent.
-    fn publish(&self) {
+    pub(super) fn publish(&self) {
         let id = self.id();
         let mut members = self.records.members();
         // What this host is it need not be told: its peers do not go because its own record is still under way, or was lost.
         if !self.records.is_removed(&id) && members.hosts.iter().all(|host| host.id != id) {
             let Own { name, keys } = self.profile.own.clone();
-            let (addresses, blocks) = (Vec::new(), Vec::new());
-            members.hosts.push(Member { id: id.clone(), name, keys, addresses, blocks, seen: true });
+            let (addresses, blocks, singles) = (Vec::new(), Vec::new(), Vec::new());
+            members.hosts.push(Member { id: id.clone(), name, keys, addresses, blocks, singles, seen: true });
         }
         if let Some(own) = members.hosts.iter_mut().find(|host| host.id == id) {
-            own.blocks.extend(self.owned.iter().filter(|block| !self.records.blocks_of(&id).contains(block)));
+            let stored = std::mem::replace(&mut own.blocks, self.owned.clone());
+            own.blocks.extend(stored.into_iter().filter(|block| !self.owned.contains(block)));
+            let again: Vec<IpAddr> = self.claims.held.iter().filter(|it| !own.singles.contains(it)).copied().collect();
+            own.singles.extend(again);
         }
+        if members.subnets.is_empty() {
+            members.subnets.clone_from(&self.network.subnets);
+        }
+        let claims = self.claims_of_others(&id);
         let mut snapshot = self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
         snapshot.revision = self.records.head.revision;
-        snapshot.warnings.clone_from(&self.warnings);
+        snapshot.warnings = self.warnings.iter().chain(self.settled.notes.values()).cloned().collect();
+        snapshot.live = self.listed;
+        if *snapshot.claims != claims {
+            snapshot.claims = Arc::new(claims);
+        }
         if snapshot.members.as_deref() != Some(&members) {
             snapshot.members = Some(Arc::new(members));
             snapshot.changed = Some(Instant::now());
@@ -475,7 +546,7 @@ impl Follower {
 
     /// Keeps on disk what the store said, for a start without it.
     fn save(&mut self, at_once: bool) {
-        let revision = self.records.head.revision;
+        let revision = self.lasting;
         if self.records.head.cluster.is_empty() {
             return;
         }
@@ -484,11 +555,8 @@ impl Follower {
         {
             return;
         }
-        let cached = cache::Cached {
-            head: self.records.head.clone(),
-            owned: self.owned.iter().copied().collect(),
-            entries: self.records.entries().clone(),
-        };
+        let cached =
+            cache::Cached { head: self.records.head.clone(), owned: self.owned.clone(), entries: self.records.lasting() };
         if let Err(error) = cache::save(&self.state_dir, self.keys.all(), &cached) {
             tracing::warn!("what the store says could not be written down: {error}");
         }

@@ -1,5 +1,6 @@
 //! Against a real etcd of this machine (Debian's etcd-server), which each test starts for itself.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
@@ -217,7 +218,8 @@ fn a_thousand_claims_at_once_never_give_one_block_twice() {
             for _ in 0..1000 {
                 barrier.wait();
                 // Nobody panics here: the other one would wait for ever.
-                let block = claim(&mut api, &keys, owner, Claim::Any(network)).map_err(|error| error.to_string());
+                let block = claim(&mut api, &keys, owner, Claim::Any { network, within: &[], without: &[] })
+                    .map_err(|error| error.to_string());
                 // Both have their block; then both give it back, so that they want the same one again.
                 barrier.wait();
                 if let Ok(block) = &block {
@@ -244,7 +246,7 @@ fn claims_of_different_sizes_do_not_overlap() {
     let server = Server::start();
     let (mut api, keys) = (server.api(), keys());
     let network = NetworkRecord { v: VERSION, subnets: vec!["10.42.0.0/22".parse().unwrap()], block: 24 };
-    let mut any = |owner: &str| claim(&mut api, &keys, owner, Claim::Any(&network));
+    let mut any = |owner: &str| claim(&mut api, &keys, owner, Claim::Any { network: &network, within: &[], without: &[] });
     assert_eq!(any("a").unwrap().to_string(), "10.42.1.0/24");
     let just = |owner: &str, block: &str| claim(&mut server.api(), &keys, owner, Claim::Just(block.parse().unwrap()));
     assert!(matches!(just("b", "10.42.0.0/16"), Err(ClaimError::Taken(..))));
@@ -262,7 +264,10 @@ fn claims_of_different_sizes_do_not_overlap() {
         )
         .unwrap()
     );
-    assert!(matches!(claim(&mut api, &keys, "a", Claim::Any(&network)), Err(ClaimError::Late)));
+    assert!(matches!(
+        claim(&mut api, &keys, "a", Claim::Any { network: &network, within: &[], without: &[] }),
+        Err(ClaimError::Late)
+    ));
 }
 
 #[test]
@@ -432,4 +437,255 @@ fn tls_and_a_password_are_asked_for() {
     let mut beta = Follows::stopped(&server, "beta", 2);
     beta.start_with(&with(Some(("underpass", "the password"))));
     alpha.blocks_of(2);
+}
+
+/// What an agent does for its host, with a journal that is a set of addresses.
+struct Keeper {
+    taken: BTreeSet<IpAddr>,
+}
+
+impl Follows {
+    fn asker(&self) -> Asker {
+        self.etcd.as_ref().unwrap().asker()
+    }
+
+    /// Its containers have these addresses that are in none of its blocks.
+    fn uses(&self, singles: &[&str]) {
+        let singles = singles.iter().map(|text| (text.parse().unwrap(), "container c1 (eth0)".to_owned())).collect();
+        self.asker().set_usage(Usage { singles, ..Usage::default() });
+    }
+
+    /// The single addresses of a key's host as this host knows them.
+    fn singles_of(&self, seed: u8) -> Vec<String> {
+        let members = self.snapshot().members.unwrap();
+        let host = members.hosts.iter().find(|host| host.id == host_id(&key(seed)));
+        host.map(|host| host.singles.iter().map(ToString::to_string).collect()).unwrap_or_default()
+    }
+
+    fn wait_for_singles(&self, seed: u8, expected: &[&str]) {
+        self.wait_for(&format!("{expected:?} of {seed}"), |_| (self.singles_of(seed) == expected).then_some(()));
+    }
+
+    /// Answers what others want, once somebody wants something.
+    fn keep(&self, keeper: &Keeper) {
+        let claims = self.wait_for("a claim", |snapshot| Some(Arc::clone(&snapshot.claims)).filter(|it| !it.is_empty()));
+        for claim in claims.iter().filter(|claim| !claim.granted) {
+            let is_taken = keeper.taken.contains(&claim.address);
+            self.asker().lent(claim, if is_taken { Err("a container has it".to_owned()) } else { Ok(()) });
+        }
+    }
+}
+
+fn single(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn a_single_address_of_nobodys_block_has_one_host() {
+    let server = Server::start();
+    let (alpha, beta) = (Follows::new(&server, "alpha", 1), Follows::new(&server, "beta", 2));
+    let own = alpha.blocks_of(1);
+    beta.blocks_of(1);
+    alpha.uses(&["10.42.77.7"]);
+    assert_eq!(alpha.asker().claim(single("10.42.77.7")), Ok(()));
+    beta.wait_for_singles(1, &["10.42.77.7"]);
+    beta.uses(&["10.42.77.7"]);
+    let refused = beta.asker().claim(single("10.42.77.7")).unwrap_err();
+    assert_eq!((refused.why.as_str(), refused.later), ("host alpha has it", false));
+    beta.wait_for("a word about it", |snapshot| {
+        snapshot.warnings.iter().any(|text| text.contains("10.42.77.7 here, which is in no block")).then_some(())
+    });
+    for (address, why) in [
+        ("10.43.0.5", "it is in none of the store's subnets"),
+        ("10.42.77.0", "it is the first, the last, or the host's own address of 10.42.77.0/24"),
+        ("10.42.77.1", "it is the first, the last, or the host's own address of 10.42.77.0/24"),
+        ("10.42.0.1", "it is the first, the last, or the host's own address of 10.42.0.0/24"),
+    ] {
+        beta.uses(&[address]);
+        let refused = beta.asker().claim(single(address)).unwrap_err();
+        assert!(refused.why.starts_with(why) && !refused.later, "{refused:?}");
+    }
+    beta.uses(&[]);
+    assert!(!beta.asker().claim(single("10.42.77.9")).unwrap_err().later, "what no container has is not claimed");
+    // Who gives it up by using it no more makes it free for others.
+    alpha.uses(&[]);
+    beta.wait_for_singles(1, &[]);
+    beta.uses(&["10.42.77.7"]);
+    assert_eq!(beta.asker().claim(single("10.42.77.7")), Ok(()));
+    alpha.wait_for_singles(2, &["10.42.77.7"]);
+    // A block that holds one is nobody's first choice.
+    let taken = [own, beta.blocks_of(2)].concat();
+    let free = |number: &u8| !taken.contains(&format!("10.42.{number}.0/24").parse().unwrap());
+    let next = (1..).find(free).unwrap();
+    let address = format!("10.42.{next}.9");
+    alpha.uses(&[&address]);
+    assert_eq!(alpha.asker().claim(single(&address)), Ok(()));
+    let gamma = Follows::new(&server, "gamma", 3);
+    let block = gamma.blocks_of(3)[0];
+    assert!(!block.contains(&single(&address)), "{block} holds {address}");
+}
+
+#[test]
+fn an_address_out_of_anothers_block_is_that_hosts_to_give() {
+    let mut server = Server::start();
+    let (alpha, beta) = (Follows::new(&server, "alpha", 1), Follows::new(&server, "beta", 2));
+    let block = alpha.blocks_of(1)[0];
+    beta.blocks_of(1);
+    let [free, taken, late] = [7, 8, 9].map(|last| block.hosts().nth(last - 1).unwrap());
+    let keeper = Keeper { taken: [taken].into() };
+    let texts = [free, taken, late].map(|address| address.to_string());
+    let claim = |address: IpAddr| {
+        let asker = beta.asker();
+        thread::spawn(move || asker.claim(address))
+    };
+    beta.uses(&[&texts[0]]);
+    let asked = claim(free);
+    assert_eq!(beta.singles_of(2), [""; 0], "it is not his before alpha says so");
+    alpha.keep(&keeper);
+    assert_eq!(asked.join().unwrap(), Ok(()));
+    alpha.wait_for_singles(2, &[&texts[0]]);
+    let claimed = Claimed { address: free, host: host_id(&key(2)), granted: true };
+    alpha.wait_for("what was given", |snapshot| (*snapshot.claims == [claimed.clone()]).then_some(()));
+    assert!(alpha.snapshot().live);
+
+    beta.uses(&[&texts[0], &texts[1]]);
+    let asked = claim(taken);
+    alpha.wait_for("the second claim", |snapshot| (snapshot.claims.len() == 2).then_some(()));
+    alpha.keep(&keeper);
+    assert_eq!(asked.join().unwrap(), Err(Refused::never("alpha, in whose block it is, refuses: a container has it")));
+    // An owner that does not answer gives nothing, and nobody guesses.
+    beta.uses(&[&texts[0], &texts[2]]);
+    let refused = claim(late).join().unwrap().unwrap_err();
+    assert_eq!((refused.why.as_str(), refused.later), ("alpha, in whose block it is, does not answer", true));
+    assert_eq!(beta.singles_of(2), [texts[0].as_str()]);
+    // Without the store neither.
+    server.kill();
+    beta.wait_for("the store to be away", |snapshot| snapshot.trouble.clone());
+    let refused = claim(late).join().unwrap().unwrap_err();
+    assert!(refused.later && refused.why.starts_with("the store cannot be reached"), "{refused:?}");
+    assert_eq!(beta.singles_of(2), [texts[0].as_str()], "what it has it keeps");
+    server.run_at(server.port);
+    // What ended meanwhile is given back when the store is there, and alpha hears of it.
+    beta.uses(&[]);
+    alpha.wait_for("its address back", |snapshot| snapshot.claims.is_empty().then_some(()));
+    alpha.wait_for_singles(2, &[]);
+}
+
+#[test]
+fn two_hosts_that_want_one_address_at_once_never_both_have_it() {
+    let server = Server::start();
+    let hosts = [Follows::new(&server, "alpha", 1), Follows::new(&server, "beta", 2)];
+    hosts[0].blocks_of(2);
+    hosts[1].blocks_of(1);
+    for round in 0..40 {
+        let address = single(&format!("10.42.{}.{}", 100 + round / 20, 10 + round % 20));
+        let barrier = Barrier::new(2);
+        let outcomes = thread::scope(|scope| {
+            let claims = hosts.each_ref().map(|host| {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    host.uses(&[&address.to_string()]);
+                    barrier.wait();
+                    host.asker().claim(address)
+                })
+            });
+            claims.map(|claim| claim.join().unwrap())
+        });
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1, "round {round}: {outcomes:?}");
+    }
+}
+
+#[test]
+fn a_block_is_claimed_before_the_last_one_is_full() {
+    let mut server = Server::start();
+    let mut alpha = Follows::stopped(&server, "alpha", 1);
+    (alpha.settings.subnets, alpha.settings.block) = (vec!["10.42.0.0/27".parse().unwrap()], 29);
+    alpha.start();
+    let first = alpha.blocks_of(1);
+    let tight = |blocks: &[IpNet]| Usage {
+        tight: vec![Tight { network: "managed".into(), within: Vec::new(), blocks: blocks.to_vec() }],
+        ..Usage::default()
+    };
+    alpha.asker().set_usage(tight(&first));
+    let two = alpha.wait_for("a second block", |_| Some(alpha.blocks_of(1)).filter(|blocks| blocks.len() == 2));
+    assert_eq!(two[0], first[0], "the first one stays the first: it has the host's own address");
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(alpha.blocks_of(1), two, "what is not counted yet is not full");
+    // Whoever asks for the third gets it at once; there is no fourth, and that is said.
+    alpha.asker().set_usage(tight(&two));
+    assert_eq!(alpha.asker().next_block("managed"), Ok(()));
+    let three = alpha.blocks_of(1);
+    assert_eq!(three.len(), 3);
+    alpha.asker().set_usage(tight(&three));
+    let refused = alpha.asker().next_block("managed").unwrap_err();
+    let why = "no block of /29 is free in the store's network: all 3 are owned by hosts";
+    assert_eq!(refused, Refused::never(why));
+    alpha.wait_for("a warning", |snapshot| {
+        snapshot.warnings.contains(&format!("network managed: its addresses run out here, and {why}")).then_some(())
+    });
+    alpha.asker().set_usage(Usage::default());
+    alpha.wait_for("no warning", |snapshot| snapshot.warnings.is_empty().then_some(()));
+    server.kill();
+    alpha.wait_for("the store to be away", |snapshot| snapshot.trouble.clone());
+    assert!(alpha.asker().next_block("managed").unwrap_err().later);
+    // The order outlives the agent.
+    alpha.etcd = None;
+    alpha.start();
+    assert_eq!(alpha.blocks_of(1), three);
+}
+
+#[test]
+fn endpoints_are_written_many_at_once_and_made_right_after_an_absence() {
+    let mut server = Server::start();
+    let (alpha, mut beta) = (Follows::new(&server, "alpha", 1), Follows::new(&server, "beta", 2));
+    alpha.blocks_of(2);
+    beta.blocks_of(1);
+    let endpoint = |number: u16| {
+        let container = format!("c{number}");
+        let ips = vec![IpAddr::from([10, 42, (number >> 8) as u8, number as u8])];
+        (format!("managed/{container}:eth0:net"), Endpoint { v: 1, container, ips, ..Endpoint::default() })
+    };
+    let uses = |numbers: std::ops::Range<u16>| {
+        let endpoints = numbers.map(endpoint).collect();
+        alpha.asker().set_usage(Usage { endpoints, ..Usage::default() });
+    };
+    let seen = |host: &Follows| {
+        let mut all = host.asker().endpoints().unwrap();
+        let mut names: Vec<String> =
+            all.remove(&host_id(&key(1))).unwrap_or_default().into_iter().map(|endpoint| endpoint.container).collect();
+        assert!(all.is_empty(), "nobody else has any: {all:?}");
+        names.sort();
+        names
+    };
+    let expected = |numbers: std::ops::Range<u16>| {
+        let mut names: Vec<String> = numbers.map(|number| format!("c{number}")).collect();
+        names.sort();
+        names
+    };
+    for host in [&alpha, &beta] {
+        host.wait_for("all to be seen", |snapshot| snapshot.members.as_ref()?.hosts.iter().all(|it| it.seen).then_some(()));
+    }
+    let before = server.api().head("/").unwrap().revision;
+    let changed = beta.snapshot().changed;
+    uses(0..250);
+    beta.wait_for("250 endpoints", |_| (seen(&beta) == expected(0..250)).then_some(()));
+    let transactions = server.api().head("/").unwrap().revision - before;
+    assert!(transactions <= 6, "{transactions} transactions for 250 containers");
+    assert_eq!(seen(&alpha), [""; 0], "what is here nobody need be told");
+    assert_eq!(beta.snapshot().changed, changed, "no tunnel hangs on containers");
+    // The store is away while they change, and a key is there that nobody wrote for us.
+    let port = server.port;
+    server.kill();
+    beta.wait_for("the store to be away", |snapshot| snapshot.trouble.clone());
+    uses(100..260);
+    assert_eq!(seen(&beta), expected(0..250), "what was known stays known");
+    beta.etcd = None;
+    beta.start();
+    server.run_at(port);
+    let stray = format!("{}managed/stray:eth0:net", keys().endpoints(&host_id(&key(1))));
+    assert!(server.api().transact(&[], &[Write::Put(&stray, b"{\"v\":1,\"container\":\"stray\"}".to_vec())]).unwrap());
+    beta.wait_for("what is true now", |_| (seen(&beta) == expected(100..260)).then_some(()));
+    // A host that is removed takes them along.
+    beta.remove(1, true).unwrap();
+    beta.wait_for("none", |_| seen(&beta).is_empty().then_some(()));
 }

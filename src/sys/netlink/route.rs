@@ -119,6 +119,23 @@ impl Netlink {
         Ok(answer.into_iter().filter_map(Route::from_message).filter(|route| route.destination == destination).collect())
     }
 
+    /// The routes of both families that leave by this interface.
+    ///
+    /// # Errors
+    /// [`NetlinkError`].
+    pub fn routes_by(&mut self, link_index: u32) -> Result<Vec<Route>, NetlinkError> {
+        let mut found = Vec::new();
+        for family in [family(IpAddr::from([0; 4])), family(IpAddr::from([0; 16]))] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            let action = || format!("list the routes by interface {link_index}");
+            let answer = self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP, action)?;
+            let routes = answer.into_iter().filter_map(Route::from_message);
+            found.extend(routes.filter(|route| route.link_index == Some(link_index)));
+        }
+        Ok(found)
+    }
+
     /// The largest packet that leaves for this address as far as the host's own tables say, in octets: the route's MTU, or its
     /// interface's. What the kernel heard of the path does not count.
     ///

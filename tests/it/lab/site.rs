@@ -101,7 +101,28 @@ impl Site {
         })
     }
 
+    /// The same where the agent alone says which blocks there are, and is asked for what they do not have.
+    pub fn conf_of_agent(&self) -> Value {
+        let mut conf = self.conf();
+        conf["underpass"] = json!({"stateDir": self.state, "runDir": self.state.with_file_name("run")});
+        conf
+    }
+
     pub fn call(&self, command: &str, container: &str, netns: &Namespace, conf: &Value) -> Value {
+        let output = self.attempt(command, container, netns, conf);
+        assert!(output.status.success(), "{command} {container}: {}", String::from_utf8_lossy(&output.stdout));
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
+    /// An ADD that must fail: its code and its message.
+    pub fn refused(&self, name: &str, conf: &Value) -> (u64, String) {
+        let output = self.attempt("ADD", name, &namespace(), conf);
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        assert!(!output.status.success(), "ADD {name}: {said}");
+        (said["code"].as_u64().expect("a code"), said["msg"].as_str().expect("a message").to_owned())
+    }
+
+    pub fn attempt(&self, command: &str, container: &str, netns: &Namespace, conf: &Value) -> Output {
         let netns = netns_path(netns);
         let mut plugin = Command::new(self.folder.path().join(conf["type"].as_str().unwrap()));
         plugin.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
@@ -116,9 +137,7 @@ impl Site {
         plugin.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut child = self.namespace.spawn(plugin).expect("the plugin");
         child.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).expect("its input");
-        let output = child.wait_with_output().expect("its end");
-        assert!(output.status.success(), "{command} {container}: {}", String::from_utf8_lossy(&output.stdout));
-        serde_json::from_slice(&output.stdout).unwrap_or_default()
+        child.wait_with_output().expect("its end")
     }
 
     /// A new container with an address.

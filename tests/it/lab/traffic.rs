@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use underpass::sys::netns::Namespace;
 
 use super::command::{Daemon, said, text};
 use super::{Host, Lab, attempt, wait_for};
@@ -103,6 +104,16 @@ impl Pinging {
         let child = command.spawn().expect("the command ping");
         // Somebody must read all the time what it says, or it stops when the pipe is full.
         Self { pid: child.id(), figures: thread::spawn(move || follow(child, count)) }
+    }
+
+    /// 20 a second out of a container, so many of them.
+    pub fn inside(container: &Namespace, to: &str, count: u32) -> Self {
+        let all = (count + (PATIENCE / 0.05).ceil() as u32).to_string();
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "ping", "-n", "-W", "2", "-i", "0.05", "-c", &all, to]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let child = container.spawn(command).expect("the command ping");
+        Self { pid: child.id(), figures: thread::spawn(move || follow(child, Some(count))) }
     }
 
     /// Ends them early; their figures do not matter.

@@ -269,9 +269,12 @@ fn an_ipv6_neighbour_that_forges_is_not_believed() {
     run(&world.containers[2], "ip", &["address", "add", "fd00:42::3/128", "dev", "lo"]);
     let forged = ["-c", "1", "-W", "1", "-I", "fd00:42::3", "fd00:42::2"];
     let before = world.host.run(|| counters().unwrap().unwrap()).unwrap().port_forged.packets;
-    assert!(!run(&world.containers[2], "ping", &forged).0);
-    let after = world.host.run(|| counters().unwrap().unwrap()).unwrap().port_forged.packets;
-    assert!(after > before, "{before} {after}");
+    // Who is not found yet is not written to either, and on a busy machine a second may be short for that.
+    let late = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while world.host.run(|| counters().unwrap().unwrap()).unwrap().port_forged.packets == before {
+        assert!(std::time::Instant::now() < late, "nothing was thrown away");
+        assert!(!run(&world.containers[2], "ping", &forged).0);
+    }
     assert!(world.pings(0, "fd00:42::3"), "the true one is where it was");
 }
 

@@ -136,7 +136,7 @@ services:
                 "type": "bridge", "name": "mine", "isGateway": true,
                 "ipam": {"type": "host-local", "subnet": "10.43.7.0/24", "ranges": [[1.5, -3]]},
             }},
-            {"name": "20-tune.conf", "netconf": {"type": "tuning", "sysctl": {"net.core.somaxconn": 500}, "name": "routed"}},
+            {"name": "20-tune.conf", "netconf": {"type": "tuning", "sysctl": {"net.core.somaxconn": "500"}, "name": "routed"}},
         ])
     );
     assert_eq!(driver.cni_files(&Labels::new())[0].netconf["ipam"]["subnet"], "", "a label that the host does not have");
@@ -294,7 +294,12 @@ fn variables_are_put_in() {
     };
     for (value, expected) in [
         ("${N}", json!(12)),
-        ("'012'", json!(12)),
+        ("'012'", json!("012")),
+        ("'12'", json!("12")),
+        ("12", json!(12)),
+        ("-12", json!(-12)),
+        ("1.5", json!(1.5)),
+        ("'${N}'", json!(12)),
         ("${T}", json!("true")),
         ("true", json!(true)),
         ("'true'", json!("true")),

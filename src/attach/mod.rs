@@ -32,7 +32,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 pub use fence::{Counters, counters};
-pub use host::{Prepared, forget, prepare};
+pub use host::{Prepared, forget, forget_bridge, prepare};
 pub use name::{mac_of, port_of};
 pub use wire::{
     Port, attach, attach_beside, attachments, check, collect, detach, detach_beside, has_interface, set_mtu, sweep,

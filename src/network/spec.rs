@@ -19,6 +19,9 @@ const CNI_VERSION: &str = "1.0.0";
 /// Our plugins for interfaces.
 pub const BRIDGE_PLUGINS: [&str; 2] = ["rancher-bridge", "underpass-cni"];
 
+/// The bridges that they make if nobody names one.
+const DEFAULT_BRIDGES: [&str; 2] = ["cni0", "managed0"];
+
 /// Our plugin for addresses.
 pub const IPAM_PLUGIN: &str = "rancher-cni-ipam";
 
@@ -129,16 +132,17 @@ impl Spec {
 
     /// This host's interfaces that its plugins connect containers to.
     pub fn interfaces(&self) -> impl Iterator<Item = &str> {
-        self.bridges().chain(self.texts("master"))
+        let masters = self.cni_config.iter().filter_map(|file| text(&file.netconf, "master"));
+        self.bridges().chain(masters)
     }
 
     /// The bridges among them.
     pub fn bridges(&self) -> impl Iterator<Item = &str> {
-        self.texts("bridge")
-    }
-
-    fn texts(&self, key: &'static str) -> impl Iterator<Item = &str> {
-        self.cni_config.iter().filter_map(move |file| file.netconf.get(key).and_then(Value::as_str))
+        self.cni_config.iter().filter_map(|file| {
+            let kind = text(&file.netconf, "type");
+            let ours = BRIDGE_PLUGINS.iter().position(|name| Some(*name) == kind);
+            text(&file.netconf, "bridge").or_else(|| Some(DEFAULT_BRIDGES[ours?]))
+        })
     }
 
     /// Its subnets as prefixes.
@@ -260,6 +264,11 @@ impl Spec {
         let holds = |subnet: &&Subnet| own.iter().any(|block| IpNet::V4(subnet.network).contains(block));
         self.subnets.iter().find(holds).or(self.subnets.first()).map(|subnet| subnet.network.prefix_len())
     }
+}
+
+/// A text of a plugin's configuration; an empty one says nothing.
+fn text<'n>(netconf: &'n Value, key: &str) -> Option<&'n str> {
+    netconf.get(key).and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 
 /// Whether a plugin takes our addresses although its configuration does not say so.

@@ -16,6 +16,7 @@ mod crowd;
 mod demo;
 mod docker;
 mod fallback;
+mod figures;
 mod foreign;
 mod foreign_alone;
 #[cfg(feature = "x509")]

@@ -31,6 +31,7 @@ mod networks;
 mod pair;
 mod podman;
 mod scapy;
+mod setup;
 mod speed;
 mod store;
 mod storms;

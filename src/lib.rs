@@ -24,7 +24,6 @@
 //! | [`ike`] | yes | the control plane: IKEv2 |
 //! | [`node`] | yes | joins the two for one host, and keeps every peer connected |
 //! | [`config`] | yes | the configuration as data, with places for messages |
-//! | [`network`] | yes | network drivers of compose files as data |
 //! | [`store`] | no | who is in the overlay: a file of hosts, or etcd |
 //! | [`network`] | yes | network drivers and networks as data; which network a container gets |
 //! | [`ipam`] | no | addresses of containers, in a journal on disk |

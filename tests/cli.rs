@@ -13,13 +13,23 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+/// The binary under test: another build of it, with the default features, if the environment names one.
+fn program() -> &'static str {
+    static PROGRAM: LazyLock<String> = LazyLock::new(|| {
+        let other = std::env::var("UNDERPASS_PROGRAM");
+        other.unwrap_or_else(|_| env!("CARGO_BIN_EXE_underpass").to_owned())
+    });
+    &PROGRAM
+}
+
 /// The binary with folders of its own, and nothing of ours in its environment.
 fn underpass(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_underpass"));
+    let mut command = Command::new(program());
     command
         .env("UNDERPASS_RUN_DIR", folder.join("run"))
         .env("UNDERPASS_STATE_DIR", folder.join("state"))
@@ -339,6 +349,22 @@ bad.yaml: cannot be used: 2 errors
     let seen = run(folder.path(), &["config", "check", "missing.yaml"]);
     assert_eq!(seen.code, 5, "{}", seen.err);
     assert!(seen.err.starts_with("underpass: missing.yaml: No such file"), "{}", seen.err);
+}
+
+/// Without the feature `x509` a build says of each key that wants certificates that it has none.
+#[test]
+fn certificates_need_a_build_that_has_them() {
+    let folder = folder();
+    let text = "host: {name: alpha, certificate_file: a, certificate_key_file: b}\noverlay: {blocks: [10.42.1.0/24]}\n\
+        peers:\n  - {name: beta, ca_file: ca.pem, remote_blocks: [10.42.2.0/24]}\n";
+    fs::write(folder.path().join("u.yaml"), text).unwrap();
+    let seen = run(folder.path(), &["config", "check", "u.yaml"]);
+    assert_eq!(seen.code, 5, "{}", seen.out);
+    let how = "this build does not have X.509 certificates: build it with `cargo build --release --features x509`, or remove the key";
+    let keys = ["1: host.certificate_file", "1: host.certificate_key_file", "4: peers[0].ca_file"];
+    let refused = keys.map(|key| seen.out.contains(&format!("u.yaml:{key}: {how}\n")));
+    let has_them = cfg!(feature = "x509") && program() == env!("CARGO_BIN_EXE_underpass");
+    assert_eq!(refused, [!has_them; 3], "{}", seen.out);
 }
 
 #[test]

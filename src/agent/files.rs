@@ -1,11 +1,7 @@
 //! The files of an agent: its configuration, the keys that it names, and the host's own key.
-//!
-//! A file is opened first and judged by what was opened, so nothing can be exchanged in between; FIFOs and devices do not
-//! make us wait; and nothing is read without a bound.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::{self, Config, DriverSource, KeyFile, Placed, Report, Surroundings};
@@ -13,6 +9,7 @@ use crate::crypto::{KeyFormatError, SigningKey};
 use crate::model::Secret;
 use crate::network::{self, Driver};
 use crate::store::etcd::Credentials;
+use crate::sys::file;
 
 /// The host's private key in the state directory.
 pub const HOST_KEY: &str = "host.key";
@@ -32,8 +29,8 @@ pub fn load_config(file: &Path) -> io::Result<(Option<Config>, Report)> {
 ///
 /// # Errors
 /// When it is not there, not readable or no ordinary file.
-pub fn read_config(file: &Path) -> io::Result<Secret> {
-    read_bounded(&open(file)?, config::MAX_FILE + 1)
+pub fn read_config(path: &Path) -> io::Result<Secret> {
+    file::read_bounded(&file::open(path)?, config::MAX_FILE + 1)
 }
 
 /// The configuration in what [`read_config`] has read, with the key files that it names.
@@ -54,8 +51,7 @@ pub fn parse_compose(file: &Path, octets: &Secret, strict: bool) -> (Vec<Driver>
 }
 
 /// Reads the files that `store` names, if it is etcd. What is wrong with them goes into the report.
-#[must_use]
-pub fn load_credentials(config: &Config, report: &mut Report) -> Credentials {
+pub(super) fn load_credentials(config: &Config, report: &mut Report) -> Credentials {
     let mut credentials = Credentials::default();
     let Some(config::Store::Etcd(settings)) = &config.store else { return credentials };
     let mut read = |path: &Placed<PathBuf>, is_secret: bool| match read_key_file(&path.value) {
@@ -141,38 +137,15 @@ fn surroundings() -> Surroundings {
 ///
 /// # Errors
 /// When it is not there, not readable, no ordinary file, or too large for a key.
-pub fn read_key_file(path: &Path) -> io::Result<KeyFile> {
-    let file = open(path)?;
+fn read_key_file(path: &Path) -> io::Result<KeyFile> {
+    let file = file::open(path)?;
     let metadata = file.metadata()?;
     let owned = metadata.uid() == 0 || metadata.uid() == rustix::process::geteuid().as_raw();
-    let contents = read_bounded(&file, MAX_KEY_FILE + 1)?;
+    let contents = file::read_bounded(&file, MAX_KEY_FILE + 1)?;
     if contents.len() > MAX_KEY_FILE {
         return Err(io::Error::other(format!("a key file has at most {MAX_KEY_FILE} octets")));
     }
     Ok(KeyFile { mode: metadata.mode(), owned, contents })
-}
-
-/// Opens an ordinary file.
-fn open(path: &Path) -> io::Result<File> {
-    // A FIFO without a writer would hold us up.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;
-    let kind = file.metadata()?.file_type();
-    if kind.is_dir() {
-        return Err(ErrorKind::IsADirectory.into());
-    }
-    if !kind.is_file() {
-        return Err(io::Error::other("not an ordinary file"));
-    }
-    Ok(file)
-}
-
-/// Everything up to a bound, in memory that wipes itself.
-fn read_bounded(file: &File, max: usize) -> io::Result<Secret> {
-    // Reserved at once: a vector that grows leaves copies behind.
-    let len = usize::try_from(file.metadata()?.len()).unwrap_or(max).min(max);
-    let mut octets = Vec::with_capacity(len + 1);
-    file.take(max as u64).read_to_end(&mut octets)?;
-    Ok(Secret::new(octets))
 }
 
 /// Why there is no host key.
@@ -239,42 +212,23 @@ pub fn generate_host_key(state_dir: &Path, replace: bool) -> Result<SigningKey, 
 pub(super) fn make_key(state_dir: &Path, name: &str, replace: bool) -> Result<SigningKey, HostKeyError> {
     let path = state_dir.join(name);
     let failed = |error| HostKeyError::Io(path.clone(), error);
-    DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(failed)?;
+    file::make_folder(state_dir, 0o700).map_err(failed)?;
     if !replace && path.symlink_metadata().is_ok() {
         return Err(HostKeyError::Present(path));
     }
     let key = SigningKey::generate(&mut super::OsRng);
-    // Two that run at once have names of their own; what a killed one left is overwritten by nobody and holds no used key.
-    let draft = state_dir.join(format!(".{name}.{}", std::process::id()));
-    let placed = write_new(&draft, key.to_pkcs8_pem().expose()).and_then(|()| {
-        if replace {
-            fs::rename(&draft, &path)
-        } else {
-            // link(2) fails where rename(2) would replace.
-            fs::hard_link(&draft, &path)
-        }
-    });
-    let _ = fs::remove_file(&draft);
-    match placed {
-        Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(HostKeyError::Present(path)),
-        Err(error) => return Err(HostKeyError::Io(path, error)),
-    }
-    File::open(state_dir).and_then(|folder| folder.sync_all()).map_err(failed)?;
+    let octets = key.to_pkcs8_pem();
+    let put = if replace { file::replace } else { file::create };
+    put(&path, octets.expose(), 0o600).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => HostKeyError::Present(path.clone()),
+        _ => failed(error),
+    })?;
     Ok(key)
-}
-
-/// A new private file, on disk when this returns.
-fn write_new(path: &Path, octets: &[u8]) -> io::Result<()> {
-    let _ = fs::remove_file(path);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(octets)?;
-    file.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs::Permissions;
+    use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

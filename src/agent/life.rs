@@ -17,14 +17,14 @@ use super::rotation::{self, HOST_KEY_OLD};
 use super::watch::{self, Watch};
 use super::wish::Wish;
 use super::{AgentError, Options, OsRng, desired, drivers, files, paths, preflight};
-use crate::config::{Config, Message, Report, Severity};
+use crate::config::{Config, Message, Overlay, Report, Severity};
 use crate::control::{Counters, Server};
 use crate::crypto::SigningKey;
 use crate::docker::Watcher;
 use crate::engine::{Engine, Handle};
 use crate::model;
 use crate::node::Node;
-use crate::observe::Tun;
+use crate::observe::{Tun, counted};
 
 /// How long the engine's threads may take to end: they only finish what they have in hand.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
@@ -54,7 +54,7 @@ pub fn run(options: &Options) -> Result<(), AgentError> {
         wish.config.host.name,
         counted(wish.config.peers.len(), "peer"),
         agent.engine.tun_name(),
-        counted(desired::workers(&wish.config).into(), "worker")
+        counted(desired::workers(&wish.config), "worker")
     );
     notify(&[NotifyState::Ready, NotifyState::Status("running")]);
     let outcome = agent.live(&signals.receiver, options, &mut wish);
@@ -113,6 +113,8 @@ struct Agent {
     engine: Handle<Node>,
     plumbing: Plumbing,
     facts: Arc<Mutex<Facts>>,
+    /// What is ours as container runtimes know it; none if something was in the way of telling them.
+    told: Option<Overlay>,
 }
 
 impl Agent {
@@ -147,6 +149,7 @@ impl Agent {
         };
         // Who finds an answer at the control socket finds the networks, too.
         let driver_warnings = drivers::apply(config, options);
+        let told = Some(config.overlay.clone()).filter(|_| driver_warnings.is_empty());
         engine.test_device();
         let buffers = engine.buffers();
         warnings.extend(plumbing::queue_hints(&tun, buffers));
@@ -183,7 +186,7 @@ impl Agent {
                 return Err(error.into());
             }
         };
-        Ok(Self { control, engine, plumbing, facts })
+        Ok(Self { control, engine, plumbing, facts, told })
     }
 
     /// Waits for signals and for threads that end, and looks around meanwhile.
@@ -278,7 +281,10 @@ impl Agent {
             Ok(complaints) => {
                 wish.done();
                 self.facts.lock().unwrap_or_else(PoisonError::into_inner).store_warnings.extend(complaints);
-                self.apply_drivers(&wish.config, options);
+                // Other hosts mean nothing to runtimes.
+                if self.told.as_ref() != Some(&wish.config.overlay) {
+                    self.apply_drivers(&wish.config, options);
+                }
                 tracing::info!("the store has news: {}", counted(wish.config.peers.len(), "peer"));
             }
             // It stays to be done, and is tried again at the next look.
@@ -287,8 +293,9 @@ impl Agent {
     }
 
     /// Lets container runtimes and CNI plugins know what is ours.
-    fn apply_drivers(&self, config: &Config, options: &Options) {
+    fn apply_drivers(&mut self, config: &Config, options: &Options) {
         let warnings = drivers::apply(config, options);
+        self.told = Some(config.overlay.clone()).filter(|_| warnings.is_empty());
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).driver_warnings = warnings;
     }
 
@@ -328,10 +335,6 @@ fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!("telling the service manager: {error}");
     }
-}
-
-fn counted(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 fn signal_name(signal: i32) -> &'static str {

@@ -29,7 +29,6 @@ use std::io;
 use std::path::PathBuf;
 
 pub use life::run;
-pub use random::OsRng;
 
 use crate::config::Report;
 use crate::control::ServerError;
@@ -38,6 +37,7 @@ use crate::sys::caps::TunDeviceError;
 use crate::sys::netlink::NetlinkError;
 use crate::sys::nft::GuardError;
 use files::HostKeyError;
+use random::OsRng;
 
 /// What an agent is started with.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use super::AgentError;
 use super::preflight;
 use crate::config::Config;
 use crate::observe::Tun;
-use crate::sys::netlink::{Netlink, NetlinkError, RouteSpec};
+use crate::sys::netlink::{Netlink, NetlinkError, RouteSpec, absent_is_fine};
 use crate::sys::nft::{self, Guard, GuardCounters};
 use crate::sys::udp::Buffers;
 
@@ -187,10 +187,6 @@ fn wanted_routes(config: &Config) -> impl Iterator<Item = (IpNet, Option<IpAddr>
     let source =
         |block: IpNet| config.overlay.addresses.iter().copied().find(|address| address.is_ipv4() == block.addr().is_ipv4());
     config.peers.iter().flat_map(|peer| peer.remote_blocks.iter()).map(move |&block| (block, source(block)))
-}
-
-fn absent_is_fine(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
-    result.or_else(|error| if error.is_absent() { Ok(()) } else { Err(error) })
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! What could stand in the way, asked before anything is changed: one clear sentence instead of a failure half-way.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -12,49 +13,37 @@ use super::AgentError;
 use crate::config::{Advertise, Config, PeerRemote, Report, doubtful, holds_outer};
 use crate::control::{ServerError, prepare_run_dir};
 use crate::sys::caps::{check_tun_device, may_administer_network};
+use crate::sys::file::{self, Locked};
 use crate::sys::netlink::{Netlink, NetlinkError};
 use crate::sys::nft::CONTAINERS_GROUP;
 
 /// The lock's file name in the run directory.
 const LOCK: &str = "agent.lock";
 
-/// The run directory is this process's for as long as this lives.
-#[derive(Debug)]
-pub(super) struct RunDirLock(File);
-
-impl Drop for RunDirLock {
-    /// Unlocks by word, because closing is not enough: a child between fork and exec holds the same open file.
-    fn drop(&mut self) {
-        // What cannot be unlocked goes with the last holder of the file.
-        let _ = self.0.unlock();
-    }
-}
-
 /// Takes the run directory for this process, for as long as the lock is held. A killed agent's lock is free.
 ///
 /// # Errors
 /// [`AgentError::AlreadyRunning`], or what the file system said.
-pub(super) fn lock(run_dir: &Path) -> Result<RunDirLock, AgentError> {
+pub(super) fn lock(run_dir: &Path) -> Result<Locked, AgentError> {
     prepare_run_dir(run_dir)?;
     let path = run_dir.join(LOCK);
     let failed = |error| AgentError::Control(ServerError::Io(path.clone(), error));
     let mut options = OpenOptions::new();
     let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
+    let lock = match Locked::exclusive(file, Duration::ZERO) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
             // Who it is only makes the message better.
-            let _ = file.take(16).read_to_string(&mut holder);
-            let holder = holder.trim();
+            let holder = file::open(&path).and_then(|file| file::read_bounded(&file, 16)).ok();
+            let holder =
+                holder.as_ref().and_then(|holder| std::str::from_utf8(holder.expose()).ok()).unwrap_or_default().trim();
             let who = if holder.is_empty() { String::new() } else { format!(" (process {holder})") };
             return Err(AgentError::AlreadyRunning(run_dir.to_owned(), who));
         }
-        Err(TryLockError::Error(error)) => return Err(failed(error)),
-    }
-    let mut lock = RunDirLock(file);
+        Err(error) => return Err(failed(error)),
+    };
     let note = format!("{}\n", std::process::id());
-    lock.0.set_len(0).and_then(|()| lock.0.write_all(note.as_bytes())).map_err(failed)?;
+    lock.set_len(0).and_then(|()| (&*lock).write_all(note.as_bytes())).map_err(failed)?;
     Ok(lock)
 }
 
@@ -201,7 +190,7 @@ mod tests {
             format!("an agent is already running with run directory {} (process {})", run_dir.display(), std::process::id());
         assert_eq!(error.to_string(), who);
         // As a child process has it between fork and exec.
-        let _shared = first.0.try_clone().unwrap();
+        let _shared = first.try_clone().unwrap();
         drop(first);
         lock(&run_dir).expect("the lock goes with its holder");
     }

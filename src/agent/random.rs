@@ -4,7 +4,7 @@ use crate::model::Rng;
 
 /// getrandom(2).
 #[derive(Clone, Copy, Debug, Default)]
-pub struct OsRng;
+pub(super) struct OsRng;
 
 impl Rng for OsRng {
     /// # Panics

@@ -4,12 +4,13 @@
 //! 2. [`switch`] makes it the host's key, and keeps the one before it (`host.key.old`) for peers that were forgotten.
 //! 3. [`finish`] removes the old one, when every peer is seen to know us by the new one.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use super::files::{self, HOST_KEY, HostKeyError};
 use crate::crypto::SigningKey;
+use crate::sys::file;
 
 /// The key to come, in the state directory.
 pub const HOST_KEY_NEXT: &str = "host.key.next";
@@ -58,7 +59,7 @@ pub fn switch(state_dir: &Path) -> Result<SigningKey, HostKeyError> {
         Some(_) => return Err(HostKeyError::Unfinished(old)),
     }
     fs::rename(&next, &present).map_err(|error| HostKeyError::Io(next, error))?;
-    sync(state_dir)?;
+    sync_names(&present)?;
     Ok(key)
 }
 
@@ -73,13 +74,12 @@ pub fn finish(state_dir: &Path) -> Result<SigningKey, HostKeyError> {
         ErrorKind::NotFound => HostKeyError::Finished(old.clone()),
         _ => HostKeyError::Io(old.clone(), error),
     })?;
-    sync(state_dir)?;
+    sync_names(&old)?;
     Ok(key)
 }
 
-fn sync(state_dir: &Path) -> Result<(), HostKeyError> {
-    let synced = File::open(state_dir).and_then(|folder| folder.sync_all());
-    synced.map_err(|error| HostKeyError::Io(state_dir.to_owned(), error))
+fn sync_names(path: &Path) -> Result<(), HostKeyError> {
+    file::sync_names(path).map_err(|error| HostKeyError::Io(path.to_owned(), error))
 }
 
 #[cfg(test)]

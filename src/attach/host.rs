@@ -5,7 +5,7 @@ use std::fs;
 use ipnet::IpNet;
 
 use super::{AttachError, HardwareAddress, HostNetwork, fence, mac_of, step};
-use crate::sys::netlink::{Link, Netlink, NetlinkError};
+use crate::sys::netlink::{Link, Netlink, absent_is_fine};
 use crate::sys::nft::CONTAINERS_GROUP;
 
 /// The metric of the route that makes a network unreachable: worse than anybody would choose (one below what the kernel itself gives
@@ -197,8 +197,4 @@ fn set(path: &str, value: &'static str) -> Result<(), AttachError> {
         return Ok(());
     }
     fs::write(path, value).map_err(|reason| AttachError::Setting { path: path.to_owned(), value, reason })
-}
-
-pub(super) fn absent_is_fine(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
-    result.or_else(|error| if error.is_absent() { Ok(()) } else { Err(error) })
 }

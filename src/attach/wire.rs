@@ -10,10 +10,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::announce::announcement;
-use super::host::absent_is_fine;
 use super::{AttachError, Attached, Attachment, HardwareAddress, HostNetwork, Route, fence, host, mac_of, port_of, step};
 use crate::ipam::Owner;
-use crate::sys::netlink::{Link, Netlink, NetlinkError, RouteSpec, VethEnd};
+use crate::sys::netlink::{Link, Netlink, NetlinkError, RouteSpec, VethEnd, absent_is_fine};
 use crate::sys::netns::Namespace;
 use crate::sys::packet::PacketSocket;
 

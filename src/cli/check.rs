@@ -10,6 +10,7 @@ use super::{Exit, Places};
 use crate::agent::files;
 use crate::config::{Config, Placed, Report, Severity, Store};
 use crate::network::{self, Driver};
+use crate::observe::counted;
 use crate::store;
 
 /// Reads the file as the agent would.
@@ -77,10 +78,6 @@ fn verdict(report: &Report, usable: bool, what: &str) -> String {
     } else {
         format!("{file}: cannot be used: {}{warned}", counted(errors, "error"))
     }
-}
-
-fn counted(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 fn describe_config(config: &Config) -> String {

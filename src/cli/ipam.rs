@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::output::{complain, print, print_json};
 use super::{Exit, Places};
-use crate::ipam::{self, Book, Finding, Ipam, IpamError, JOURNAL, Lease, Namespaces, Network, Seconds, Source};
-use crate::observe::{plain, table};
+use crate::ipam::{self, Book, Finding, Ipam, IpamError, JOURNAL, Lease, Namespaces, Network, Source};
+use crate::observe::{duration_in_words, plain, table};
 use crate::sys::clock::wall_clock;
 
 /// Shows networks and leases.
@@ -71,7 +71,7 @@ fn as_text(book: &Book, shown: &[(&str, &Network)]) -> String {
             address.to_string(),
             plain(&lease.owner.container),
             plain(&lease.owner.interface),
-            format!("{} ago", span(now.saturating_sub(lease.since))),
+            format!("{} ago", duration_in_words(now.saturating_sub(lease.since))),
             plain(&lease.sandbox.netns),
         ]);
     }
@@ -92,16 +92,6 @@ fn as_text(book: &Book, shown: &[(&str, &Network)]) -> String {
         }
     }
     text
-}
-
-/// A time span with its largest unit.
-fn span(seconds: Seconds) -> String {
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3_600 => format!("{} min", seconds / 60),
-        3_600..172_800 => format!("{} h", seconds / 3_600),
-        _ => format!("{} days", seconds / 86_400),
-    }
 }
 
 fn sentence(finding: &Finding) -> String {

@@ -13,10 +13,11 @@ use serde_json::{Value, json};
 
 use super::output::{complain, print, print_json};
 use super::{CONFIG_FILE, Exit, Places};
-use crate::agent::drivers::{CONFLIST_PREFIX, link_plugins, missing_links, replace};
+use crate::agent::drivers::{CONFLIST_PREFIX, link_plugins, missing_links};
 use crate::agent::files;
 use crate::config::{Config, Report};
 use crate::network::{BRIDGE_PLUGINS, Driver, IPAM_PLUGIN, Subnet};
+use crate::sys::file::replace;
 
 /// The first line of every file of ours.
 const MARK: &str = "# Written by `underpass setup`; what is changed here is lost when it runs again.";

@@ -1,7 +1,7 @@
 //! `rancher-bridge` and `underpass-cni`: a container's interface on the host's bridge, by `attach`.
 //!
 //! The first has the keys and the defaults that Rancher's plugin had; the second the same keys with defaults that make a managed network
-//! without any. `conf.rs` reads them. Addresses come from whichever plugin `ipam.type` names (`delegate.rs`).
+//! without any. [`BridgeConf`](crate::network::BridgeConf) reads them. Addresses come from whichever plugin `ipam.type` names (`delegate.rs`).
 //!
 //! ADD asks for addresses first and connects then; if that fails, the addresses go back. DEL goes the other way, and goes on where
 //! something is gone. With `prevResult` ADD adds to what the plugins before it made.
@@ -17,6 +17,7 @@ use super::request::{Command, Request, one_mac};
 use super::result::{self, Address, Fault, Interface, Route, Success};
 use super::{Plugin, delegate, ipam};
 use crate::attach::{self, AttachError, Attached, Attachment, HostNetwork, Publication};
+use crate::network::first_address;
 
 /// Does what is asked.
 pub(super) fn answer(plugin: Plugin, request: &Request) -> Result<Option<Value>, Fault> {
@@ -54,7 +55,7 @@ fn add(request: &Request, conf: &Conf) -> Result<Success, Fault> {
 }
 
 fn connect(request: &Request, conf: &Conf, netns: PathBuf, given: Success, before: Success) -> Result<Success, Fault> {
-    let network = network(conf, &given.addresses)?;
+    let network = network(conf, &given.addresses);
     let gateway = conf.gateway(&network, &given.addresses)?;
     let routes = routes(conf, &given, gateway)?;
     let attachment = Attachment {
@@ -64,7 +65,7 @@ fn connect(request: &Request, conf: &Conf, netns: PathBuf, given: Success, befor
         routes: routes.iter().map(|it| attach::Route { destination: it.dst, gateway: it.gw }).collect(),
         mac: request.mac,
         mtu: conf.mtu(request)?,
-        hairpin: conf.hairpin,
+        hairpin: conf.keys.hairpin,
         published: published(request)?,
     };
     let attached = attach::attach(&network, &attachment)?;
@@ -92,7 +93,7 @@ fn interfaces(request: &Request, conf: &Conf, attached: &Attached) -> [Interface
         mtu: Some(attached.mtu),
         sandbox: Some(request.netns.clone()),
     };
-    [on_host(&conf.bridge, attached.bridge_mac), on_host(&attached.port, attached.port_mac), inside]
+    [on_host(&conf.keys.bridge, attached.bridge_mac), on_host(&attached.port, attached.port_mac), inside]
 }
 
 fn mac_text(mac: attach::HardwareAddress) -> String {
@@ -100,35 +101,31 @@ fn mac_text(mac: attach::HardwareAddress) -> String {
 }
 
 /// What this host needs for containers with these addresses.
-fn network(conf: &Conf, addresses: &[Address]) -> Result<HostNetwork, Fault> {
-    let mut gateways: Vec<IpNet> = conf.bridge_address()?.into_iter().collect();
-    if conf.is_gateway && !conf.bridge_as_gateway {
+fn network(conf: &Conf, addresses: &[Address]) -> HostNetwork {
+    let keys = &conf.keys;
+    let mut gateways: Vec<IpNet> = keys.address.into_iter().collect();
+    if keys.is_gateway && !keys.bridge_as_gateway {
         for address in addresses {
-            let gateway = address.gateway.or_else(|| first_of(address.address));
+            let gateway = address.gateway.or_else(|| first_address(address.address));
             let gateway = gateway.and_then(|gateway| IpNet::new(gateway, address.address.prefix_len()).ok());
             gateways.extend(gateway.filter(|gateway| !gateways.contains(gateway)));
         }
     }
     let seen = addresses.iter().map(|address| address.address.trunc()).filter(|net| net.prefix_len() < 31);
-    let all: Vec<IpNet> = conf.bridge_subnet.into_iter().chain(seen).collect();
+    let all: Vec<IpNet> = keys.subnet.into_iter().chain(seen).collect();
     let mut subnets: Vec<IpNet> =
         all.iter().copied().filter(|net| !all.iter().any(|other| other != net && other.contains(net))).collect();
     subnets.sort();
     subnets.dedup();
-    Ok(HostNetwork {
-        bridge: conf.bridge.clone(),
+    HostNetwork {
+        bridge: keys.bridge.clone(),
         gateways,
         subnets,
-        tun: conf.tun.clone(),
-        host_nat: conf.host_nat,
-        promiscuous: conf.promiscuous,
-        mtu: conf.mtu,
-    })
-}
-
-/// The first address of the network that a container of this address sees. IPv6 has no such habit.
-pub(super) fn first_of(address: IpNet) -> Option<IpAddr> {
-    Some(address).filter(|net| net.prefix_len() < 31 && net.addr().is_ipv4())?.hosts().next()
+        tun: keys.tun.clone().unwrap_or_else(|| attach::TUN.to_owned()),
+        host_nat: keys.host_nat,
+        promiscuous: keys.promiscuous,
+        mtu: keys.mtu,
+    }
 }
 
 /// The routes that were given, the default one if it is wished, and what leads to a gateway that is on no link.
@@ -136,7 +133,7 @@ fn routes(conf: &Conf, given: &Success, gateway: Option<IpAddr>) -> Result<Vec<R
     let own = |dst: IpNet| gateway.filter(|gateway| gateway.is_ipv4() == dst.addr().is_ipv4());
     let mut routes: Vec<Route> =
         given.routes.iter().map(|it| Route { dst: it.dst, gw: it.gw.or_else(|| own(it.dst)) }).collect();
-    if let (true, Some(gateway)) = (conf.is_default_gateway, gateway) {
+    if let (true, Some(gateway)) = (conf.keys.is_default_gateway, gateway) {
         let everything = IpNet::new(if gateway.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, 0).ok();
         let everything = everything.ok_or_else(|| Fault::configuration("no default route"))?;
         match routes.iter().find(|route| route.dst == everything) {
@@ -213,10 +210,10 @@ fn check(request: &Request, conf: &Conf) -> Result<(), Fault> {
         routes: told.routes.iter().map(|it| attach::Route { destination: it.dst, gateway: it.gw }).collect(),
         mac: one_mac(&told.interfaces[index].mac).ok(),
         mtu: None,
-        hairpin: conf.hairpin,
+        hairpin: conf.keys.hairpin,
         published: Vec::new(),
     };
-    Ok(attach::check(&network(conf, &addresses)?, &attachment)?)
+    Ok(attach::check(&network(conf, &addresses), &attachment)?)
 }
 
 fn gc(request: &Request) -> Result<(), Fault> {

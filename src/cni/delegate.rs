@@ -37,7 +37,7 @@ pub(super) fn add(request: &Request) -> Result<Success, Fault> {
         });
         return given;
     }
-    let told = call(request, name).inspect_err(|_| {
+    let told = run_somehow(request, name, request.command).inspect_err(|_| {
         // Whatever it did half is taken back; that it could not would only hide why.
         let _ = run(request, name, Command::Del, request.version);
     })?;
@@ -70,10 +70,6 @@ pub(super) fn pass_on(request: &Request) -> Result<(), Fault> {
         Err(fault) if fault.code == INCOMPATIBLE => run(request, name, request.command, Version::V1_0_0).map(drop),
         other => other.map(drop),
     }
-}
-
-fn call(request: &Request, name: &str) -> Result<Value, Fault> {
-    run_somehow(request, name, request.command)
 }
 
 /// In our version of the specification, or else in the one that Debian's plugins know.

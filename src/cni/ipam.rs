@@ -14,7 +14,8 @@ use serde_json::{Map, Value};
 use super::request::{Command, Request};
 use super::result::{self, Address, Fault, Route, Success};
 use crate::config::STATE_DIR;
-use crate::ipam::{self, Ipam, IpamError, JOURNAL, Lease, MANAGED, Namespaces, Owner, Sandbox, Source, Wish};
+use crate::ipam::{self, Ipam, IpamError, JOURNAL, Lease, MANAGED, Owner, Sandbox, Source, Wish};
+use crate::network::first_address;
 use crate::sys::clock::wall_clock;
 
 /// The prefix length that containers see unless `subnetPrefixSize` says another, as it always was.
@@ -68,14 +69,7 @@ fn give(request: &Request, conf: &Conf) -> Result<Success, Fault> {
         wish,
         never: conf.gateways(&blocks),
     };
-    let lease = match ipam.lease(asked.clone(), wall_clock()) {
-        // What containers left behind whose namespaces are gone is looked for only now: it takes milliseconds.
-        Err(IpamError::Full { .. }) => {
-            ipam.release_gone(&Namespaces::look(), wall_clock())?;
-            ipam.lease(asked, wall_clock())?
-        }
-        other => other?,
-    };
+    let lease = ipam.lease_or_reclaim(asked, wall_clock())?;
     Ok(conf.success(request, &lease, &blocks))
 }
 
@@ -216,15 +210,10 @@ impl Conf {
         Ok(())
     }
 
-    /// The first address of the network that a container of this address sees: every host's bridge has it. IPv6 has none.
-    fn gateway(&self, address: IpAddr, prefix_len: u8) -> Option<IpAddr> {
-        let net = IpNet::new(address, prefix_len).ok().filter(|net| prefix_len < 31 && net.addr().is_ipv4())?;
-        net.hosts().next()
-    }
-
-    /// Those of this host's blocks.
+    /// The gateways of this host's blocks.
     fn gateways(&self, blocks: &[IpNet]) -> Vec<IpAddr> {
-        blocks.iter().filter_map(|block| self.gateway(block.addr(), self.prefix_len)).collect()
+        let seen = |block: &IpNet| IpNet::new(block.addr(), self.prefix_len).ok();
+        blocks.iter().filter_map(|block| first_address(seen(block)?)).collect()
     }
 
     fn success(&self, request: &Request, lease: &Lease, blocks: &[IpNet]) -> Success {
@@ -240,9 +229,8 @@ impl Conf {
             .addresses
             .iter()
             .filter_map(|&address| {
-                let prefix_len = seen(address);
-                let net = IpNet::new(address, prefix_len).ok()?;
-                Some(Address { address: net, gateway: self.gateway(address, prefix_len), interface: None })
+                let net = IpNet::new(address, seen(address)).ok()?;
+                Some(Address { address: net, gateway: first_address(net), interface: None })
             })
             .collect();
         let gateway = addresses.iter().find_map(|address| address.gateway);

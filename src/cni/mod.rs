@@ -23,6 +23,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
+use crate::network::{BRIDGE_PLUGINS, IPAM_PLUGIN};
 use crate::sys::clock::wall_clock;
 use request::Request;
 use result::{Fault, Version};
@@ -56,9 +57,9 @@ impl Plugin {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Ipam => "rancher-cni-ipam",
-            Self::RancherBridge => "rancher-bridge",
-            Self::Underpass => "underpass-cni",
+            Self::Ipam => IPAM_PLUGIN,
+            Self::RancherBridge => BRIDGE_PLUGINS[0],
+            Self::Underpass => BRIDGE_PLUGINS[1],
         }
     }
 }

@@ -208,31 +208,35 @@ fn is_own_namespace(path: &str) -> bool {
 /// The addresses that were asked for, in the order of precedence of the conventions: `runtimeConfig.ips`, `args.cni.ips`, then the
 /// variable's `IP`, and `IPAddress`, which is how Rancher said it.
 fn wanted(netconf: &Map<String, Value>, args: &[(String, String)]) -> Result<Vec<Wanted>, Fault> {
-    let in_config = [&["runtimeConfig", "ips"][..], &["args", "cni", "ips"]];
-    for path in in_config {
-        let found = path[1..].iter().fold(netconf.get(path[0]), |value, key| value.and_then(|value| value.get(key)));
-        match found.unwrap_or(&Value::Null) {
+    for (place, found) in in_config(netconf, "ips") {
+        match found {
             Value::Null => {}
             Value::Array(items) if items.is_empty() => {}
             Value::Array(items) => {
                 let text = |item: &Value| item.as_str().map(str::to_owned);
                 let texts: Option<Vec<String>> = items.iter().map(text).collect();
-                let texts = texts.ok_or_else(|| Fault::configuration(format!("{} is no list of texts", path.join("."))))?;
+                let texts = texts.ok_or_else(|| Fault::configuration(format!("{place} is no list of texts")))?;
                 return texts.iter().map(|text| one_wanted(text)).collect::<Result<_, _>>().map_err(Fault::configuration);
             }
-            _ => return Err(Fault::configuration(format!("{} is no list of addresses", path.join(".")))),
+            _ => return Err(Fault::configuration(format!("{place} is no list of addresses"))),
         }
     }
-    for key in ["IP", "IPAddress"] {
-        if let Some((_, value)) = args.iter().find(|(name, value)| *name == key && !value.is_empty()) {
-            let texts = value.split(',').map(str::trim);
-            return texts
-                .map(one_wanted)
-                .collect::<Result<_, _>>()
-                .map_err(|why| Fault::environment(format!("CNI_ARGS: {why}")));
-        }
-    }
-    Ok(Vec::new())
+    let texts = argument(args, &["IP", "IPAddress"]).into_iter().flat_map(|text| text.split(',').map(str::trim));
+    texts.map(one_wanted).collect::<Result<_, _>>().map_err(|why| Fault::environment(format!("CNI_ARGS: {why}")))
+}
+
+/// What `runtimeConfig` and `args.cni` say of a key, in the order in which they count.
+fn in_config<'n>(netconf: &'n Map<String, Value>, key: &str) -> [(String, &'n Value); 2] {
+    let runtime = netconf.get("runtimeConfig").and_then(|config| config.get(key));
+    let args = netconf.get("args").and_then(|args| args.get("cni")?.get(key));
+    [("runtimeConfig", runtime), ("args.cni", args)]
+        .map(|(place, found)| (format!("{place}.{key}"), found.unwrap_or(&Value::Null)))
+}
+
+/// What `CNI_ARGS` say by the first of these keys that says anything.
+pub(super) fn argument<'a>(args: &'a [(String, String)], keys: &[&str]) -> Option<&'a str> {
+    let said = |key: &&str| args.iter().find(|(name, value)| name == key && !value.is_empty());
+    keys.iter().find_map(said).map(|(_, value)| value.as_str())
 }
 
 /// `CNI_ARGS`.
@@ -245,20 +249,17 @@ fn pairs(args: &str) -> Result<Vec<(String, String)>, Fault> {
 
 /// The link-layer address that was asked for, by the same ways: `MACAddress` is how Rancher said it.
 fn mac(netconf: &Map<String, Value>, args: &[(String, String)]) -> Result<Option<[u8; 6]>, Fault> {
-    let in_config = [&["runtimeConfig", "mac"][..], &["args", "cni", "mac"]];
-    for path in in_config {
-        let found = path[1..].iter().fold(netconf.get(path[0]), |value, key| value.and_then(|value| value.get(key)));
-        match found.unwrap_or(&Value::Null) {
+    for (place, found) in in_config(netconf, "mac") {
+        match found {
             Value::Null => {}
             Value::String(text) if text.is_empty() => {}
             Value::String(text) => return one_mac(text).map(Some).map_err(Fault::configuration),
-            _ => return Err(Fault::configuration(format!("{} is no text", path.join(".")))),
+            _ => return Err(Fault::configuration(format!("{place} is no text"))),
         }
     }
-    let said = ["MAC", "MACAddress"]
-        .into_iter()
-        .find_map(|key| args.iter().find(|(name, value)| *name == key && !value.is_empty()).map(|(_, value)| value));
-    said.map(|text| one_mac(text).map_err(|why| Fault::environment(format!("CNI_ARGS: {why}")))).transpose()
+    argument(args, &["MAC", "MACAddress"])
+        .map(|text| one_mac(text).map_err(|why| Fault::environment(format!("CNI_ARGS: {why}"))))
+        .transpose()
 }
 
 /// A unicast address in six groups.

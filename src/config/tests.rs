@@ -815,15 +815,6 @@ fn key_files_are_read_once_and_judged() {
     }
 }
 
-#[test]
-#[cfg(not(feature = "x509"))]
-fn certificates_need_a_build_that_has_them() {
-    let how = "this build does not have X.509 certificates: build it with `cargo build --release --features x509`, or remove the key";
-    assert_eq!(spoiled("psk_file: beta.psk", "ca_file: ca.pem"), format!("u.yaml:6: peers[0].ca_file: {how}\n"));
-    let messages = spoiled("{name: alpha}", "{name: alpha, certificate_file: a, certificate_key_file: b}");
-    assert_eq!(messages, format!("u.yaml:1: host.certificate_file: {how}\nu.yaml:1: host.certificate_key_file: {how}\n"));
-}
-
 #[cfg(feature = "x509")]
 mod certificates {
     use super::*;

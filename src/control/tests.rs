@@ -2,6 +2,7 @@
 
 use std::io::BufRead;
 use std::os::unix::fs::FileTypeExt;
+use std::sync::{Condvar, Mutex, mpsc};
 
 use serde_json::json;
 
@@ -9,16 +10,35 @@ use super::*;
 use crate::control::{Client, ClientError};
 use crate::model::{Rng, SeededRng};
 
-/// Answers `version`, knows no peers, and takes its time over `status`.
-struct Stub;
+/// Answers `version`, knows no peers, and answers `status` once somebody has asked for `version` meanwhile.
+#[derive(Default)]
+struct Stub {
+    asked: Mutex<Vec<&'static str>>,
+    news: Condvar,
+}
+
+impl Stub {
+    fn note(&self, what: &'static str) {
+        self.asked.lock().unwrap().push(what);
+        self.news.notify_all();
+    }
+
+    fn await_that(&self, what: &str) {
+        drop(self.news.wait_while(self.asked.lock().unwrap(), |asked| !asked.contains(&what)).unwrap());
+    }
+}
 
 impl Handler for Stub {
     fn handle(&self, request: Request) -> Result<Value, Fault> {
         match request {
-            Request::Version {} => Ok(json!({"schema": "underpass.version/1", "version": "9.9", "pid": 1})),
+            Request::Version {} => {
+                self.note("version");
+                Ok(json!({"schema": "underpass.version/1", "version": "9.9", "pid": 1}))
+            }
             Request::Peers { name: Some(name) } => Err(Fault::new(FaultKind::NotFound, format!("no peer {name:?}"))),
             Request::Status {} => {
-                thread::sleep(Duration::from_millis(300));
+                self.note("status");
+                self.await_that("version");
                 Ok(json!({"slow": true}))
             }
             _ => Ok(json!({})),
@@ -29,7 +49,7 @@ impl Handler for Stub {
 fn start() -> (tempfile::TempDir, Server, Arc<Counters>) {
     let folder = tempfile::tempdir().unwrap();
     let counters = Arc::new(Counters::default());
-    let server = Server::start(&folder.path().join("run"), Arc::new(Stub), Arc::clone(&counters)).unwrap();
+    let server = Server::start(&folder.path().join("run"), Arc::new(Stub::default()), Arc::clone(&counters)).unwrap();
     (folder, server, counters)
 }
 
@@ -71,7 +91,7 @@ fn the_socket_and_its_folder_are_private() {
 fn a_folder_that_others_can_write_to_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
-    let error = Server::start(folder.path(), Arc::new(Stub), Arc::default()).unwrap_err();
+    let error = Server::start(folder.path(), Arc::new(Stub::default()), Arc::default()).unwrap_err();
     assert!(error.to_string().contains("has mode 0777"), "{error}");
 }
 
@@ -79,19 +99,19 @@ fn a_folder_that_others_can_write_to_is_refused() {
 fn a_second_server_is_refused_and_a_stale_socket_is_replaced() {
     let (folder, server, _) = start();
     let run_dir = folder.path().join("run");
-    assert!(matches!(Server::start(&run_dir, Arc::new(Stub), Arc::default()), Err(ServerError::InUse(_))));
+    assert!(matches!(Server::start(&run_dir, Arc::new(Stub::default()), Arc::default()), Err(ServerError::InUse(_))));
     assert_eq!(Client::new(&run_dir).version().unwrap().version, "9.9", "the first one still answers");
     drop(server);
     // What a killed agent leaves: a socket that nobody listens on.
     drop(UnixListener::bind(run_dir.join(SOCKET_NAME)).unwrap());
-    let _server = Server::start(&run_dir, Arc::new(Stub), Arc::default()).unwrap();
+    let _server = Server::start(&run_dir, Arc::new(Stub::default()), Arc::default()).unwrap();
     assert_eq!(Client::new(&run_dir).version().unwrap().version, "9.9");
 }
 
 #[test]
 fn a_path_too_long_for_a_socket_says_so() {
     let folder = tempfile::tempdir().unwrap();
-    let error = Server::start(&folder.path().join("x".repeat(120)), Arc::new(Stub), Arc::default()).unwrap_err();
+    let error = Server::start(&folder.path().join("x".repeat(120)), Arc::new(Stub::default()), Arc::default()).unwrap_err();
     assert!(error.to_string().contains("at most 107 octets"), "{error}");
 }
 
@@ -119,9 +139,7 @@ fn a_full_backlog_is_a_timeout_too() {
     socket.listen(0).unwrap();
     let _first = UnixStream::connect(&path).unwrap();
     let client = Client::new(folder.path()).with_timeout(Duration::from_millis(100));
-    let begun = Instant::now();
     assert!(matches!(client.version(), Err(ClientError::Timeout(..))));
-    assert!(begun.elapsed() < Duration::from_secs(2));
 }
 
 #[test]
@@ -181,16 +199,17 @@ fn slow_clients_use_up_slots_and_never_the_server() {
 
 #[test]
 fn a_slow_answer_holds_nobody_else_up() {
-    let (folder, _server, _) = start();
+    let folder = tempfile::tempdir().unwrap();
     let run_dir = folder.path().join("run");
+    let stub = Arc::new(Stub::default());
+    let handler: Arc<dyn Handler> = stub.clone();
+    let _server = Server::start(&run_dir, handler, Arc::default()).unwrap();
     let slow = thread::spawn({
         let run_dir = run_dir.clone();
         move || Client::new(&run_dir).ask_raw(&Request::Status {}).unwrap()
     });
-    thread::sleep(Duration::from_millis(50));
-    let begun = Instant::now();
+    stub.await_that("status");
     Client::new(&run_dir).version().unwrap();
-    assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
     assert_eq!(slow.join().unwrap(), json!({"slow": true}));
 }
 
@@ -198,9 +217,12 @@ fn a_slow_answer_holds_nobody_else_up() {
 fn a_server_stops_although_its_socket_file_is_gone() {
     let (_folder, server, _) = start();
     fs::remove_file(&server.path).unwrap();
-    let begun = Instant::now();
-    drop(server);
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    let (told, ended) = mpsc::channel();
+    thread::spawn(move || {
+        drop(server);
+        told.send(()).unwrap();
+    });
+    ended.recv_timeout(Duration::from_secs(30)).expect("it ends");
 }
 
 #[test]
@@ -210,7 +232,7 @@ fn a_request_that_trickles_in_is_cut_off() {
     let begun = Instant::now();
     // Each octet comes well within any timeout of a single read.
     while stream.write_all(b"{").is_ok() {
-        assert!(begun.elapsed() < CONNECTION_TIMEOUT + Duration::from_secs(3), "it is still read");
+        assert!(begun.elapsed() < 4 * CONNECTION_TIMEOUT, "it is still read");
         thread::sleep(Duration::from_millis(100));
     }
     assert!(begun.elapsed() >= CONNECTION_TIMEOUT);

@@ -3,7 +3,6 @@
 //! Everything here is older than the oldest API that Docker serves today. A request names a version that both sides know: ours, which is
 //! that of Docker 20.10, or the oldest that a later daemon still speaks.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -11,6 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::http::{Exchange, HttpError, Line, Stop};
+use crate::network::Labels;
 
 /// The version of the API that we speak.
 const OURS: Version = Version(1, 41);
@@ -77,9 +77,6 @@ impl Version {
         Ok(oldest.map_or(OURS, |oldest| oldest.max(OURS)))
     }
 }
-
-/// A container's labels, by name.
-pub(super) type Labels = BTreeMap<String, String>;
 
 /// A container in the list.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]

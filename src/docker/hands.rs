@@ -12,12 +12,12 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::api::Labels;
 use super::plan::Plan;
 use super::table::{Hands, Plugged, Refusal, refusal};
 use super::{Known, KnownNetwork, RUNTIME, Settings, Source};
 use crate::attach::{self, AttachError};
-use crate::ipam::{Ipam, IpamError, Lease, Namespaces, Owner, Request, Sandbox, Wish};
+use crate::ipam::{Ipam, IpamError, Lease, Owner, Request, Sandbox, Wish};
+use crate::network::Labels;
 use crate::network::choice::{self, AddressWish, Attachment, Choices, Place, choose};
 use crate::sys::clock::wall_clock;
 use crate::sys::netlink::Netlink;
@@ -53,22 +53,14 @@ impl Overlay {
         }
         let mut refused = None;
         for wish in wishes(wish) {
-            let request = || Request {
+            let request = Request {
                 network: pool.to_owned(),
                 owner: owner(id, ALONE),
                 sandbox: nowhere(),
-                wish: wish.clone(),
+                wish,
                 never: plan.gateways(),
             };
-            let lease = match ipam.lease(request(), wall_clock()) {
-                // What containers left behind whose namespaces are gone is looked for only now: it takes milliseconds.
-                Err(IpamError::Full { .. }) => {
-                    ipam.release_gone(&Namespaces::look(), wall_clock()).map_err(trouble)?;
-                    ipam.lease(request(), wall_clock())
-                }
-                other => other,
-            };
-            match lease {
+            match ipam.lease_or_reclaim(request, wall_clock()) {
                 Ok(lease) => return Ok((lease, blocks)),
                 Err(error @ (IpamError::Taken { .. } | IpamError::NotOurs { .. })) => refused = Some(error),
                 Err(error) => return Err(trouble(error)),

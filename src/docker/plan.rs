@@ -3,14 +3,10 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde_json::Value;
 
 use super::table::Refusal;
 use crate::attach::{HostNetwork, Route};
-use crate::network::{BRIDGE_PLUGINS, Spec};
-
-/// Bridges of configurations that name none: of `rancher-bridge`, and of `underpass-cni`.
-const BRIDGES: [&str; 2] = ["cni0", "managed0"];
+use crate::network::{BRIDGE_PLUGINS, BridgeConf, Spec};
 
 /// The MTU of a bridge that nobody gave another one.
 const ETHERNET_MTU: u32 = 1500;
@@ -22,8 +18,6 @@ pub(super) struct Plan {
     /// Where containers without another way out send everything else.
     pub default_gateway: Option<IpAddr>,
     pub hairpin: bool,
-    /// `mtu`, if it says one.
-    mtu: Option<u32>,
     /// `linkMTUOverhead`.
     overhead: u32,
 }
@@ -31,52 +25,39 @@ pub(super) struct Plan {
 impl Plan {
     /// The network by our own plugin; others' networks are made by their plugins alone.
     pub(super) fn of(spec: &Spec, tun: &str) -> Result<Self, Refusal> {
-        let kind = |netconf: &Value| netconf.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let ours = spec.cni_config.iter().find(|file| BRIDGE_PLUGINS.contains(&kind(&file.netconf).as_str()));
-        let Some(netconf) = ours.map(|file| &file.netconf) else {
+        let ours = spec.cni_config.iter().find_map(|file| {
+            let netconf = file.netconf.as_object()?;
+            let plugin = netconf.get("type")?.as_str().filter(|name| BRIDGE_PLUGINS.contains(name))?;
+            Some((plugin, netconf))
+        });
+        let Some((plugin, netconf)) = ours else {
             let plugins = spec.plugins().into_iter().collect::<Vec<_>>().join(", ");
             return Err(Refusal::Wish(format!(
                 "network {} is made by other plugins ({plugins}): labels work with those of {}",
                 spec.name, BRIDGE_PLUGINS[0]
             )));
         };
-        let text = |key: &str| netconf.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-        // The second plugin has defaults that make a managed network.
-        let managed = kind(netconf) == BRIDGE_PLUGINS[1];
-        let truth_or = |key: &str, or: bool| netconf.get(key).and_then(Value::as_bool).unwrap_or(or);
-        let truth = |key: &str| truth_or(key, false);
-        let number = |key: &str| netconf.get(key).and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok());
-        let own: Option<IpNet> = text("bridgeSubnet").and_then(|text| text.parse().ok());
-        let own = own.filter(|_| !truth("skipBridgeConfigureIP")).map(|subnet| {
-            let said = text("bridgeIP").and_then(|text| text.split('/').next()?.parse().ok());
-            let address = said.or_else(|| subnet.hosts().next()).unwrap_or_else(|| subnet.addr());
-            (address, subnet.prefix_len())
-        });
-        let is_default_gateway = truth_or("isDefaultGateway", managed);
-        let is_gateway = truth("isGateway") || is_default_gateway;
-        let subnets = spec.subnets.iter().map(|subnet| (IpAddr::V4(subnet.gateway), subnet.network.prefix_len()));
-        let gateways: Vec<(IpAddr, u8)> = match own {
+        let wrong = |why| Refusal::Wish(format!("network {}: {why}", spec.name));
+        let conf = BridgeConf::of(plugin, netconf).map_err(wrong)?;
+        let subnets = spec.subnets.iter().filter_map(|it| IpNet::new(it.gateway.into(), it.network.prefix_len()).ok());
+        let gateways: Vec<IpNet> = match conf.address {
             Some(own) => vec![own],
-            None if is_gateway => subnets.collect(),
+            None if conf.is_gateway => subnets.collect(),
             None => Vec::new(),
         };
-        let gateways = gateways.into_iter().filter_map(|(address, length)| IpNet::new(address, length).ok());
-        let network = HostNetwork {
-            bridge: text("bridge").unwrap_or(BRIDGES[usize::from(managed)]).to_owned(),
-            gateways: gateways.collect(),
-            subnets: spec.prefixes().into_iter().map(IpNet::V4).collect(),
-            tun: tun.to_owned(),
-            host_nat: truth_or("hostNat", managed) || truth("ipMasq"),
-            promiscuous: truth("promiscMode"),
-            mtu: number("mtu").filter(|mtu| *mtu > 0),
-        };
-        let default_gateway = network.gateways.first().filter(|_| is_default_gateway).map(IpNet::addr);
         Ok(Self {
-            default_gateway,
-            hairpin: truth("hairpinMode"),
-            mtu: network.mtu,
-            overhead: number("linkMTUOverhead").unwrap_or(0),
-            network,
+            default_gateway: gateways.first().filter(|_| conf.is_default_gateway).map(IpNet::addr),
+            hairpin: conf.hairpin,
+            overhead: conf.overhead,
+            network: HostNetwork {
+                bridge: conf.bridge,
+                gateways,
+                subnets: spec.prefixes().into_iter().map(IpNet::V4).collect(),
+                tun: tun.to_owned(),
+                host_nat: conf.host_nat,
+                promiscuous: conf.promiscuous,
+                mtu: conf.mtu,
+            },
         })
     }
 
@@ -96,12 +77,9 @@ impl Plan {
     /// never more than the tunnel takes.
     pub(super) fn mtu(&self, label: Option<u16>, tun: Option<u32>) -> Option<u32> {
         let overhead = label.map_or(self.overhead, u32::from);
-        let said = match (self.mtu, overhead) {
+        let said = match (self.network.mtu, overhead) {
             (None, 0) => None,
-            (mtu, overhead) => {
-                let mtu = mtu.unwrap_or(ETHERNET_MTU);
-                Some(mtu.checked_sub(overhead).filter(|mtu| *mtu > 0).unwrap_or(mtu))
-            }
+            (mtu, overhead) => Some(BridgeConf::reduced(mtu.unwrap_or(ETHERNET_MTU), overhead)),
         };
         match (said, tun) {
             (Some(said), Some(tun)) => Some(said.min(tun)),
@@ -124,7 +102,7 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::network::CniFile;

@@ -16,7 +16,8 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::api::{Container, Labels};
+use super::api::Container;
+use crate::network::Labels;
 use crate::network::choice::{self, Attachment, LABEL_CNI_NETWORK, LABEL_NETWORK};
 
 /// How long to wait before a failed container is tried again: at first, and at most. What keeps it from working may be another

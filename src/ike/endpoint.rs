@@ -326,10 +326,7 @@ impl Endpoint {
         for spi in self.table.of_peer(peer) {
             self.with(now, spi, |sa, shared| match sa {
                 IkeSa::Established(state) => state.close(shared, now, CloseReason::Closed),
-                IkeSa::Initiating(state) => {
-                    state.abandon(shared, CloseReason::Closed);
-                    None
-                }
+                IkeSa::Initiating(state) => state.close(shared, now),
                 other => Some(other),
             });
         }

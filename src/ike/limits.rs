@@ -24,7 +24,8 @@ pub const HEARD_PATIENCE: Duration = Duration::from_secs(8);
 /// A peer that speaks and never answers is given up so much later at most. With [`GIVE_UP`] it is still less than [`HARD_MARGIN`].
 pub const HEARD_PATIENCE_MOST: Duration = Duration::from_secs(12);
 
-/// An initiation (IKE_SA_INIT and IKE_AUTH together) ends after this time; the reconciler then begins anew.
+/// An initiation (IKE_SA_INIT and IKE_AUTH together) ends after this time; the reconciler then begins anew. An IKE_AUTH that leaves
+/// near its end is waited for longer, by [`HALF_OPEN_LIFETIME`].
 pub const GIVE_UP_INITIATE: Duration = Duration::from_secs(30);
 
 /// Where a peer may be at several places, one that does not answer for so long (three transmissions) is followed by the next.

@@ -572,6 +572,11 @@ impl Session {
         }
     }
 
+    /// Does without the answer to what was asked.
+    pub fn forget_request(&mut self) {
+        self.outstanding = None;
+    }
+
     /// When `handle_timeout` has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.outstanding.as_ref().map(|outstanding| outstanding.clock.wake())

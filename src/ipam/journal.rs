@@ -3,19 +3,16 @@
 //! The lock is flock(2) on the file itself. Compaction gives the name to another file, so who has waited for the lock looks whether
 //! it got the file that has the name now, and begins again if not.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::record::{self, BadLine, Record, VERSION};
 use super::{IpamError, LOCK_PATIENCE};
-
-/// The longest pause between two tries for the lock.
-const LOCK_PAUSE: Duration = Duration::from_millis(5);
+use crate::sys::file::{self, Locked};
 
 /// Largest journal in octets that is read: a /16 full of leases fits several times.
 const MAX_JOURNAL: u64 = 256 * 1024 * 1024;
@@ -45,7 +42,7 @@ pub(super) struct Contents {
 #[derive(Debug)]
 pub(super) struct Journal {
     path: PathBuf,
-    file: File,
+    file: Locked,
     len: u64,
     compact_over: u64,
     /// A write failed: what stands in the file is not known.
@@ -61,7 +58,7 @@ impl Journal {
             return Err(failed(io::Error::other(format!("expected a journal of at most {MAX_JOURNAL} octets"))));
         }
         let mut octets = Vec::with_capacity(len as usize);
-        (&file).read_to_end(&mut octets).map_err(failed)?;
+        (&*file).read_to_end(&mut octets).map_err(failed)?;
         let contents = read(&octets).ok_or_else(|| IpamError::Newer(path.to_owned()))?;
         let journal = Self { path: path.to_owned(), file, len, compact_over, broken: false };
         Ok((journal, contents))
@@ -88,7 +85,8 @@ impl Journal {
         let first = self.len == 0;
         let mut octets = if first { record::emit(&Record::Journal { version: VERSION }) } else { Vec::new() };
         octets.extend(record::emit(record));
-        let written = self.file.seek(SeekFrom::Start(self.len)).and_then(|_| self.file.write_all(&octets));
+        let mut file: &File = &self.file;
+        let written = file.seek(SeekFrom::Start(self.len)).and_then(|_| file.write_all(&octets));
         if let Err(error) = written.and_then(|()| self.file.sync_data()) {
             // The next who opens it cuts off what may stand there; we cannot know, so we write no more.
             self.broken = true;
@@ -97,12 +95,11 @@ impl Journal {
         }
         self.len += octets.len() as u64;
         // The name must be on disk as well, or the file is lost with the power.
-        if first { self.sync_folder() } else { Ok(()) }
+        if first { self.sync_name() } else { Ok(()) }
     }
 
-    fn sync_folder(&self) -> Result<(), IpamError> {
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| self.failed(error))
+    fn sync_name(&self) -> Result<(), IpamError> {
+        file::sync_names(&self.path).map_err(|error| self.failed(error))
     }
 
     /// Writes the journal anew if it is large and most of it is history.
@@ -123,32 +120,18 @@ impl Journal {
         let replace = || {
             // Only who holds the lock writes drafts: what lies there was left by a killed process.
             let _ = fs::remove_file(&draft);
-            let mut file = options().create_new(true).open(&draft)?;
+            let file = options().create_new(true).open(&draft)?;
             // Locked before it has the name, so that nobody else has it first.
-            file.try_lock()?;
-            file.write_all(&octets)?;
+            let file = Locked::exclusive(file, Duration::ZERO)?;
+            (&*file).write_all(&octets)?;
             file.sync_all()?;
             fs::rename(&draft, &self.path)?;
             Ok(file)
         };
-        let file = replace().map_err(|error| self.failed(error))?;
-        let old = std::mem::replace(&mut self.file, file);
-        unlock(&old);
+        self.file = replace().map_err(|error| self.failed(error))?;
         self.len = octets.len() as u64;
-        self.sync_folder()
+        self.sync_name()
     }
-}
-
-impl Drop for Journal {
-    fn drop(&mut self) {
-        unlock(&self.file);
-    }
-}
-
-/// By word and not by closing: a child between fork and exec holds the same open file.
-fn unlock(file: &File) {
-    // What cannot be unlocked goes with the last holder of the file.
-    let _ = file.unlock();
 }
 
 fn options() -> OpenOptions {
@@ -158,44 +141,33 @@ fn options() -> OpenOptions {
 }
 
 /// Opens the file that has the name, and locks it.
-fn lock(path: &Path, access: Access) -> Result<File, IpamError> {
+fn lock(path: &Path, access: Access) -> Result<Locked, IpamError> {
     let failed = |error| IpamError::Io(path.to_owned(), error);
-    let deadline = Instant::now() + LOCK_PATIENCE;
-    let mut pause = Duration::from_micros(200);
     let mut folder_made = false;
     loop {
         let opened = match access {
-            Access::Look => OpenOptions::new().read(true).custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK).open(path),
-            Access::Change => options().create(true).open(path),
+            Access::Look => file::open(path),
+            Access::Change => options().create(true).open(path).and_then(file::ordinary),
         };
         let file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound && access == Access::Change && !folder_made => {
                 folder_made = true;
                 let folder = path.parent().unwrap_or(Path::new("."));
-                DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+                file::make_folder(folder, 0o700).map_err(failed)?;
                 continue;
             }
             Err(error) => return Err(failed(error)),
         };
-        if !file.metadata().map_err(failed)?.is_file() {
-            return Err(failed(io::Error::other("not an ordinary file")));
-        }
         let locked = match access {
-            Access::Look => file.try_lock_shared(),
-            Access::Change => file.try_lock(),
+            Access::Look => Locked::shared(file, LOCK_PATIENCE),
+            Access::Change => Locked::exclusive(file, LOCK_PATIENCE),
         };
-        match locked.map_err(io::Error::from) {
-            Ok(()) if has_name(&file, path) => return Ok(file),
+        match locked {
+            Ok(file) if has_name(&file, path) => return Ok(file),
             // Somebody put another in its place meanwhile.
-            Ok(()) => unlock(&file),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-                if Instant::now() >= deadline {
-                    return Err(IpamError::Locked(path.to_owned()));
-                }
-                thread::sleep(pause);
-                pause = (pause * 2).min(LOCK_PAUSE);
-            }
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(IpamError::Locked(path.to_owned())),
             Err(error) => return Err(failed(error)),
         }
     }

@@ -198,6 +198,21 @@ impl Ipam {
         Ok(lease)
     }
 
+    /// The same. Where everything is taken, what containers left behind whose namespaces are gone is taken back first; that is looked for
+    /// only then, as it takes milliseconds.
+    ///
+    /// # Errors
+    /// As [`Self::lease`].
+    pub fn lease_or_reclaim(&mut self, request: Request, now: Seconds) -> Result<Lease, IpamError> {
+        match self.lease(request.clone(), now) {
+            Err(IpamError::Full { .. }) => {
+                self.release_gone(&Namespaces::look(), now)?;
+                self.lease(request, now)
+            }
+            other => other,
+        }
+    }
+
     /// Takes back what somebody has, if it has something.
     ///
     /// # Errors

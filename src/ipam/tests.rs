@@ -97,6 +97,22 @@ fn addresses_go_round_and_rest() {
     assert_eq!((counts.total, counts.leased, counts.reserved, counts.resting, counts.free()), (6, 5, 1, 0, 0));
 }
 
+/// What nobody uses is taken back, and rests like everything else.
+#[test]
+fn a_full_block_is_searched_for_what_was_left_behind() {
+    let host = Host::new(&["10.42.1.0/29"]);
+    let mut gone = request("gone", &[]);
+    (gone.sandbox.netns, gone.sandbox.netns_id) = ("/nonexistent".into(), None);
+    let address = host.open().lease_or_reclaim(gone, 100).unwrap().addresses;
+    for container in ["a", "b", "c", "d"] {
+        host.open().lease_or_reclaim(request(container, &[]), 100).unwrap();
+    }
+    assert_eq!(host.look().leases().count(), 5, "nobody is looked for while there is room");
+    let late = |now| host.open().lease_or_reclaim(request("late", &[]), now);
+    assert!(matches!(late(200), Err(IpamError::Full { counts, .. }) if (counts.leased, counts.resting) == (4, 1)));
+    assert_eq!(late(200 + HOLD_DOWN).unwrap().addresses, address);
+}
+
 #[test]
 fn a_wish_is_fulfilled_or_fails_with_the_reason() {
     let host = Host::new(&["10.42.1.0/24", "10.42.9.0/30"]);

@@ -4,12 +4,13 @@
 //! Such blocks stand in `rancher-compose.yml` or `docker-compose.yml`, below a service or a section `services`. The way of one:
 //! `compose.rs` finds it in the file, `interpolate.rs` puts variables in, `read.rs` makes values of it, `netconf.rs` makes the
 //! CNI configuration files, and `types.rs` says what comes out. `spec.rs` is the network that a host makes of a driver, with what container
-//! runtimes get; `change.rs` says what of it can change while containers use it; [`choice`] says which network a container gets.
+//! runtimes get, `bridge.rs` what our own plugins read in that; `change.rs` says what of it can change while containers use it; [`choice`] says which network a container gets.
 //!
 //! Files of this kind were never validated before: unknown keys were ignored, and of a key that stood twice the last one
 //! counted. They load here as they did, but each such key earns a warning with its line, or an error if the reader is strict.
 //! What could not have worked is an error always.
 
+mod bridge;
 mod change;
 pub mod choice;
 mod compose;
@@ -19,6 +20,7 @@ mod read;
 mod spec;
 mod types;
 
+pub use bridge::{BridgeConf, first_address};
 pub use change::Change;
 pub use compose::is_compose;
 pub use spec::{BRIDGE_PLUGINS, IPAM_PLUGIN, OnHost, Spec};

@@ -284,7 +284,7 @@ fn bridge_makes_sense(
 }
 
 /// An address with or without a prefix length.
-fn address(text: &str) -> Result<IpAddr, Expected> {
+pub(super) fn address(text: &str) -> Result<IpAddr, Expected> {
     let plain = text.parse::<IpAddr>().ok().or_else(|| text.parse::<IpNet>().ok().map(|net| net.addr()));
     plain.ok_or_else(|| Expected::new("an address, with or without its prefix length"))
 }

@@ -11,6 +11,7 @@ use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::bridge::BRIDGES;
 use super::{CniFile, Driver, Labels, Subnet};
 
 /// The version of the lists: the newest that Debian's runtimes take.
@@ -18,9 +19,6 @@ const CNI_VERSION: &str = "1.0.0";
 
 /// Our plugins for interfaces.
 pub const BRIDGE_PLUGINS: [&str; 2] = ["rancher-bridge", "underpass-cni"];
-
-/// The bridges that they make if nobody names one.
-const DEFAULT_BRIDGES: [&str; 2] = ["cni0", "managed0"];
 
 /// Our plugin for addresses.
 pub const IPAM_PLUGIN: &str = "rancher-cni-ipam";
@@ -141,7 +139,7 @@ impl Spec {
         self.cni_config.iter().filter_map(|file| {
             let kind = text(&file.netconf, "type");
             let ours = BRIDGE_PLUGINS.iter().position(|name| Some(*name) == kind);
-            text(&file.netconf, "bridge").or_else(|| Some(DEFAULT_BRIDGES[ours?]))
+            text(&file.netconf, "bridge").or_else(|| Some(BRIDGES[ours?]))
         })
     }
 

@@ -320,6 +320,40 @@ fn variables_are_put_in() {
 }
 
 #[test]
+fn a_prefix_size_that_is_not_the_bridges_is_told() {
+    let messages = spoiled("type: rancher-cni-ipam", "type: rancher-cni-ipam\n          subnetPrefixSize: /24");
+    assert!(messages.contains("/24 is not the length of bridgeSubnet 10.42.0.0/16"), "{messages}");
+}
+
+#[test]
+fn drivers_of_several_files_are_held_together() {
+    let together = |other: &str| {
+        let of = |file: &str, text: &str| (PathBuf::from(file), read(text).0.remove(0));
+        let mut report = Report::new(Path::new("u.yaml"));
+        check_together(&[of("a.yml", EXAMPLE), of("b.yml", other)], &mut report);
+        report.to_string()
+    };
+    let name = "b.yml:3: default_network.name: a network called ipsec comes with the driver at a.yml:3 already";
+    let messages = together(&EXAMPLE.replace("10.42.", "10.43."));
+    assert!(messages.contains(name), "{messages}");
+    let messages = together(&EXAMPLE.replace("name: ipsec", "name: blue"));
+    assert!(
+        messages.contains("10.42.0.0/16 of network blue overlaps 10.42.0.0/16 of network ipsec (a.yml:3)"),
+        "{messages}"
+    );
+    assert_eq!(together(&EXAMPLE.replace("name: ipsec", "name: blue").replace("10.42.", "10.43.")), "");
+}
+
+#[test]
+fn labels_stand_in_within_lists_too() {
+    let (drivers, messages) =
+        read("s: {network_driver: {name: d, cni_config: {a.conf: {type: other, it: [x, '__host_label__: rack']}}}}");
+    assert_eq!(messages, "");
+    let labels = Labels::from([("rack".to_owned(), "r7".to_owned())]);
+    assert_eq!(drivers[0].cni_files(&labels)[0].netconf["it"], json!(["x", "r7"]));
+}
+
+#[test]
 fn a_catalogs_questions_have_defaults() {
     let text = EXAMPLE.replace("'10.42.0.0/16'", "${SUBNET}").replace("        hairpinMode\": true\n", "");
     let text = format!(

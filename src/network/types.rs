@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// A host's labels.
+/// A host's labels, or a container's.
 pub type Labels = BTreeMap<String, String>;
 
 /// How a value begins that stands for a label of the host.
@@ -106,8 +106,7 @@ impl Subnet {
 impl Driver {
     /// The CNI configuration files of a host with these labels: each text `__host_label__: NAME` is the value of that label, or
     /// nothing if the host does not have it.
-    #[must_use]
-    pub fn cni_files(&self, labels: &Labels) -> Vec<CniFile> {
+    pub(super) fn cni_files(&self, labels: &Labels) -> Vec<CniFile> {
         let with_labels = |file: &CniFile| {
             let mut netconf = file.netconf.clone();
             put_in_labels(&mut netconf, labels);

@@ -311,8 +311,11 @@ fn octets_in_words(octets: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-fn counted(count: u64, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+/// `1 peer`, `2 peers`.
+#[must_use]
+pub fn counted<N: std::fmt::Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
+    let plural = if count == N::from(1) { "" } else { "s" };
+    format!("{count} {noun}{plural}")
 }
 
 /// Left-aligned columns, two spaces apart; no spaces at the ends of lines.

@@ -1,15 +1,14 @@
 //! What etcd said last, in the state directory: with it an agent starts while the store is away.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::etcd::{Entry, Head};
+use crate::sys::file;
 
 /// The file's name.
 const NAME: &str = "store.json";
@@ -18,7 +17,7 @@ const NAME: &str = "store.json";
 const SCHEMA: &str = "underpass.store/1";
 
 /// Largest file that is read, in octets: thousands of hosts are a few megabytes.
-const MAX: u64 = 64 * 1024 * 1024;
+const MAX: usize = 64 * 1024 * 1024;
 
 /// What was known.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -47,13 +46,13 @@ struct Page<C> {
 pub(super) fn load(state_dir: &Path, prefix: &str) -> Result<Option<Cached>, String> {
     let path = state_dir.join(NAME);
     let told = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    let octets = match fs::metadata(&path) {
-        Ok(metadata) if metadata.len() > MAX => return Err(told(&"it is too large")),
-        Ok(_) => fs::read(&path).map_err(|error| told(&error))?,
+    let octets = match file::open(&path).and_then(|file| file::read_bounded(&file, MAX + 1)) {
+        Ok(octets) if octets.len() > MAX => return Err(told(&"it is too large")),
+        Ok(octets) => octets,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(told(&error)),
     };
-    let page: Page<Cached> = serde_json::from_slice(&octets).map_err(|error| told(&error))?;
+    let page: Page<Cached> = serde_json::from_slice(octets.expose()).map_err(|error| told(&error))?;
     if page.schema != SCHEMA {
         return Err(told(&format!("its schema is {:?}, expected {SCHEMA:?}", page.schema)));
     }
@@ -66,16 +65,13 @@ pub(super) fn load(state_dir: &Path, prefix: &str) -> Result<Option<Cached>, Str
 /// What the file system said.
 pub(super) fn save(state_dir: &Path, prefix: &str, cached: &Cached) -> std::io::Result<()> {
     let page = Page { schema: SCHEMA.to_owned(), prefix: prefix.to_owned(), cached };
-    let draft = state_dir.join(format!(".{NAME}.draft"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    file.write_all(&serde_json::to_vec(&page)?)?;
-    file.sync_all()?;
-    fs::rename(&draft, state_dir.join(NAME))?;
-    File::open(state_dir)?.sync_all()
+    file::replace(&state_dir.join(NAME), &serde_json::to_vec(&page)?, 0o600)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -9,10 +9,10 @@
 //! It is looked at every second, and read when it is another file than before. What cannot be used changes nothing.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -22,9 +22,10 @@ use crate::config::section::{Field, Section};
 use crate::config::{MAX_FILE, PeerRemote, Placed, Report, check, holds_outer, keys, read, scalar, yaml};
 use crate::crypto::VerifyingKey;
 use crate::model::Secret;
+use crate::sys::file;
 
 /// Hosts of one overlay: a full mesh of this size is beyond what one agent is made for, and a bound keeps a bad file cheap.
-pub const MAX_HOSTS: usize = 4096;
+pub(super) const MAX_HOSTS: usize = 4096;
 
 /// The file as it is looked at.
 #[derive(Debug)]
@@ -101,15 +102,10 @@ fn stamp(metadata: &fs::Metadata) -> Stamp {
 
 /// What is in an ordinary file, up to a bound, with the stamp of what was opened.
 fn read_file(path: &Path) -> io::Result<(Stamp, Secret)> {
-    // A FIFO without a writer would hold us up.
-    let file: File = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("not an ordinary file"));
-    }
-    let mut octets = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(MAX_FILE).min(MAX_FILE) + 2);
-    file.take(MAX_FILE as u64 + 1).read_to_end(&mut octets)?;
-    Ok((stamp(&metadata), Secret::new(octets)))
+    let file = file::open(path)?;
+    // Before it is read: what changes meanwhile is another file at the next look.
+    let stamp = stamp(&file.metadata()?);
+    Ok((stamp, file::read_bounded(&file, MAX_FILE + 1)?))
 }
 
 /// One host as it stands in the file.

@@ -71,8 +71,7 @@ impl Members {
     }
 
     /// What is odd about names and addresses: none of it is an error, as hosts are told apart by their keys.
-    #[must_use]
-    pub fn doubts(&self) -> Vec<String> {
+    pub(super) fn doubts(&self) -> Vec<String> {
         let mut doubts = Vec::new();
         let mut names = BTreeMap::<&str, usize>::new();
         let mut places = BTreeMap::<String, Vec<&str>>::new();

@@ -12,5 +12,6 @@ pub mod etcd;
 mod file;
 mod members;
 
-pub use file::{FileStore, Look, MAX_HOSTS, load, parse};
+use file::MAX_HOSTS;
+pub use file::{FileStore, Look, load, parse};
 pub use members::{Member, Members, Own};

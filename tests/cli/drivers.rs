@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::agent::{CONFIG, Host, wait_for};
 use super::network::{EXAMPLE, plugin_with};
-use super::{folder, parsed, run};
+use super::{folder, parsed, program, run};
 
 /// What the agent's configuration has besides peers: folders of the test's own.
 const CNI: &str = "cni: {conf_dir: cni/net.d, bin_dir: bin, cache_dir: cache}\n";
@@ -206,7 +206,7 @@ fn setup_says_what_it_writes_and_writes_it_once() {
         run(folder.path(), &[&["setup", runtime, "--config", "u.yaml", "--root", "root"], more].concat())
     };
     let bin = folder.path().join("bin").display().to_string();
-    let program = env!("CARGO_BIN_EXE_underpass");
+    let program = program();
     let links = ["rancher-bridge", "underpass-cni", "rancher-cni-ipam"].map(|name| format!("root{bin}/{name}"));
     let expected = |did: [&str; 2], target: &str, outcome: &str| {
         let links: String = links.iter().map(|link| format!("{} {link}{target}\n", did[1])).collect();
@@ -312,7 +312,7 @@ fn networks_live_with_their_agent() {
         }])
     );
     let place = fs::read_link(host.path("bin/rancher-cni-ipam")).unwrap();
-    assert_eq!(place, Path::new(env!("CARGO_BIN_EXE_underpass")));
+    assert_eq!(place, Path::new(program()));
     let list = parsed(&fs::read_to_string(host.path("cni/net.d/10-underpass-managed.conflist")).unwrap());
     assert_eq!((&list["name"], &list["plugins"][0]["type"]), (&json!("managed"), &json!("rancher-bridge")));
     assert_eq!(fs::read_link(host.path("cni/managed.d")).unwrap(), Path::new("ipsec.d"));

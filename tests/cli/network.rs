@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::agent::{CONFIG, Host};
-use super::{Seen, folder, parsed, run, seen};
+use super::{Seen, folder, parsed, program, run, seen};
 
 /// The example of the documents that describe the original network, as it was published.
 pub(super) const EXAMPLE: &str = include_str!("../../src/network/testdata/rancher-ipsec.yml");
@@ -69,7 +69,7 @@ fn plugin(folder: &Path, command: &str, container: &str, netns: &str) -> Seen {
 pub(super) fn plugin_with(folder: &Path, command: &str, container: &str, netns: &str, blocks: &[&str]) -> Seen {
     let link = folder.join("rancher-cni-ipam");
     if !link.exists() {
-        symlink(env!("CARGO_BIN_EXE_underpass"), &link).unwrap();
+        symlink(program(), &link).unwrap();
     }
     let conf = json!({
         "cniVersion": "1.0.0", "name": "net", "type": "test", "ipam": {"type": "rancher-cni-ipam"},

@@ -19,7 +19,7 @@ use underpass::sys::netns::Namespace;
 use underpass::sys::packet::PacketSocket;
 
 use crate::lab::Lab;
-use crate::lab::agent::{Agent, AgentConfig, FIRST_CONTACT, PeerConfig, both_up};
+use crate::lab::agent::{Agent, FIRST_CONTACT, paired};
 use crate::lab::site::{Site, namespace, output, run};
 
 /// Longer than any packet takes that arrives.
@@ -27,13 +27,11 @@ const PATIENCE: Duration = Duration::from_millis(800);
 
 /// Two hosts, their agents, and a container on each.
 fn two_hosts(lab: &Lab) -> (Agent, Agent, Site, Site) {
-    let alpha = Agent::running(&lab.alpha, &AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)]));
-    let beta = Agent::running(&lab.beta, &AgentConfig::new(&lab.beta, &[PeerConfig::at(&lab.alpha)]));
+    let (alpha, beta) = paired(lab, |config| config);
     let mut sites = (Site::of_agent(&lab.alpha, &alpha), Site::of_agent(&lab.beta, &beta));
     for site in [&mut sites.0, &mut sites.1] {
         site.add("c1");
     }
-    both_up(&alpha, &beta);
     (alpha, beta, sites.0, sites.1)
 }
 

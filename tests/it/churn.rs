@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use underpass::model::{Rng, SeededRng};
 
-use crate::lab::agent::{Agent, AgentConfig, PeerConfig, UNDERPASS, both_up, started};
+use crate::lab::agent::{Agent, UNDERPASS, both_up, paired};
 use crate::lab::site::{Site, run};
 use crate::lab::{Lab, attempt};
 
@@ -49,9 +49,7 @@ impl Drop for Stop<'_> {
 /// Kills one agent or the other so many times, and starts it again.
 fn agents_die(kills: u32) {
     let lab = Lab::direct();
-    let configs = [(&lab.alpha, &lab.beta), (&lab.beta, &lab.alpha)]
-        .map(|(host, peer)| AgentConfig::new(host, &[PeerConfig::at(peer)]));
-    let (mut alpha, mut beta) = started(&lab, &configs[0], &configs[1]);
+    let (mut alpha, mut beta) = paired(&lab, |config| config);
     let mut sites = [Site::of_agent(&lab.alpha, &alpha), Site::of_agent(&lab.beta, &beta)];
     let (stop, held, made) = (AtomicBool::new(false), Mutex::new(BTreeSet::new()), AtomicUsize::new(0));
     thread::scope(|scope| {

@@ -1,7 +1,7 @@
 //! `underpass demo`: one command, exit 0, within a minute, and nothing left behind, also when it is interrupted.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::lab::agent::UNDERPASS;
 use crate::lab::command::{Daemon, attempt_for, require_root_and_tools, said};
@@ -11,10 +11,8 @@ use crate::lab::traces::traces;
 fn it_shows_itself_and_leaves_nothing() {
     require_root_and_tools();
     let before = traces("demo");
-    let start = Instant::now();
-    let output = attempt_for(90, &[UNDERPASS, "demo"]);
+    let output = attempt_for(60, &[UNDERPASS, "demo"]);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
     assert_eq!(traces("demo"), before);
     interrupted(&before);
 }

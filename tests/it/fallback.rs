@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::lab::agent::{Agent, AgentConfig, PeerConfig};
+use crate::lab::agent::{Agent, AgentConfig, mirrored, paired};
 use crate::lab::command::said;
-use crate::lab::traffic::{ping, tcp_bits_per_second};
+use crate::lab::traffic::{Iperf, ping, tcp_bits_per_second};
 use crate::lab::{Host, Lab, wait_for};
 
 /// What shows within a second or two.
@@ -17,10 +17,10 @@ const SHOWN: Duration = Duration::from_secs(10);
 
 /// Both ends up; alpha's kernel refuses what `faults` says.
 fn pair(lab: &Lab, faults: &str) -> (Agent, Agent) {
-    let config = |host, peer| AgentConfig::new(host, &[PeerConfig::at(peer)]).queues(2);
-    let beta = Agent::running(&lab.beta, &config(&lab.beta, &lab.alpha));
+    let configs = mirrored(lab).map(|config| config.queues(2));
+    let beta = Agent::running(&lab.beta, &configs[1]);
     let mut alpha = Agent::new(&lab.alpha);
-    alpha.configure(&config(&lab.alpha, &lab.beta));
+    alpha.configure(&configs[0]);
     alpha.set_faults(faults);
     alpha.start();
     alpha.wait_for_state("beta", "up", Duration::from_secs(15));
@@ -49,11 +49,7 @@ fn carries_traffic(lab: &Lab) {
 
 /// TCP of the smallest segments, so that trains are as long as they can be.
 fn small_datagrams(from: &Host, to: &Host) {
-    let server = ["sh", "-c", "iperf3 -s -1 -D --forceflush"];
-    to.run(&server);
-    wait_for("iperf3 to listen", SHOWN, || to.run(&["ss", "-ltn"]).contains(":5201").then_some(()));
-    let output = from.attempt_for(20, &["iperf3", "-t", "1", "-M", "300", "-B", from.inner, "-c", to.inner]);
-    assert!(output.status.success(), "iperf3: {}", said(&output));
+    Iperf::start(from, to, &["-t", "1", "-M", "300"]).wait();
 }
 
 /// How often the log has a line about it.
@@ -86,15 +82,8 @@ fn a_device_without_offloads_is_worked_with() {
 #[test]
 fn offloads_that_nobody_wants_are_no_fallback() {
     let lab = Lab::direct();
-    let config = |host, peer| {
-        // One more key behind it.
-        AgentConfig { backend: "offload, offload: off", ..AgentConfig::new(host, &[PeerConfig::at(peer)]) }
-    };
-    let (alpha, beta) = (
-        Agent::running(&lab.alpha, &config(&lab.alpha, &lab.beta)),
-        Agent::running(&lab.beta, &config(&lab.beta, &lab.alpha)),
-    );
-    alpha.wait_for_state("beta", "up", Duration::from_secs(15));
+    // One more key behind it.
+    let (alpha, beta) = paired(&lab, |config| AgentConfig { backend: "offload, offload: off", ..config });
     carries_traffic(&lab);
     for agent in [&alpha, &beta] {
         assert_eq!(agent.status()["tun"]["offloads"], serde_json::json!([]));
@@ -107,12 +96,7 @@ fn offloads_that_nobody_wants_are_no_fallback() {
 fn a_flood_does_not_fill_the_memory() {
     let lab = Lab::direct();
     let (alpha, beta) = pair(&lab, "");
-    let server = ["sh", "-c", "iperf3 -s -1 -D"];
-    lab.beta.run(&server);
-    wait_for("iperf3 to listen", SHOWN, || lab.beta.run(&["ss", "-ltn"]).contains(":5201").then_some(()));
-    let flood = ["iperf3", "-u", "-b", "0", "-l", "64", "-t", "4", "-B", lab.alpha.inner, "-c", lab.beta.inner];
-    let output = lab.alpha.attempt_for(20, &flood);
-    assert!(output.status.success(), "iperf3: {}", said(&output));
+    Iperf::start(&lab.alpha, &lab.beta, &["-u", "-b", "0", "-l", "64", "-t", "4"]).wait();
     for agent in [&alpha, &beta] {
         let anonymous = memory(agent, "RssAnon:");
         eprintln!("{anonymous} KiB, at most {} KiB with the program", memory(agent, "VmHWM:"));

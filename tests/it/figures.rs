@@ -15,7 +15,7 @@ use underpass::store::etcd::host_id;
 use underpass::sys::netns::Namespace;
 
 use crate::crowd::cost;
-use crate::lab::agent::{Agent, AgentConfig, PeerConfig, started};
+use crate::lab::agent::{Agent, mirrored, started};
 use crate::lab::etcd::Etcd;
 use crate::lab::site::Site;
 use crate::lab::{Host, Lab, wait_for};
@@ -78,9 +78,9 @@ fn five_hundred_containers_on_one_host() {
     const BLOCKS: &str = "10.42.1.0/24, 10.42.101.0/24, 10.42.102.0/24";
     let count = number("UNDERPASS_CONTAINERS", 500);
     let lab = Lab::direct();
-    let mine = AgentConfig { blocks: BLOCKS.to_owned(), ..AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)]) };
-    let peer = PeerConfig { blocks: BLOCKS.to_owned(), ..PeerConfig::at(&lab.alpha) };
-    let (alpha, _beta) = started(&lab, &mine, &AgentConfig::new(&lab.beta, &[peer]));
+    let [mut mine, mut theirs] = mirrored(&lab);
+    (mine.blocks, theirs.peers[0].blocks) = (BLOCKS.to_owned(), BLOCKS.to_owned());
+    let (alpha, _beta) = started(&lab, &mine, &theirs);
     let empty = cost(alpha.pid()).0;
     let mut site = Site::of_agent(&lab.alpha, &alpha);
     let mut conf = site.conf();

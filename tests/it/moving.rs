@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::lab::agent::{Agent, AgentConfig, FIRST_CONTACT, PeerConfig, both_up, started};
+use crate::lab::agent::{Agent, AgentConfig, FIRST_CONTACT, PeerConfig, alpha_calls, both_up, mirrored, started};
 use crate::lab::flows::in_netns;
 use crate::lab::swan::{Swan, SwanConfig};
 use crate::lab::traffic::{Pinging, ping, ten_are_answered, wait_until_answered};
@@ -15,8 +15,7 @@ const BACK: Duration = Duration::from_secs(15);
 
 /// alpha calls beta.
 fn we_call(lab: &Lab) -> (Agent, Agent) {
-    let alpha = AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)]).queues(2);
-    let beta = AgentConfig::new(&lab.beta, &[PeerConfig::calling(&lab.alpha)]).queues(2);
+    let [alpha, beta] = alpha_calls(lab).map(|config| config.queues(2));
     started(lab, &alpha, &beta)
 }
 
@@ -115,9 +114,8 @@ fn strongswan_moves_and_we_follow() {
 #[test]
 fn the_addresses_of_a_peer_are_called_in_turn() {
     let lab = Lab::direct();
-    let mut alpha = AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)]);
+    let [mut alpha, beta] = alpha_calls(&lab);
     alpha.peers[0].address = Some("[10.9.0.99, \"10.9.0.2:4999\", 10.9.0.2]".to_owned());
-    let beta = AgentConfig::new(&lab.beta, &[PeerConfig::calling(&lab.alpha)]);
     let (alpha, _beta) = started(&lab, &alpha, &beta);
     both_ping(&lab.alpha, &lab.beta);
     assert_eq!(alpha.peer("beta").0["configured_address"], "10.9.0.99, 10.9.0.2:4999, 10.9.0.2");
@@ -146,10 +144,9 @@ fn a_second_address_is_found_when_the_first_goes_silent() {
 #[test]
 fn other_ports_on_one_side_work() {
     let lab = Lab::direct();
-    let mut alpha = AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)]);
-    alpha.peers[0].address = Some("10.9.0.2:14500".to_owned());
     // Both call: beta from its ports to the usual ones.
-    let mut beta = AgentConfig::new(&lab.beta, &[PeerConfig::at(&lab.alpha)]);
+    let [mut alpha, mut beta] = mirrored(&lab);
+    alpha.peers[0].address = Some("10.9.0.2:14500".to_owned());
     beta.ports = (1500, 14500);
     let (alpha, beta) = started(&lab, &alpha, &beta);
     both_ping(&lab.alpha, &lab.beta);
@@ -191,17 +188,14 @@ fn three_hosts_share_a_nat() {
 /// may be lost per direction each time.
 fn nat_that_forgets(lab: &Lab, alpha: &Agent, (rounds, pause): (u32, u32), most: u32) {
     let before = alpha.peer("beta").ike_spis();
-    let seconds = (rounds * pause).to_string();
-    let pings = [(&lab.alpha, &lab.beta), (&lab.beta, &lab.alpha)]
-        .map(|(from, to)| Pinging::with(from, &["-i", "0.05", "-w", &seconds, "-I", from.inner, to.inner]))
-        // Somebody must read what they say, or they stop when the pipe is full.
-        .map(|pings| std::thread::spawn(|| pings.wait()));
+    let pings =
+        [(&lab.alpha, &lab.beta), (&lab.beta, &lab.alpha)].map(|(from, to)| Pinging::lasting(from, to, rounds * pause));
     for _ in 0..rounds {
         sleep(Duration::from_secs(pause.into()) / 2);
         lab.forget_nat();
         sleep(Duration::from_secs(pause.into()) / 2);
     }
-    let pings = pings.map(|pings| pings.join().expect("figures"));
+    let pings = pings.map(Pinging::wait);
     let lost = pings.map(|pings| pings.lost());
     eprintln!("{rounds} times forgotten: {pings:?}");
     assert!(lost.iter().all(|&lost| lost <= most * rounds), "{lost:?} lost in {rounds} rounds");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::lab::agent::{Agent, AgentConfig, PeerConfig};
+use crate::lab::agent::{Agent, AgentConfig, paired};
 use crate::lab::command::{Daemon, said};
 use crate::lab::traffic::{Pinging, ping, tcp_bits_per_second};
 use crate::lab::wire::Capture;
@@ -26,13 +26,7 @@ const NOTICED: Duration = Duration::from_secs(10);
 
 /// Both ends up, with this `tun.mtu`.
 fn pair(lab: &Lab, mtu: &str) -> (Agent, Agent) {
-    let [alpha, beta] = [(&lab.alpha, &lab.beta), (&lab.beta, &lab.alpha)].map(|(host, peer)| {
-        let config = AgentConfig { mtu: mtu.to_owned(), ..AgentConfig::new(host, &[PeerConfig::at(peer)]).queues(2) };
-        Agent::running(host, &config)
-    });
-    alpha.wait_for_state("beta", "up", Duration::from_secs(15));
-    beta.wait_for_state("alpha", "up", Duration::from_secs(15));
-    (alpha, beta)
+    paired(lab, |config| AgentConfig { mtu: mtu.to_owned(), queues: 2, ..config })
 }
 
 /// Waits until both ends know what the path takes.
@@ -42,19 +36,17 @@ fn wait_for_mtu(alpha: &Agent, beta: &Agent, mtu: u64, limit: Duration) {
     }
 }
 
-/// Five pings whose packets have `octets` in all.
-fn of_size<'a>(payload: &'a str, fragment: &'a str, from: &'a Host, to: &'a Host) -> [&'a str; 11] {
-    ["-n", "-c5", "-i0.05", "-W2", "-s", payload, "-M", fragment, "-I", from.inner, to.inner]
-}
-
+/// How many of five pings are answered, whose packets have `octets` in all.
 fn answered(from: &Host, to: &Host, octets: u64, fragment: &str) -> u32 {
-    Pinging::with(from, &of_size(&(octets - 28).to_string(), fragment, from, to)).wait().received
+    let payload = (octets - 28).to_string();
+    Pinging::burst(from, 5, &["-s", &payload, "-M", fragment, "-I", from.inner, to.inner]).wait().received
 }
 
 /// What `ping` says about a packet that is too large.
 fn complaint(from: &Host, to: &Host, octets: u64) -> String {
     let payload = (octets - 28).to_string();
-    said(&from.attempt(&[&["ping"], &of_size(&payload, "do", from, to)[..]].concat()))
+    let arguments = ["-n", "-c5", "-i0.05", "-W2", "-s", &payload, "-M", "do", "-I", from.inner, to.inner];
+    said(&from.attempt(&[&["ping"], &arguments[..]].concat()))
 }
 
 fn outbound_packets(agent: &Agent, peer: &str) -> u64 {

@@ -4,7 +4,6 @@
 //! plugin by plugin, as libcni does.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -15,6 +14,7 @@ use underpass::sys::netns::Namespace;
 
 use crate::lab::agent::{Agent, AgentConfig};
 use crate::lab::command::{said, text};
+use crate::lab::site::netns_path;
 use crate::lab::{Host, Lab};
 
 /// Where Debian puts the reference plugins.
@@ -29,10 +29,6 @@ struct Container {
 impl Container {
     fn new(id: &'static str) -> Self {
         Self { id, namespace: Namespace::create().expect("the integration tests need root") }
-    }
-
-    fn netns(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_fd().as_raw_fd())
     }
 
     /// Whether a ping to this address is answered.
@@ -131,7 +127,7 @@ impl Site {
         let program = folders.iter().map(|folder| Path::new(folder).join(name)).find(|program| program.exists());
         let program = program.unwrap_or_else(|| panic!("no plugin {name}: tests/run installs them"));
         let script = format!("{} < {}", program.display(), stdin.display());
-        let (netns, path) = (container.netns(), format!("CNI_PATH={bin}:{REFERENCE}"));
+        let (netns, path) = (netns_path(&container.namespace), format!("CNI_PATH={bin}:{REFERENCE}"));
         let (command, id, netns) =
             (format!("CNI_COMMAND={command}"), format!("CNI_CONTAINERID={}", container.id), format!("CNI_NETNS={netns}"));
         let output = self.host.attempt(&["env", &command, &id, &netns, "CNI_IFNAME=eth0", &path, "sh", "-c", &script]);

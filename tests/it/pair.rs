@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::lab::agent::{Agent, AgentConfig, FIRST_CONTACT, Peer, PeerConfig, Proof, both_up, started};
+use crate::lab::agent::{
+    Agent, AgentConfig, FIRST_CONTACT, Peer, PeerConfig, Proof, alpha_calls, both_up, mirrored, paired, started,
+};
 use crate::lab::net::UNDERLAY;
 use crate::lab::traffic::{Pinging, answers, ping, tcp_bits_per_second, wait_until_answered};
 use crate::lab::wire::Capture;
@@ -20,9 +22,7 @@ const NOT_UP: &str = "one-way retrying down connecting";
 
 /// Two agents that know each other by the shared secret, both with an address, both up.
 fn pair(lab: &Lab, queues: u16) -> (Agent, Agent) {
-    let alpha = AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)]).queues(queues);
-    let beta = AgentConfig::new(&lab.beta, &[PeerConfig::at(&lab.alpha)]).queues(queues);
-    started(lab, &alpha, &beta)
+    paired(lab, |config| config.queues(queues))
 }
 
 fn both_ping(lab: &Lab) {
@@ -47,14 +47,11 @@ fn wait_until_agreed(alpha: &Agent, beta: &Agent) -> (Peer, Peer) {
 fn carries_traffic_in_secret(queues: u16, backend: &'static str) {
     let lab = Lab::direct();
     let capture = Capture::start(&lab.beta);
-    let mut alpha = AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)]).queues(queues);
-    let mut beta = AgentConfig::new(&lab.beta, &[PeerConfig::at(&lab.alpha)]).queues(queues);
-    (alpha.backend, beta.backend) = (backend, backend);
-    let (alpha, _beta) = started(&lab, &alpha, &beta);
+    let (alpha, _beta) = paired(&lab, |config| AgentConfig { queues, backend, ..config });
     assert_eq!(alpha.peer("beta").0["ike"]["post_quantum"], true);
     both_ping(&lab);
-    let marked = ["-c", "3", "-i", "0.05", "-p", "756e6465727061737321", "-I", lab.alpha.inner, lab.beta.inner];
-    assert_eq!(Pinging::with(&lab.alpha, &marked).wait().lost(), 0);
+    let marked = ["-p", "756e6465727061737321", "-I", lab.alpha.inner, lab.beta.inner];
+    assert_eq!(Pinging::burst(&lab.alpha, 3, &marked).wait().lost(), 0);
     let (seen, shows) = capture.stop_and_search(b"underpass!underpass!");
     assert!(!shows, "the ping's pattern stands on the wire in clear");
     assert!(seen.other.is_empty() && seen.ike >= 4 && seen.esp >= 46, "{seen:?}");
@@ -131,8 +128,9 @@ fn another_hosts_key_is_refused() {
 fn starts_that_meet_leave_one_tunnel() {
     let lab = Lab::direct();
     let (mut alpha, mut beta) = (Agent::new(&lab.alpha), Agent::new(&lab.beta));
-    alpha.configure(&AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)]));
-    beta.configure(&AgentConfig::new(&lab.beta, &[PeerConfig::at(&lab.alpha)]));
+    let configs = mirrored(&lab);
+    alpha.configure(&configs[0]);
+    beta.configure(&configs[1]);
     for round in 0..3 {
         eprintln!("--- round {round}");
         alpha.spawn();
@@ -223,7 +221,7 @@ fn rekeys_lose_nothing() {
     let lab = Lab::direct();
     let (alpha, beta) = pair(&lab, 2);
     let pings = [Pinging::start(&lab.alpha, &lab.beta, 320), Pinging::start(&lab.beta, &lab.alpha, 320)];
-    let many = Pinging::with(&lab.alpha, &["-i", "0.002", "-c", "7000", "-I", lab.alpha.inner, lab.beta.inner]);
+    let many = Pinging::paced(&lab.alpha, 7000, "0.002", &["-I", lab.alpha.inner, lab.beta.inner]);
     for round in 0..12 {
         let (agent, peer) = if round % 2 == 0 { (&alpha, "beta") } else { (&beta, "alpha") };
         let what = if round % 4 < 2 { "child" } else { "ike" };
@@ -259,13 +257,8 @@ fn short_lifetimes_lose_nothing_for_ten_minutes() {
 
 fn short_lifetimes(seconds: u32) {
     let lab = Lab::direct();
-    let hosts = [(&lab.alpha, &lab.beta), (&lab.beta, &lab.alpha)];
-    let [alpha, beta] = hosts.map(|(host, peer)| {
-        let mut config = AgentConfig::new(host, &[PeerConfig::at(peer)]).queues(2);
-        config.more = "ipsec: {ike_rekey: 14s, child_rekey: 10s}\n".to_owned();
-        config
-    });
-    let (alpha, beta) = started(&lab, &alpha, &beta);
+    let more = "ipsec: {ike_rekey: 14s, child_rekey: 10s}\n";
+    let (alpha, beta) = paired(&lab, |config| AgentConfig { queues: 2, more: more.to_owned(), ..config });
     let before = alpha.peer("beta");
     let pings = [Pinging::start(&lab.alpha, &lab.beta, seconds * 20), Pinging::start(&lab.beta, &lab.alpha, seconds * 20)];
     assert_eq!(pings.map(|pings| pings.wait().lost()), [0, 0]);
@@ -280,10 +273,8 @@ fn heavy_loss_is_survived() {
     let lab = Lab::direct();
     lab.alpha.lose(20);
     lab.beta.lose(20);
-    let (alpha, beta) = (
-        Agent::running(&lab.alpha, &AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)])),
-        Agent::running(&lab.beta, &AgentConfig::new(&lab.beta, &[PeerConfig::at(&lab.alpha)])),
-    );
+    let [alpha, beta] = mirrored(&lab);
+    let (alpha, beta) = (Agent::running(&lab.alpha, &alpha), Agent::running(&lab.beta, &beta));
     // Both: one end is up as soon as the other has proved itself, although its own last message may still be lost.
     alpha.wait_for_state("beta", "up", Duration::from_secs(40));
     beta.wait_for_state("alpha", "up", Duration::from_secs(40));
@@ -303,8 +294,7 @@ fn heavy_loss_is_survived() {
 #[test]
 fn a_nat_is_crossed_and_named() {
     let lab = Lab::with_nat();
-    let alpha = AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)]).queues(2);
-    let beta = AgentConfig::new(&lab.beta, &[PeerConfig::calling(&lab.alpha)]).queues(2);
+    let [alpha, beta] = alpha_calls(&lab).map(|config| config.queues(2));
     let (alpha, beta) = started(&lab, &alpha, &beta);
     both_ping(&lab);
     let (inside, outside) = (alpha.peer("beta").0, beta.peer("alpha").0);
@@ -317,8 +307,7 @@ fn a_nat_is_crossed_and_named() {
 #[test]
 fn a_nat_that_forgets_is_followed() {
     let lab = Lab::with_nat();
-    let alpha = AgentConfig::new(&lab.alpha, &[PeerConfig::at(&lab.beta)]);
-    let beta = AgentConfig::new(&lab.beta, &[PeerConfig::calling(&lab.alpha)]);
+    let [alpha, beta] = alpha_calls(&lab);
     let (alpha, beta) = started(&lab, &alpha, &beta);
     both_ping(&lab);
     let before = beta.peer("alpha").0["remote"].clone();
@@ -332,16 +321,12 @@ fn a_nat_that_forgets_is_followed() {
 #[test]
 fn other_ports_work() {
     let lab = Lab::direct();
-    let at = |host| {
-        let mut peer = PeerConfig::at(host);
-        peer.address = peer.address.map(|address| format!("{address}:14500"));
-        peer
-    };
-    let mut alpha = AgentConfig::new(&lab.alpha, &[at(&lab.beta)]);
-    let mut beta = AgentConfig::new(&lab.beta, &[at(&lab.alpha)]);
-    (alpha.ports, beta.ports) = ((1500, 14500), (1500, 14500));
-    let capture = Capture::with_ports(&lab.beta, (1500, 14500));
-    let (_alpha, _beta) = started(&lab, &alpha, &beta);
+    let ports = (1500, 14500);
+    let capture = Capture::with_ports(&lab.beta, ports);
+    let (_alpha, _beta) = paired(&lab, |mut config| {
+        config.peers[0].address.as_mut().expect("an address").push_str(":14500");
+        AgentConfig { ports, ..config }
+    });
     both_ping(&lab);
     let seen = capture.stop();
     assert!(seen.other.is_empty(), "{seen:?}");
@@ -369,7 +354,7 @@ fn noise_is_counted_and_changes_nothing() {
         let script = format!("for n in {{1..20}}; do printf '{octets}' > /dev/udp/{}/{port}; done", lab.beta.address);
         lab.alpha.run(&["bash", "-c", &script]);
         let rises = || (count(reason) >= counted + 20).then_some(());
-        wait_for(&format!("20 more under {reason} for port {port}"), Duration::from_secs(3), rises);
+        wait_for(&format!("20 more under {reason} for port {port}"), Duration::from_secs(10), rises);
     }
     assert_eq!(pings.wait().lost(), 0);
     let after = beta.peer("alpha");
@@ -389,8 +374,8 @@ fn clear_text_does_not_get_in() {
     lab.alpha.run(&["ip", "route", "replace", lab.beta.block, "via", lab.beta.address, "dev", UNDERLAY]);
     let before = echo_requests(&lab);
     let capture = Capture::start(&lab.beta);
-    let forged = ["-c", "5", "-i", "0.1", "-W", "1", "-I", lab.alpha.inner, lab.beta.inner];
-    assert_eq!(Pinging::with(&lab.alpha, &forged).wait().received, 0);
+    let forged = ["-W", "1", "-I", lab.alpha.inner, lab.beta.inner];
+    assert_eq!(Pinging::burst(&lab.alpha, 5, &forged).wait().received, 0);
     assert_eq!(capture.stop().other.len(), 5, "the forged pings were on the wire");
     assert_eq!(echo_requests(&lab), before, "beta's kernel saw none of them");
     drop(beta);
@@ -412,8 +397,7 @@ fn large_packets_pass_or_are_answered() {
     let mtu = alpha.status()["tun"]["mtu"].as_u64().expect("an MTU");
     let of_size = |inner: u64, fragment: &str| {
         let payload = (inner - 28).to_string();
-        let arguments = ["-c", "5", "-i", "0.05", "-s", &payload, "-M", fragment, "-I", lab.alpha.inner, lab.beta.inner];
-        Pinging::with(&lab.alpha, &arguments).wait()
+        Pinging::burst(&lab.alpha, 5, &["-s", &payload, "-M", fragment, "-I", lab.alpha.inner, lab.beta.inner]).wait()
     };
     assert_eq!(of_size(mtu, "do").lost(), 0, "a full packet with DF");
     assert_eq!(of_size(mtu + 1, "do").received, 0, "one octet more with DF");
@@ -424,18 +408,15 @@ fn large_packets_pass_or_are_answered() {
 #[test]
 fn ipv6_is_carried() {
     let lab = Lab::direct();
-    let hosts = [(&lab.alpha, &lab.beta, 1), (&lab.beta, &lab.alpha, 2)];
-    let [alpha, beta] = hosts.map(|(host, peer, number)| {
-        let mut config = AgentConfig::new(host, &[PeerConfig::at(peer)]).queues(2);
+    let (_alpha, _beta) = paired(&lab, |mut config| {
+        let number = if config.name == "alpha" { 1 } else { 2 };
         config.blocks += &format!(", \"fd42:{number}::/64\"");
         config.peers[0].blocks += &format!(", \"fd42:{}::/64\"", 3 - number);
         config.overlay = format!("[{}, \"fd42:{number}::1/128\"]", config.overlay);
-        config
+        config.queues(2)
     });
-    let (_alpha, _beta) = started(&lab, &alpha, &beta);
     both_ping(&lab);
-    let arguments = ["-6", "-c", "10", "-i", "0.05", "-I", "fd42:1::1", "fd42:2::1"];
-    assert_eq!(Pinging::with(&lab.alpha, &arguments).wait().lost(), 0);
+    assert_eq!(Pinging::burst(&lab.alpha, 10, &["-6", "-I", "fd42:1::1", "fd42:2::1"]).wait().lost(), 0);
 }
 
 /// Traffic, rekeys, loss and deaths for ten minutes; at the end the tunnel stands and nothing has grown.

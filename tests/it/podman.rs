@@ -3,16 +3,16 @@
 //! podman 4.3 of Debian with CNI and runc. Containers have the machine's own programs, read-only; there is no image and no registry.
 
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Output;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::lab::agent::{Agent, AgentConfig, FIRST_CONTACT, PeerConfig, UNDERPASS, started};
+use crate::lab::agent::{Agent, AgentConfig, FIRST_CONTACT, PeerConfig, UNDERPASS, paired};
 use crate::lab::command::{said, text};
+use crate::lab::site::{bridge_ports, link_plugins, make_root};
 use crate::lab::{Host, Lab, attempt, wait_for};
 
 /// A container runtime on a host, with folders of its own.
@@ -27,18 +27,11 @@ impl Podman {
         let folder = tempfile::tempdir().expect("a folder");
         let podman =
             Self { host: host.clone(), folder, state: agent.key_file().parent().expect("the state directory").to_owned() };
-        for name in ["plugins", "networks", "root", "run", "tmp", "rootfs"] {
+        for name in ["plugins", "networks", "root", "run", "tmp"] {
             fs::create_dir(podman.path(name)).expect("a folder");
         }
-        for name in ["rancher-cni-ipam", "rancher-bridge", "underpass-cni"] {
-            symlink(UNDERPASS, podman.path("plugins").join(name)).expect("a link");
-        }
-        for name in ["usr", "etc", "proc", "sys", "dev", "tmp", "var", "run", "root"] {
-            fs::create_dir(podman.path("rootfs").join(name)).expect("a folder");
-        }
-        for name in ["bin", "sbin", "lib", "lib64"] {
-            symlink(Path::new("usr").join(name), podman.path("rootfs").join(name)).expect("a link");
-        }
+        link_plugins(&podman.path("plugins"));
+        make_root(&podman.path("rootfs"));
         podman.write("containers.conf", &podman.configuration());
         let storage = format!(
             "[storage]\ndriver = \"vfs\"\nrunroot = {:?}\ngraphroot = {:?}\n",
@@ -134,7 +127,7 @@ impl Podman {
 
     /// The ports of bridges on this host.
     fn ports(&self) -> usize {
-        self.host.run(&["ip", "-o", "link", "show", "type", "veth"]).lines().filter(|line| line.contains(" master ")).count()
+        bridge_ports(&self.host).len()
     }
 }
 
@@ -146,9 +139,7 @@ impl Drop for Podman {
 
 /// Two hosts, their agents, podman on each.
 fn two_hosts(lab: &Lab) -> (Agent, Agent, Podman, Podman) {
-    let configs = [(&lab.alpha, &lab.beta), (&lab.beta, &lab.alpha)]
-        .map(|(host, peer)| AgentConfig::new(host, &[PeerConfig::at(peer)]));
-    let (alpha, beta) = started(lab, &configs[0], &configs[1]);
+    let (alpha, beta) = paired(lab, |config| config);
     let sites = (Podman::on(&lab.alpha, &alpha), Podman::on(&lab.beta, &beta));
     (alpha, beta, sites.0, sites.1)
 }

@@ -4,16 +4,12 @@ use std::collections::BTreeMap;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::lab::agent::{Agent, AgentConfig, PeerConfig, started};
+use crate::lab::agent::{Agent, AgentConfig, PeerConfig, paired};
 use crate::lab::traffic::{Iperf, Pinging};
 use crate::lab::{Host, Lab, Swan, SwanConfig, wait_for};
 
 fn pair(lab: &Lab, mtu: &str) -> (Agent, Agent) {
-    let [alpha, beta] = [(&lab.alpha, &lab.beta), (&lab.beta, &lab.alpha)].map(|(host, peer)| AgentConfig {
-        mtu: mtu.to_owned(),
-        ..AgentConfig::new(host, &[PeerConfig::at(peer)]).queues(2)
-    });
-    started(lab, &alpha, &beta)
+    paired(lab, |config| AgentConfig { mtu: mtu.to_owned(), queues: 2, ..config })
 }
 
 /// Neither of the two lost a packet.
@@ -46,10 +42,10 @@ fn jumbo_frames_are_used_where_the_underlay_has_them() {
         let report_back = Iperf::start(&lab.beta, &lab.alpha, &["-t", "2"]).wait();
         assert!(report.bits_per_second().min(report_back.bits_per_second()) > 5e6);
         let payload = (inner - 28).to_string();
-        let whole = ["-c5", "-i0.05", "-M", "do", "-s", &payload, "-I", lab.alpha.inner, lab.beta.inner];
-        assert_eq!(Pinging::with(&lab.alpha, &whole).wait().lost(), 0);
-        let cut = ["-c5", "-i0.05", "-M", "dont", "-s", "20000", "-I", lab.beta.inner, lab.alpha.inner];
-        assert_eq!(Pinging::with(&lab.beta, &cut).wait().lost(), 0);
+        let whole = ["-M", "do", "-s", &payload, "-I", lab.alpha.inner, lab.beta.inner];
+        assert_eq!(Pinging::burst(&lab.alpha, 5, &whole).wait().lost(), 0);
+        let cut = ["-M", "dont", "-s", "20000", "-I", lab.beta.inner, lab.alpha.inner];
+        assert_eq!(Pinging::burst(&lab.beta, 5, &cut).wait().lost(), 0);
         assert_nothing_was_lost(&alpha, &beta);
     }
 }
@@ -190,7 +186,7 @@ fn fifty_strangers(lab: &Lab) -> Swan {
 /// Answers of one host to another, by addresses.
 fn ping_all(pairs: &[(&Host, String, String)]) {
     let pings: Vec<Pinging> =
-        pairs.iter().map(|(from, source, to)| Pinging::with(from, &["-c5", "-i0.2", "-W5", "-I", source, to])).collect();
+        pairs.iter().map(|(from, source, to)| Pinging::paced(from, 5, "0.2", &["-I", source, to])).collect();
     for ((from, source, to), pings) in pairs.iter().zip(pings) {
         let pings = pings.wait();
         // strongSwan alone loses one now and then on a busy machine.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use underpass::model::{Rng, SeededRng};
 
-use crate::lab::agent::{Agent, AgentConfig, FIRST_CONTACT, PeerConfig};
+use crate::lab::agent::{Agent, AgentConfig, FIRST_CONTACT, PeerConfig, paired};
 use crate::lab::swan::{Swan, SwanConfig};
 use crate::lab::traffic::{Iperf, ping, wait_until_answered};
 use crate::lab::{Lab, wait_for};
@@ -19,10 +19,7 @@ const BACK: Duration = Duration::from_secs(15);
 const WELL_AGAIN: Duration = Duration::from_secs(5);
 
 fn pair(lab: &Lab) -> (Agent, Agent) {
-    let [alpha, beta] = [(&lab.alpha, &lab.beta), (&lab.beta, &lab.alpha)]
-        .map(|(host, peer)| Agent::running(host, &AgentConfig::new(host, &[PeerConfig::at(peer)]).queues(2)));
-    both_up(&alpha, &beta, FIRST_CONTACT);
-    (alpha, beta)
+    paired(lab, |config| config.queues(2))
 }
 
 fn both_up(alpha: &Agent, beta: &Agent, limit: Duration) {

@@ -10,9 +10,8 @@
 //!
 //! The first folder stands beside `cni.conf_dir`, so agents with different ones do not meet.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -20,6 +19,7 @@ use serde_json::Value;
 use super::list::{HostFacts, Network};
 use crate::model::MANAGED;
 use crate::network::{BRIDGE_PLUGINS, IPAM_PLUGIN};
+use crate::sys::file::{make_folder, relink, replace};
 
 /// The file that makes a folder ours; it holds the state directory of the agent that made it.
 const MARK: &str = ".underpass";
@@ -253,49 +253,5 @@ fn remove(path: &Path) -> Outcome {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(format!("{}: {error}", path.display())),
-    }
-}
-
-/// A folder with everything above it.
-pub(super) fn make_folder(folder: &Path, mode: u32) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(mode).create(folder)
-}
-
-/// Puts a file in the place of another, whole and on disk.
-///
-/// # Errors
-/// What the file system says; then the old one is still there.
-pub fn replace(path: &Path, octets: &[u8], mode: u32) -> io::Result<()> {
-    let draft = draft(path);
-    let _ = fs::remove_file(&draft);
-    let written = OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft).and_then(|mut file| {
-        file.write_all(octets)?;
-        file.sync_all()
-    });
-    place(&draft, path, written)
-}
-
-/// The same for a link.
-fn relink(link: &Path, target: &Path) -> io::Result<()> {
-    let draft = draft(link);
-    let _ = fs::remove_file(&draft);
-    place(&draft, link, symlink(target, &draft))
-}
-
-/// A hidden name beside it, of this process.
-fn draft(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    path.with_file_name(format!(".{name}.{}", std::process::id()))
-}
-
-fn place(draft: &Path, path: &Path, made: io::Result<()>) -> io::Result<()> {
-    let placed = made.and_then(|()| fs::rename(draft, path));
-    if placed.is_err() {
-        let _ = fs::remove_file(draft);
-        return placed;
-    }
-    match path.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
     }
 }

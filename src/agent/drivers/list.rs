@@ -3,21 +3,21 @@
 //! Agent and commands change it under one lock, each reading it anew, so a command needs no agent: what the agent knows of this
 //! host stands in the file as well.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind};
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::NetworksError;
 use super::usage::Container;
-use super::{NetworksError, install};
 use crate::ipam::Seconds;
 use crate::network::{OnHost, Spec};
+use crate::sys::file::{self, Locked};
 
 /// The file in the state directory.
 const NETWORKS: &str = "networks.json";
@@ -30,9 +30,6 @@ const SCHEMA: &str = "underpass.network-list/1";
 
 /// How long others may hold the lock: they write a few small files.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Between two tries.
-const PAUSE: Duration = Duration::from_millis(5);
 
 /// Every network, and what the agent said of this host.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -160,7 +157,7 @@ impl List {
     pub(super) fn write(&self, state_dir: &Path, _lock: &ListLock) -> Result<(), NetworksError> {
         let path = state_dir.join(NETWORKS);
         let text = serde_json::to_string_pretty(self).map_err(|error| NetworksError::Damaged(path.clone(), error))?;
-        install::replace(&path, (text + "\n").as_bytes(), 0o600).map_err(|error| NetworksError::Io(path, error))
+        file::replace(&path, (text + "\n").as_bytes(), 0o600).map_err(|error| NetworksError::Io(path, error))
     }
 
     /// The network of that name; `managed` is the default one.
@@ -204,31 +201,21 @@ impl Network {
 
 /// Whoever has this may change the networks of this host.
 #[derive(Debug)]
-pub(super) struct ListLock(File);
-
-impl Drop for ListLock {
-    fn drop(&mut self) {
-        // A child between fork and exec holds the same open file.
-        let _ = self.0.unlock();
-    }
+pub(super) struct ListLock {
+    _held: Locked,
 }
 
 impl ListLock {
     /// Waits for the others.
     pub(super) fn take(state_dir: &Path) -> Result<Self, NetworksError> {
         let path = state_dir.join(LOCK);
-        let failed = |error: io::Error| NetworksError::Io(path.clone(), error);
-        install::make_folder(state_dir, 0o700).map_err(failed)?;
         let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(Self(file)),
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(PAUSE),
-                Err(TryLockError::WouldBlock) => return Err(NetworksError::Locked(path)),
-                Err(TryLockError::Error(error)) => return Err(failed(error)),
-            }
+        let opened = file::make_folder(state_dir, 0o700)
+            .and_then(|()| options.write(true).create(true).truncate(false).mode(0o600).open(&path));
+        match opened.and_then(|file| Locked::exclusive(file, PATIENCE)) {
+            Ok(held) => Ok(Self { _held: held }),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Err(NetworksError::Locked(path)),
+            Err(error) => Err(NetworksError::Io(path, error)),
         }
     }
 }

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 
 use install::Places;
-pub use install::{CONFLIST_PREFIX, link_plugins, missing_links, replace};
+pub use install::{CONFLIST_PREFIX, link_plugins, missing_links};
 use list::ListLock;
 pub use list::{HostFacts, List, Network, Origin, State};
 pub use usage::Container;
@@ -84,7 +84,7 @@ pub fn named(containers: &[Container]) -> String {
     if containers.len() > NAMED {
         listed.push(format!("{} more", containers.len() - NAMED));
     }
-    format!("{} container{}: {}", containers.len(), if containers.len() == 1 { "" } else { "s" }, listed.join(", "))
+    format!("{}: {}", observe::counted(containers.len(), "container"), listed.join(", "))
 }
 
 /// Holds the networks against the configuration, and makes true what follows. The tunnel works without, so what fails is

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::docker::api::Labels;
 use crate::docker::table::{Hands, Plugged, Refusal, refusal};
 use crate::docker::{Report, Watcher};
+use crate::network::Labels;
 use crate::network::choice::{AddressWish, Attachment, Choices, KnownNetwork, Place, choose};
 
 /// How long anything may take on a busy machine.

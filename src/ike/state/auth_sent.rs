@@ -17,7 +17,7 @@ use crate::ike::exchange::auth::{self, Claim, Record};
 use crate::ike::exchange::informational::ends_ike;
 use crate::ike::exchange::negotiate::{Answer, Offer, Setting};
 use crate::ike::keymat::IkeKeys;
-use crate::ike::limits::{GIVE_UP_INITIATE, IKE_PORT};
+use crate::ike::limits::{GIVE_UP_INITIATE, HALF_OPEN_LIFETIME, IKE_PORT};
 use crate::ike::mobike::{self, Mobility};
 use crate::ike::nat;
 use crate::ike::session::{Packet, Received, Session};
@@ -68,7 +68,8 @@ impl AuthSent {
         payloads.extend(offer.payloads(config));
         payloads.extend(nat::vendor_id(session.spis(), session.path));
         payloads.extend(mobike::auth_payloads(shared, session.path));
-        let patience = GIVE_UP_INITIATE.saturating_sub(now.since(start.started));
+        // However late it leaves, the responder can take it as long as its half-open IKE SA lives, and then counts on us.
+        let patience = GIVE_UP_INITIATE.saturating_sub(now.since(start.started)).max(HALF_OPEN_LIFETIME);
         start.session.request_for(shared, now, ExchangeType::IkeAuth, &payloads, patience);
         Self { start, offer }
     }
@@ -203,9 +204,17 @@ impl AuthSent {
     pub fn handle_timeout(mut self: Box<Self>, shared: &mut Shared, now: Instant) -> Progress {
         if self.start.session.handle_timeout(shared, now) {
             let reason = self.start.no_answer("IKE_AUTH");
-            return self.fail(shared, reason);
+            return Progress::Refused(reason, Box::new(self.leave(shared, now)));
         }
         Progress::GoesOn(Course::Auth(self))
+    }
+
+    /// Ends it. The responder may believe in an IKE SA, and only its answers were lost: tell it.
+    pub fn leave(self: Box<Self>, shared: &mut Shared, now: Instant) -> Leaving {
+        shared.release_spi(self.offer.spi);
+        let AuthStart { mut session, config, .. } = self.start;
+        session.forget_request();
+        Leaving::deleting(shared, now, session, config.index)
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {

@@ -82,6 +82,14 @@ impl Course {
             shared.release_spi(state.child_spi());
         }
     }
+
+    /// Ends it, and tells a responder that may believe in an IKE SA.
+    fn leave(self, shared: &mut Shared, now: Instant) -> Option<Box<Leaving>> {
+        match self {
+            Self::Intermediate(_) => None,
+            Self::Auth(state) => Some(Box::new(state.leave(shared, now))),
+        }
+    }
 }
 
 /// Why an answer that was followed came to nothing.
@@ -249,9 +257,9 @@ impl Initiating {
         self.courses.iter().filter_map(Course::poll_timeout).chain(open).chain(rest).min()
     }
 
-    /// Nobody wants it any more.
-    pub fn abandon(self, shared: &mut Shared, reason: CloseReason) {
-        shared.event(Event::InitiateFailed { peer: self.init.peer(), reason });
-        self.courses.into_iter().for_each(|course| course.abandon(shared));
+    /// Nobody wants it any more. Of several answers each is told, and the last one again if need be.
+    pub fn close(self, shared: &mut Shared, now: Instant) -> Option<IkeSa> {
+        shared.event(Event::InitiateFailed { peer: self.init.peer(), reason: CloseReason::Closed });
+        self.courses.into_iter().filter_map(|course| course.leave(shared, now)).last().map(IkeSa::Leaving)
     }
 }

@@ -10,7 +10,7 @@ use crate::ike::channel::Channel;
 use crate::ike::contents::Contents;
 use crate::ike::exchange::negotiate::key_exchange_payload;
 use crate::ike::keymat;
-use crate::ike::limits::MAX_ANSWERS;
+use crate::ike::limits::{CLOSED_LINGER, GIVE_UP_DELETE, MAX_ANSWERS};
 use crate::ike::proposals::choose_ike;
 use crate::ike::simulator::{Content, Proof, Simulator, address};
 use crate::ike::{CloseReason, Command, Event};
@@ -178,10 +178,11 @@ fn case_55_a_few_answers_are_followed_and_no_more() {
     });
     must_only_count(&mut sim, DropReason::IkeUnexpected, "the real one", |sim| sim.deliver_again(&answer));
     assert!(sent(&mut sim).is_empty());
-    // It ends in time, says so once, and holds nothing.
+    // It ends in time, says so once to us and to who answered, and holds nothing then.
     sim.run_for(Duration::from_secs(31));
     let failed = |event: &&Event| matches!(event, Event::InitiateFailed { .. });
     assert_eq!(sim.hosts[0].events.iter().filter(failed).count(), 1);
+    sim.run_for(GIVE_UP_DELETE + CLOSED_LINGER);
     assert_eq!((sim.hosts[0].endpoint.ike_sa_count(), sim.hosts[0].endpoint.shared.spi_owners.len()), (0, 0));
 }
 

@@ -79,6 +79,54 @@ fn what_its_responder_has_given_up_does_not_come_up() {
     }
 }
 
+/// The peer wakes up at the end of an initiation's time and answers the last of its requests: what it then holds must not be one-sided.
+#[test]
+fn who_answers_at_the_last_moment_is_waited_for() {
+    let mut sim = Simulator::new(1, 2, Proof::Psk);
+    sim.by_hand = true;
+    sim.command(0, Command::Initiate(HOST[1]));
+    sim.run_for(Duration::from_millis(29_900));
+    let last = sim.waiting.pop().expect("the request once more");
+    sim.waiting = vec![last].into();
+    for _ in 0..6 {
+        sim.deliver(0);
+    }
+    assert_eq!((sim.hosts[1].endpoint.ike_sas(HOST[0]).len(), ups(&sim)), (1, 0), "its answer to IKE_AUTH is under way");
+    sim.run_for(Duration::from_millis(300));
+    sim.deliver_all();
+    must_be_settled(&sim);
+}
+
+/// Nothing that the responder says arrives, or the initiator is stopped meanwhile: the responder is told that nothing came of it.
+#[test]
+fn who_gives_an_initiation_up_says_so() {
+    for stopped in [false, true] {
+        let mut sim = Simulator::new(1, 2, Proof::Psk);
+        sim.by_hand = true;
+        sim.command(0, Command::Initiate(HOST[1]));
+        for _ in 0..6 {
+            sim.deliver(0);
+        }
+        assert_eq!(sim.hosts[1].endpoint.ike_sas(HOST[0]).len(), 1);
+        if stopped {
+            sim.waiting.clear();
+            sim.command(0, Command::Close(HOST[1]));
+        } else {
+            sim.run_for(Duration::from_millis(29_900));
+            sim.waiting.clear();
+            sim.run_for(Duration::from_millis(200));
+        }
+        let failed = |event: &Event| matches!(event, Event::InitiateFailed { .. });
+        assert_eq!(count(&sim, 0, 0, failed), 1);
+        let address = sim.hosts[0].address;
+        sim.waiting.retain(|datagram| datagram.path.local.ip() == address);
+        assert_eq!(sim.waiting.len(), 1, "a Delete");
+        sim.deliver(0);
+        assert!(sim.hosts[1].endpoint.ike_sas(HOST[0]).is_empty());
+        assert!(sim.hosts[0].plane.reserved.is_empty());
+    }
+}
+
 /// The same where the responder gave the IKE SA up by itself, and the initiator slept meanwhile.
 #[test]
 fn what_its_responder_has_lost_patience_with_does_not_come_up() {

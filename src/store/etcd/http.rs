@@ -9,41 +9,29 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::config::EtcdEndpoint;
+use crate::sys::http::{Answers, Rules};
 
 /// How long a server may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// Largest head of an answer, in octets.
-const MAX_HEAD: usize = 16 * 1024;
-
 /// Largest chunk or answer, in octets: a page of records is a hundredth of that.
 const MAX_BODY: usize = 32 * 1024 * 1024;
+
+/// Requests follow each other on one connection.
+const RULES: Rules = Rules { is_kept: true, max_head: 16 * 1024, max_part: MAX_BODY as u64 };
 
 /// A connection to one server. Requests follow each other.
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: Stream,
     host: String,
-    /// What came and was not taken yet.
-    pending: Vec<u8>,
-    body: Body,
+    answers: Answers,
 }
 
 #[derive(Debug)]
 enum Stream {
     Plain(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
-}
-
-/// What is left of an answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Body {
-    /// So many octets.
-    Length(usize),
-    /// Chunks until an empty one.
-    Chunks,
-    /// Nothing.
-    Ended,
 }
 
 impl Connection {
@@ -75,7 +63,7 @@ impl Connection {
         };
         let host = if endpoint.host.contains(':') { format!("[{}]", endpoint.host) } else { endpoint.host.clone() };
         let host = format!("{host}:{}", endpoint.port);
-        Ok(Self { stream, host, pending: Vec::new(), body: Body::Ended })
+        Ok(Self { stream, host, answers: Answers::new(RULES) })
     }
 
     /// Our own address towards the server.
@@ -85,7 +73,7 @@ impl Connection {
 
     /// Sends a request and reads the head of its answer: the status. The body is fetched by [`piece`](Self::piece).
     pub(super) fn post(&mut self, path: &str, token: Option<&str>, body: &[u8], deadline: Instant) -> io::Result<u16> {
-        if self.body != Body::Ended {
+        if !self.answers.has_ended() {
             return Err(invalid("an answer is still to be read"));
         }
         let authorization = token.map_or_else(String::new, |token| format!("Authorization: {token}\r\n"));
@@ -99,20 +87,10 @@ impl Connection {
         self.stream.set_timeouts(deadline)?;
         self.stream.write_all(&request)?;
         self.stream.flush()?;
-        let head = self.head(deadline)?;
-        self.body = framing(&head)?;
-        status(&head)
-    }
-
-    fn head(&mut self, deadline: Instant) -> io::Result<String> {
-        const END: &[u8] = b"\r\n\r\n";
+        self.answers.begin();
         loop {
-            if let Some(end) = self.pending.windows(END.len()).position(|window| window == END) {
-                let head = self.pending.drain(..end + END.len()).collect();
-                return String::from_utf8(head).map_err(|_| invalid("the head of the answer is no text"));
-            }
-            if self.pending.len() > MAX_HEAD {
-                return Err(invalid("the head of the answer does not end"));
+            if let Some(status) = self.answers.head().map_err(invalid)? {
+                return Ok(status);
             }
             self.fill(deadline)?;
         }
@@ -121,51 +99,14 @@ impl Connection {
     /// The next part of the answer, as it came; none at its end. [`ErrorKind::WouldBlock`] or [`ErrorKind::TimedOut`] if nothing came
     /// until the deadline: then nothing is lost.
     pub(super) fn piece(&mut self, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
-        match self.body {
-            Body::Ended => Ok(None),
-            Body::Length(0) => {
-                self.body = Body::Ended;
-                Ok(None)
-            }
-            Body::Length(left) => {
-                if self.pending.is_empty() {
-                    self.fill(deadline)?;
-                }
-                let len = left.min(self.pending.len());
-                self.body = Body::Length(left - len);
-                Ok(Some(self.pending.drain(..len).collect()))
-            }
-            Body::Chunks => self.chunk(deadline),
-        }
-    }
-
-    /// A whole chunk: its length in hexadecimal, its octets, and a line end. What follows the last one is read, too: the next answer
-    /// comes behind it.
-    fn chunk(&mut self, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
+        let mut piece = Vec::new();
         loop {
-            if let Some(end) = self.pending.windows(2).position(|window| window == b"\r\n") {
-                let line = std::str::from_utf8(&self.pending[..end]).unwrap_or_default();
-                let digits = line.split(';').next().unwrap_or_default().trim();
-                let len = usize::from_str_radix(digits, 16).ok().filter(|&len| len <= MAX_BODY);
-                let len = len.ok_or_else(|| invalid("a chunk without a length"))?;
-                let (start, whole) = (end + 2, end + 2 + len + 2);
-                if len == 0 {
-                    // Trailers may follow, and an empty line.
-                    if let Some(last) = self.pending[end..].windows(4).position(|window| window == b"\r\n\r\n") {
-                        self.pending.drain(..end + last + 4);
-                        self.body = Body::Ended;
-                        return Ok(None);
-                    }
-                    if self.pending.len() > MAX_HEAD {
-                        return Err(invalid("trailers that do not end"));
-                    }
-                } else if self.pending.len() >= whole {
-                    let chunk = self.pending[start..start + len].to_vec();
-                    self.pending.drain(..whole);
-                    return Ok(Some(chunk));
-                }
-            } else if self.pending.len() > MAX_HEAD {
-                return Err(invalid("a chunk without a length"));
+            self.answers.body(&mut piece).map_err(invalid)?;
+            if !piece.is_empty() {
+                return Ok(Some(piece));
+            }
+            if self.answers.has_ended() {
+                return Ok(None);
             }
             self.fill(deadline)?;
         }
@@ -191,7 +132,7 @@ impl Connection {
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "the server hung up")),
                 Ok(len) => {
-                    self.pending.extend_from_slice(&buffer[..len]);
+                    self.answers.feed(&buffer[..len]);
                     return Ok(());
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -206,25 +147,8 @@ pub(super) fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
-fn invalid(what: &'static str) -> io::Error {
+fn invalid(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, what)
-}
-
-fn status(head: &str) -> io::Result<u16> {
-    let code = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).and_then(|code| code.parse().ok());
-    code.ok_or_else(|| invalid("the answer is not of HTTP/1.1"))
-}
-
-fn framing(head: &str) -> io::Result<Body> {
-    let field = |name: &str| {
-        let lines = head.lines().filter_map(|line| line.split_once(':'));
-        lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
-    };
-    if field("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
-        return Ok(Body::Chunks);
-    }
-    let length = field("content-length").and_then(|value| value.parse().ok()).filter(|&length| length <= MAX_BODY);
-    length.map(Body::Length).ok_or_else(|| invalid("an answer without a length"))
 }
 
 impl Stream {
@@ -297,7 +221,7 @@ mod tests {
         let mut connection = Connection::open(&answering(parts), None)?;
         let status = connection.post("/v3/kv/range", Some("t"), b"{}", deadline)?;
         let body = String::from_utf8(connection.rest(deadline)?).unwrap();
-        assert_eq!((connection.pending.len(), connection.body), (0, Body::Ended));
+        assert!(connection.answers.has_ended());
         Ok((status, body))
     }
 

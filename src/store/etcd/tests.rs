@@ -48,7 +48,9 @@ impl Server {
         let scheme = if self.tls.is_empty() { "http" } else { "https" };
         let (client, peer) = (format!("{scheme}://127.0.0.1:{port}"), format!("http://127.0.0.1:{}", free_port()));
         let log = fs::File::options().create(true).append(true).open(self.folder.path().join("log")).unwrap();
-        let mut program = Program::new("etcd");
+        // The kernel ends it with the test, however that ends.
+        let mut program = Program::new("setpriv");
+        program.args(["--pdeathsig", "KILL", "etcd"]);
         program.env("GOMAXPROCS", "1").args(["--data-dir", self.folder.path().join("data").to_str().unwrap()]);
         program.args(["--listen-client-urls", &client, "--advertise-client-urls", &client, "--listen-peer-urls", &peer]);
         program.args(["--initial-advertise-peer-urls", &peer, "--initial-cluster", &format!("default={peer}")]);

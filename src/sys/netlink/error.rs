@@ -76,6 +76,14 @@ impl NetlinkError {
     }
 }
 
+/// The result of a removal: what is not there need not be removed.
+///
+/// # Errors
+/// Every other failure.
+pub fn absent_is_fine(removed: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
+    removed.or_else(|error| if error.is_absent() { Ok(()) } else { Err(error) })
+}
+
 fn hint_suffix(hint: Option<&str>) -> String {
     hint.map(|hint| format!(" (the kernel says: {hint})")).unwrap_or_default()
 }

@@ -23,7 +23,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 pub use address::Address;
-pub use error::NetlinkError;
+pub use error::{NetlinkError, absent_is_fine};
 pub use link::{Link, VethEnd};
 pub use monitor::Monitor;
 pub use port::HardwareAddress;

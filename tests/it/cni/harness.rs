@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::Permissions;
 use std::io::Write as _;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
@@ -17,6 +16,7 @@ use underpass::sys::netlink::Netlink;
 use underpass::sys::netns::Namespace;
 
 use crate::lab::agent::UNDERPASS;
+use crate::lab::site::{link_plugins, namespace, netns_path, output};
 
 /// Where Debian puts the reference plugins.
 pub static REFERENCE: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -71,15 +71,8 @@ pub struct Runtime<'t> {
 impl<'t> Runtime<'t> {
     pub fn new(target: &'t Target) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        for name in ["rancher-cni-ipam", "rancher-bridge", "underpass-cni"] {
-            symlink(UNDERPASS, folder.path().join(name)).expect("a link");
-        }
+        link_plugins(folder.path());
         std::fs::create_dir(folder.path().join("state")).expect("a folder");
-        let namespace = || {
-            let namespace = Namespace::create().expect("the integration tests need root");
-            namespace.run(|| Netlink::open().unwrap().set_up("lo").unwrap()).unwrap();
-            namespace
-        };
         let containers = ["c1", "c2"].map(|name| (name, namespace()));
         Self { target, folder, host: namespace(), containers: containers.into() }
     }
@@ -109,9 +102,7 @@ impl<'t> Runtime<'t> {
 
     /// Runs a command on the host that must work.
     pub fn on_host(&self, argv: &[&str]) -> String {
-        let mut command = Command::new(argv[0]);
-        command.args(&argv[1..]).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let output = self.host.spawn(command).expect("a program").wait_with_output().expect("its end");
+        let output = output(&self.host, argv);
         assert!(output.status.success(), "{argv:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("UTF-8")
     }
@@ -120,10 +111,9 @@ impl<'t> Runtime<'t> {
         self.containers.get(name).unwrap_or(&self.containers["c1"])
     }
 
-    /// The path of a container's namespace, as good for a child as for us.
+    /// The path of a container's namespace.
     pub fn netns(&self, container: &str) -> String {
-        let namespace = self.container(container);
-        format!("/proc/{}/fd/{}", std::process::id(), namespace.as_fd().as_raw_fd())
+        netns_path(self.container(container))
     }
 
     /// The target's configuration of this version.

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Output;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use base64::Engine;
@@ -18,11 +19,32 @@ use super::{Daemon, Host, Lab, PSK, attempt, wait_for};
 /// The binary under test.
 pub const UNDERPASS: &str = env!("CARGO_BIN_EXE_underpass");
 
+/// What agents run: another build of it, if the environment names one.
+static PROGRAM: LazyLock<String> =
+    LazyLock::new(|| std::env::var("UNDERPASS_PROGRAM").unwrap_or_else(|_| UNDERPASS.to_owned()));
+
 /// An Ed25519 public key as X.509 writes it: this, then the 32 octets (RFC 8410).
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// A first contact: the agents' start, one handshake, and patience for a busy machine.
 pub const FIRST_CONTACT: Duration = Duration::from_secs(15);
+
+/// A configuration for each of the two hosts: they call each other and share a secret.
+pub fn mirrored(lab: &Lab) -> [AgentConfig; 2] {
+    [(&lab.alpha, &lab.beta), (&lab.beta, &lab.alpha)].map(|(host, peer)| AgentConfig::new(host, &[PeerConfig::at(peer)]))
+}
+
+/// The same, but beta waits for alpha's call.
+pub fn alpha_calls(lab: &Lab) -> [AgentConfig; 2] {
+    let [alpha, _] = mirrored(lab);
+    [alpha, AgentConfig::new(&lab.beta, &[PeerConfig::calling(&lab.alpha)])]
+}
+
+/// An agent on each of the two hosts, which call each other: with what `change` makes of each configuration, and both up.
+pub fn paired(lab: &Lab, change: impl Fn(AgentConfig) -> AgentConfig) -> (Agent, Agent) {
+    let [alpha, beta] = mirrored(lab).map(change);
+    started(lab, &alpha, &beta)
+}
 
 /// An agent on each of the two hosts, both up.
 pub fn started(lab: &Lab, alpha: &AgentConfig, beta: &AgentConfig) -> (Agent, Agent) {
@@ -221,7 +243,7 @@ impl Agent {
         let config = self.config().display().to_string();
         let environment: Vec<String> = self.environment().iter().map(|(name, value)| format!("{name}={value}")).collect();
         let environment: Vec<&str> = environment.iter().map(String::as_str).collect();
-        attempt(&self.host.on(&[&["env"], &environment[..], wrap, &[UNDERPASS, "agent", "--config", &config]].concat()))
+        attempt(&self.host.on(&[&["env"], &environment[..], wrap, &[&PROGRAM, "agent", "--config", &config]].concat()))
     }
 
     /// Whether it answers `status`.
@@ -261,7 +283,7 @@ impl Agent {
         let environment = self.environment();
         let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let log = self.folder.path().join("agent.log");
-        let argv = self.host.on(&[UNDERPASS, "agent", "--config", &config]);
+        let argv = self.host.on(&[&PROGRAM, "agent", "--config", &config]);
         self.daemon = Some(Daemon::start(&format!("the agent on {}", self.host.name), &argv, &environment, &log));
     }
 
@@ -290,7 +312,7 @@ impl Agent {
         let environment: Vec<String> = self.environment().iter().map(|(name, value)| format!("{name}={value}")).collect();
         let environment = environment.iter().map(String::as_str);
         let argv: Vec<&str> =
-            ["env"].into_iter().chain(environment).chain([UNDERPASS]).chain(arguments.iter().copied()).collect();
+            ["env"].into_iter().chain(environment).chain([&**PROGRAM]).chain(arguments.iter().copied()).collect();
         attempt(&self.host.on(&argv))
     }
 

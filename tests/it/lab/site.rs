@@ -1,6 +1,7 @@
 //! A host as a container runtime sees it: containers as bare namespaces, which our plugins connect.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::Write;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
@@ -33,6 +34,35 @@ pub struct Container {
     pub port: String,
 }
 
+/// Links to our plugins, in a folder that is there.
+pub fn link_plugins(folder: &Path) {
+    for name in ["rancher-cni-ipam", "rancher-bridge", "underpass-cni"] {
+        symlink(UNDERPASS, folder.join(name)).expect("a link");
+    }
+}
+
+/// The root of containers that have the machine's own programs: whoever runs one mounts `/usr`.
+pub fn make_root(folder: &Path) {
+    for name in ["usr", "etc", "proc", "sys", "dev", "tmp", "var", "run", "root"] {
+        fs::create_dir_all(folder.join(name)).expect("a folder");
+    }
+    for name in ["bin", "sbin", "lib", "lib64"] {
+        symlink(Path::new("usr").join(name), folder.join(name)).expect("a link");
+    }
+}
+
+/// The ports of bridges on a host, as `ip` shows them.
+pub fn bridge_ports(host: &Host) -> Vec<String> {
+    let links = host.run(&["ip", "-o", "link", "show", "type", "veth"]);
+    links.lines().filter(|line| line.contains(" master ")).map(str::to_owned).collect()
+}
+
+/// The path of a namespace that this process holds, as good for a child as for us.
+pub fn netns_path(namespace: &Namespace) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), namespace.as_fd().as_raw_fd())
+}
+
+/// A host or a container by itself.
 pub fn namespace() -> Namespace {
     let namespace = Namespace::create().expect("the integration tests need root");
     namespace.run(|| Netlink::open().unwrap().set_up("lo").unwrap()).unwrap();
@@ -55,9 +85,7 @@ pub fn run(namespace: &Namespace, line: &str) -> String {
 impl Site {
     pub fn new(host: &Host, state: &Path) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        for name in ["rancher-cni-ipam", "rancher-bridge", "underpass-cni"] {
-            symlink(UNDERPASS, folder.path().join(name)).expect("a link");
-        }
+        link_plugins(folder.path());
         let namespace = Namespace::open(&Path::new("/run/netns").join(&host.netns)).expect("the host");
         Self { namespace, folder, state: state.to_owned(), block: host.block, containers: BTreeMap::new() }
     }
@@ -75,7 +103,7 @@ impl Site {
     }
 
     pub fn call(&self, command: &str, container: &str, netns: &Namespace, conf: &Value) -> Value {
-        let netns = format!("/proc/{}/fd/{}", std::process::id(), netns.as_fd().as_raw_fd());
+        let netns = netns_path(netns);
         let mut plugin = Command::new(self.folder.path().join(conf["type"].as_str().unwrap()));
         plugin.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         let path = format!("{}:/usr/lib/cni", self.folder.path().display());

@@ -1,14 +1,16 @@
 //! Traffic through the tunnel: pings that count their losses, and TCP that counts its bits.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::command::{Daemon, said, text};
-use super::{Host, Lab, wait_for};
+use super::{Host, Lab, attempt, wait_for};
 
 /// What became of a run of pings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,16 +22,6 @@ pub struct Pings {
 impl Pings {
     pub fn lost(self) -> u32 {
         self.sent - self.received
-    }
-
-    fn parse(output: &str) -> Self {
-        let line = output.lines().find(|line| line.contains("packets transmitted"));
-        let line = line.unwrap_or_else(|| panic!("ping said no figures:\n{output}"));
-        let number = |word: &str| -> u32 {
-            let before = line.split(',').find(|part| part.contains(word)).and_then(|part| part.split_whitespace().next());
-            before.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no `{word}` in: {line}"))
-        };
-        Self { sent: number("transmitted"), received: number("received") }
     }
 }
 
@@ -66,41 +58,98 @@ pub fn wait_until_answered(from: &Host, to: &Host, limit: Duration) -> Duration 
     wait_for(&what, limit, || answers(from, to).then_some(())).1
 }
 
+/// How long the answer to the last ping of a run may take, in seconds.
+///
+/// `ping` itself does not wait for it: once everything is sent it ends after the pause between two, or twice the longest round trip, and
+/// `-W` is about runs without any answer. A busy machine takes longer than that now and then.
+const PATIENCE: f64 = 2.0;
+
 /// Pings that run beside the test.
 pub struct Pinging {
-    child: Child,
+    pid: u32,
+    /// The figures, or all that `ping` said instead.
+    figures: JoinHandle<Result<Pings, String>>,
 }
 
 impl Pinging {
     /// See [`ping`].
     pub fn start(from: &Host, to: &Host, count: u32) -> Self {
-        Self::with(from, &["-i", "0.05", "-c", &count.to_string(), "-I", from.inner, to.inner])
+        Self::paced(from, count, "0.05", &["-I", from.inner, to.inner])
     }
 
-    /// Pings with these arguments.
-    pub fn with(from: &Host, arguments: &[&str]) -> Self {
+    /// One ping in so many seconds, with further arguments. More are sent while the last of the `count` has time to be answered.
+    pub fn paced(from: &Host, count: u32, interval: &str, more: &[&str]) -> Self {
+        let pause: f64 = interval.parse().expect("seconds");
+        let all = (count + (PATIENCE / pause).ceil() as u32).to_string();
+        Self::spawn(from, Some(count), &[&["-i", interval, "-c", &all], more].concat())
+    }
+
+    /// All of them at once, with further arguments.
+    pub fn burst(from: &Host, count: u32, more: &[&str]) -> Self {
+        let (all, patience) = (count.to_string(), PATIENCE.to_string());
+        Self::spawn(from, Some(count), &[&["-l", &all, "-c", &all, "-i", &patience], more].concat())
+    }
+
+    /// 20 a second, for so many seconds.
+    pub fn lasting(from: &Host, to: &Host, seconds: u32) -> Self {
+        Self::spawn(from, None, &["-i", "0.05", "-w", &seconds.to_string(), "-I", from.inner, to.inner])
+    }
+
+    fn spawn(from: &Host, count: Option<u32>, arguments: &[&str]) -> Self {
         let argv = from.on(&[&["ping", "-n", "-W", "2"], arguments].concat()).join(" ");
         let mut command = Command::new("sh");
-        command.args(["-c", &format!("exec setpriv --pdeathsig KILL {argv}")]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Self { child: command.spawn().expect("the command ping") }
+        command.args(["-c", &format!("exec setpriv --pdeathsig KILL {argv} 2>&1")]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let child = command.spawn().expect("the command ping");
+        // Somebody must read all the time what it says, or it stops when the pipe is full.
+        Self { pid: child.id(), figures: thread::spawn(move || follow(child, count)) }
     }
 
     /// Ends them early; their figures do not matter.
-    pub fn abandon(mut self) {
-        self.child.kill().expect("a child of ours");
-        self.child.wait().expect("a child of ours");
+    pub fn abandon(self) {
+        attempt(&["kill", "-INT", &self.pid.to_string()]);
+        let _ = self.figures.join();
     }
 
     /// Waits for the last answer.
     pub fn wait(self) -> Pings {
-        let output = self.child.wait_with_output().expect("a child of ours");
-        let pings = Pings::parse(&said(&output));
-        if pings.lost() > 0 {
-            eprintln!("{} of {} pings lost: {}", pings.lost(), pings.sent, missing(&text(&output.stdout), pings.sent));
-        }
-        pings
+        self.figures.join().expect("it does not panic").unwrap_or_else(|said| panic!("ping said no figures:\n{said}"))
     }
+}
+
+/// Reads what `ping` says. Of more than `count` the first ones count, and when those are answered it ends.
+fn follow(mut child: Child, count: Option<u32>) -> Result<Pings, String> {
+    let lines = BufReader::new(child.stdout.take().expect("its output")).lines().map_while(Result::ok);
+    let (mut said, mut answered) = (String::new(), BTreeSet::new());
+    for line in lines {
+        answered.extend(answered_by(&line).filter(|&number| count.is_none_or(|count| number <= count)));
+        said += &format!("{line}\n");
+        if count.is_some_and(|count| answered.len() == count as usize) {
+            let _ = child.kill();
+            break;
+        }
+    }
+    child.wait().expect("a child of ours");
+    let received = answered.len() as u32;
+    let pings = match count {
+        Some(sent) if sent == received => Pings { sent, received },
+        _ => Pings { sent: count.unwrap_or(sent_by(&said).ok_or(said)?), received },
+    };
+    if pings.lost() > 0 {
+        let missing: Vec<String> = (1..=pings.sent).filter(|n| !answered.contains(n)).map(|n| n.to_string()).collect();
+        eprintln!("{} of {} pings lost: {}", pings.lost(), pings.sent, missing.join(" "));
+    }
+    Ok(pings)
+}
+
+/// The number of the ping that this line says is answered.
+fn answered_by(line: &str) -> Option<u32> {
+    line.split_once("bytes from")?.1.split("icmp_seq=").nth(1)?.split(' ').next()?.parse().ok()
+}
+
+/// How many were sent, by the line at the end.
+fn sent_by(said: &str) -> Option<u32> {
+    said.lines().find_map(|line| line.split_once(" packets transmitted")?.0.parse().ok())
 }
 
 /// Sends TCP for so many seconds; bits per second as the receiver counted them.
@@ -159,20 +208,12 @@ impl IperfReport {
     }
 }
 
-/// The numbers of the pings that were not answered.
-fn missing(output: &str, sent: u32) -> String {
-    let number = |line: &str| line.split("icmp_seq=").nth(1)?.split(' ').next()?.parse::<u32>().ok();
-    let answered: BTreeSet<u32> = output.lines().filter(|line| line.contains("bytes from")).filter_map(number).collect();
-    let missing: Vec<String> = (1..=sent).filter(|n| !answered.contains(n)).map(|n| n.to_string()).collect();
-    missing.join(" ")
-}
-
 #[test]
 fn figures_are_read() {
     let output = "--- 10.42.2.1 ping statistics ---\n40 packets transmitted, 38 received, 5% packet loss, time 2ms\n";
-    assert_eq!(Pings::parse(output), Pings { sent: 40, received: 38 });
-    let output = "3 packets transmitted, 0 received, +3 errors, 100% packet loss, time 2ms\n";
-    assert_eq!(Pings::parse(output).lost(), 3);
-    let output = "64 bytes from 10.42.2.1: icmp_seq=2 ttl=64 time=1 ms\nFrom 10.42.1.1 icmp_seq=3 Unreachable\n";
-    assert_eq!(missing(output, 4), "1 3 4");
+    assert_eq!(sent_by(output), Some(40));
+    assert_eq!(sent_by("3 packets transmitted, 0 received, +3 errors, 100% packet loss, time 2ms\n"), Some(3));
+    assert_eq!(sent_by("ping: connect: Network is unreachable\n"), None);
+    assert_eq!(answered_by("64 bytes from 10.42.2.1: icmp_seq=2 ttl=64 time=1 ms"), Some(2));
+    assert_eq!(answered_by("From 10.42.1.1 icmp_seq=3 Destination Host Unreachable"), None);
 }

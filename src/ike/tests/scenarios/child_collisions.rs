@@ -1,7 +1,6 @@
 //! Both hosts rekey the same CHILD_SA, or one rekeys what the other ends.
 
-use super::{A, ANY, B, HOST, ROLES, Scene, everywhere};
-use crate::ike::Command;
+use super::{A, ANY, B, ROLES, Scene, everywhere};
 use crate::model::KeGroup;
 
 /// Both have asked, and nothing has arrived.
@@ -15,8 +14,7 @@ fn both(initiator: usize, nonces: [u8; 4]) -> Scene {
 /// And both have answered.
 fn both_answered(initiator: usize, nonces: [u8; 4]) -> Scene {
     let mut scene = both(initiator, nonces);
-    scene.request(A);
-    scene.request(B);
+    scene.requests(A);
     scene
 }
 
@@ -39,10 +37,9 @@ fn multi_ke() {
         let mut scene = Scene::hybrid(nonces);
         scene.rekey_child(A);
         scene.rekey_child(B);
-        scene.request(A);
-        scene.request(B);
+        scene.requests(A);
         for host in [A, B] {
-            assert!(scene.refusals(host)[0].contains("both ends rekey the CHILD_SA"), "{:?}", scene.refusals(host));
+            scene.must_have_refused(host, "both ends rekey the CHILD_SA");
         }
         scene.ends_with_another_child();
     }
@@ -54,8 +51,7 @@ fn multi_ke_in_the_second_exchange() {
     for (_, nonces) in everywhere() {
         let mut scene = Scene::hybrid(nonces);
         scene.rekey_child(A);
-        scene.request(A);
-        scene.answer(B);
+        scene.exchange(A);
         // B has answered, and waits for the second exchange: its own has to wait.
         scene.rekey_child(B);
         let late = scene.hold_request(A);
@@ -75,8 +71,7 @@ fn mixed() {
             scene.rekey_child(shorter);
             scene.adds_ml_kem(shorter, true);
             scene.rekey_child(1 - shorter);
-            scene.request(first);
-            scene.request(1 - first);
+            scene.requests(first);
             scene.ends_with_child_of(shorter);
         }
     }
@@ -113,8 +108,7 @@ fn delayed_response_and_delete() {
 fn delayed_request() {
     for (initiator, nonces) in everywhere() {
         let mut scene = both(initiator, nonces);
-        scene.request(A);
-        scene.answer(B);
+        scene.exchange(A);
         scene.request(B);
         assert!(scene.refusals(A)[0].contains("successor") || scene.refusals(A)[0].contains("deleted"));
         scene.ends_with_child_of(A);
@@ -127,8 +121,7 @@ fn delayed_request_and_more() {
     for (initiator, nonces) in everywhere() {
         let mut scene = both(initiator, nonces);
         let late = scene.hold_request(B);
-        scene.request(A);
-        scene.answer(B);
+        scene.exchange(A);
         scene.request(A);
         scene.bring(&late);
         scene.ends_with_child_of(A);
@@ -143,7 +136,7 @@ fn delayed_request_and_delete() {
         let late = scene.hold_request(B);
         scene.sim.deliver_all();
         scene.bring(&late);
-        assert!(scene.refusals(A)[0].contains("names no CHILD_SA"), "{:?}", scene.refusals(A));
+        scene.must_have_refused(A, "names no CHILD_SA");
         scene.ends_with_child_of(A);
     }
 }
@@ -161,8 +154,7 @@ fn invalid_ke() {
                 scene.lead(host, nonces[2 * host]);
                 scene.answer(1 - host);
             }
-            scene.request(A);
-            scene.request(B);
+            scene.requests(A);
             scene.ends_with_child_of(scene.winner());
         }
     }
@@ -213,8 +205,7 @@ fn delete() {
     for (rekeys, initiator) in ROLES {
         for first in [A, B] {
             let mut scene = rekey_and_delete(rekeys, initiator);
-            scene.request(first);
-            scene.request(1 - first);
+            scene.requests(first);
             scene.ends_with_another_child();
         }
     }
@@ -226,7 +217,7 @@ fn delete_is_lost() {
         let mut scene = rekey_and_delete(rekeys, initiator);
         drop(scene.hold_request(1 - rekeys));
         scene.request(rekeys);
-        assert!(scene.refusals(1 - rekeys)[0].contains("is being deleted"));
+        scene.must_have_refused(1 - rekeys, "is being deleted");
         scene.answer(1 - rekeys);
         scene.ends_with_another_child();
     }
@@ -237,8 +228,7 @@ fn rekey_is_lost() {
     for (rekeys, initiator) in ROLES {
         let mut scene = rekey_and_delete(rekeys, initiator);
         drop(scene.hold_request(rekeys));
-        scene.request(1 - rekeys);
-        scene.answer(rekeys);
+        scene.exchange(1 - rekeys);
         scene.ends_with_another_child();
     }
 }
@@ -266,9 +256,8 @@ fn ike_rekey() {
             let ike = scene.ike(A);
             scene.rekey_child(rekeys);
             scene.rekey_ike(1 - rekeys);
-            scene.request(first);
-            scene.request(1 - first);
-            assert!(!scene.refusals(A).is_empty() && !scene.refusals(B).is_empty(), "each has to wait for the other");
+            scene.requests(first);
+            scene.both_must_have_refused();
             scene.ends_with_another_child();
             assert_ne!(scene.ike(A), ike, "both are done in the end");
         }
@@ -281,9 +270,8 @@ fn ike_delete() {
         for first in [A, B] {
             let mut scene = Scene::classical(initiator, ANY);
             scene.rekey_child(rekeys);
-            scene.ask(1 - rekeys, Command::Close(HOST[rekeys]));
-            scene.request(first);
-            scene.request(1 - first);
+            scene.close(1 - rekeys);
+            scene.requests(first);
             scene.ends_with_nothing();
         }
     }

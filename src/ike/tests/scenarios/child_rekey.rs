@@ -57,8 +57,7 @@ fn invalid_ke() {
                 scene.other_group(asks, group);
                 scene.answer(1 - asks);
             }
-            scene.request(asks);
-            scene.answer(1 - asks);
+            scene.exchange(asks);
             scene.ends_with_child_of(asks);
             assert!(suite(&scene).contains("ecp256"), "{}", suite(&scene));
         }
@@ -141,12 +140,10 @@ fn responder_deletes_the_old_one_itself() {
         let mut scene = Scene::classical(initiator, ANY);
         let other = 1 - asks;
         scene.rekey_child(asks);
-        scene.request(asks);
-        scene.answer(other);
+        scene.exchange(asks);
         let delete = scene.hold_request(asks);
         scene.expire_child(other);
-        scene.request(other);
-        scene.answer(asks);
+        scene.exchange(other);
         scene.bring(&delete);
         scene.ends_with_child_of(asks);
     }
@@ -158,15 +155,10 @@ fn responder_lost_the_sa() {
     for (asks, initiator) in ROLES {
         let mut scene = Scene::classical(initiator, ANY);
         let other = 1 - asks;
-        let (spi, ike) = (scene.old[other], scene.ike(other));
-        scene.with(other, ike, |state, shared| {
-            let child = state.children.remove(&spi).expect("its only one");
-            child.retire(shared, true);
-        });
-        scene.sim.run_for(Duration::ZERO);
+        scene.forget_child(other);
         scene.rekey_child(asks);
         scene.request(asks);
-        assert!(scene.refusals(other)[0].contains("REKEY_SA names no CHILD_SA"), "{:?}", scene.refusals(other));
+        scene.must_have_refused(other, "REKEY_SA names no CHILD_SA");
         scene.answer(other);
         scene.ends();
         assert_ne!(scene.sender(asks), scene.old[asks]);
@@ -195,8 +187,7 @@ fn responder_deletes_something_else() {
                 state.session.request(shared, now, crate::wire::ike::ExchangeType::Informational, &[delete]);
             });
             scene.sim.run_for(Duration::ZERO);
-            scene.request(other);
-            scene.answer(asks);
+            scene.exchange(other);
             scene.ends_with_child_of(asks);
         }
     }
@@ -210,8 +201,7 @@ fn delete_comes_late() {
         let mut scene = Scene::classical(initiator, ANY);
         let other = 1 - asks;
         scene.rekey_child(asks);
-        scene.request(asks);
-        scene.answer(other);
+        scene.exchange(asks);
         let delete = scene.hold_request(asks);
         scene.sim.run_for(Duration::from_secs(20));
         scene.sim.waiting.clear();
@@ -229,18 +219,15 @@ fn a_successor_that_goes_before_its_predecessor() {
     for initiator in [A, B] {
         let mut scene = Scene::classical(initiator, ANY);
         scene.rekey_child(B);
-        scene.request(B);
-        scene.answer(A);
+        scene.exchange(B);
         let delete = scene.hold_request(B);
         let second = scene.sim.hosts[A].plane.installed.last().expect("two").inbound_spi;
         scene.sim.command(A, Command::InboundUsed(second));
         assert_eq!(scene.sender(A), second);
         scene.ask(A, Command::RekeyChild(second));
-        scene.request(A);
-        scene.answer(B);
+        scene.exchange(A);
         let third = scene.asked_for(A);
-        scene.request(A);
-        scene.answer(B);
+        scene.exchange(A);
         assert_eq!(scene.sender(A), third, "the first one is not sent with again");
         scene.rekey_child(A);
         assert!(scene.sim.waiting.is_empty(), "nor is it rekeyed");

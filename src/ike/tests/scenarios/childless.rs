@@ -11,15 +11,7 @@ use crate::wire::ike::ExchangeType;
 /// The CHILD_SA is lost at both ends without a word, each in its own way.
 fn without_child(initiator: usize, nonces: [u8; 4]) -> Scene {
     let mut scene = Scene::classical(initiator, nonces);
-    for host in [A, B] {
-        let (spi, ike) = (scene.old[host], scene.ike(host));
-        scene.with(host, ike, |state, shared| {
-            let child = state.children.remove(&spi).expect("its only one");
-            child.retire(shared, true);
-        });
-    }
-    scene.sim.run_for(Duration::ZERO);
-    scene.sim.waiting.clear();
+    scene.forget_children();
     scene
 }
 
@@ -68,8 +60,7 @@ fn both_make_the_first_one() {
             let mut scene = without_child(initiator, nonces);
             scene.ask(A, Command::CreateChild(HOST[B]));
             scene.ask(B, Command::CreateChild(HOST[A]));
-            scene.request(first);
-            scene.request(1 - first);
+            scene.requests(first);
             scene.ends_with_child_of(scene.winner());
         }
     }
@@ -79,18 +70,9 @@ fn both_make_the_first_one() {
 fn the_first_one_with_multi_ke() {
     for asks in [A, B] {
         let mut scene = Scene::hybrid(ANY);
-        for host in [A, B] {
-            let (spi, ike) = (scene.old[host], scene.ike(host));
-            scene.with(host, ike, |state, shared| {
-                let child = state.children.remove(&spi).expect("its only one");
-                child.retire(shared, true);
-            });
-        }
-        scene.sim.run_for(Duration::ZERO);
-        scene.sim.waiting.clear();
+        scene.forget_children();
         scene.ask(asks, Command::CreateChild(HOST[1 - asks]));
-        scene.request(asks);
-        scene.answer(1 - asks);
+        scene.exchange(asks);
         assert!(scene.sim.hosts.iter().all(|host| host.plane.installed.is_empty()), "not before the second exchange");
         scene.ends_with_child_of(asks);
     }
@@ -105,9 +87,8 @@ fn the_first_one_meets_an_ike_rekey() {
             let old = scene.ike(A);
             scene.ask(A, Command::CreateChild(HOST[B]));
             scene.rekey_ike(B);
-            scene.request(first);
-            scene.request(1 - first);
-            assert!(!scene.refusals(A).is_empty() && !scene.refusals(B).is_empty());
+            scene.requests(first);
+            scene.both_must_have_refused();
             scene.ends();
             assert_ne!(scene.ike(A), old);
         }

@@ -1,7 +1,6 @@
 //! CHILD_SAs and IKE SAs that end.
 
-use super::{A, ANY, B, HOST, ROLES, Scene, everywhere};
-use crate::ike::Command;
+use super::{A, ANY, B, ROLES, Scene, everywhere};
 
 /// One host ends the CHILD_SA; it asks for another one afterwards.
 #[test]
@@ -24,8 +23,7 @@ fn child_collision() {
             let mut scene = Scene::classical(initiator, nonces);
             scene.expire_child(A);
             scene.expire_child(B);
-            scene.request(first);
-            scene.request(1 - first);
+            scene.requests(first);
             assert!(scene.sim.hosts.iter().all(|host| host.plane.installed.is_empty()));
             scene.ends_with_another_child();
         }
@@ -39,8 +37,7 @@ fn child_collision_and_a_lost_delete() {
         scene.expire_child(A);
         scene.expire_child(B);
         drop(scene.hold_request(lost));
-        scene.request(1 - lost);
-        scene.answer(lost);
+        scene.exchange(1 - lost);
         scene.ends_with_another_child();
     }
 }
@@ -49,7 +46,7 @@ fn child_collision_and_a_lost_delete() {
 fn ike_regular() {
     for (asks, initiator) in ROLES {
         let mut scene = Scene::classical(initiator, ANY);
-        scene.ask(asks, Command::Close(HOST[1 - asks]));
+        scene.close(asks);
         scene.request(asks);
         assert!(scene.sim.hosts[1 - asks].plane.installed.is_empty(), "the CHILD_SAs go with it");
         scene.answer(1 - asks);
@@ -63,10 +60,9 @@ fn ike_collision() {
     for initiator in [A, B] {
         for first in [A, B] {
             let mut scene = Scene::classical(initiator, ANY);
-            scene.ask(A, Command::Close(HOST[B]));
-            scene.ask(B, Command::Close(HOST[A]));
-            scene.request(first);
-            scene.request(1 - first);
+            scene.close(A);
+            scene.close(B);
+            scene.requests(first);
             scene.ends_with_nothing();
         }
     }

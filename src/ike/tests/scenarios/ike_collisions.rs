@@ -1,7 +1,6 @@
 //! Both hosts rekey the IKE SA, or one rekeys what the other ends.
 
-use super::{A, ANY, B, HOST, ROLES, Scene, everywhere};
-use crate::ike::Command;
+use super::{A, ANY, B, ROLES, Scene, everywhere};
 use crate::model::{IkeSpi, KeGroup};
 
 /// Both have asked, and nothing has arrived; the IKE SA.
@@ -13,13 +12,18 @@ fn both(initiator: usize, nonces: [u8; 4]) -> (Scene, IkeSpi) {
     (scene, old)
 }
 
+/// And both have answered.
+fn both_answered(initiator: usize, nonces: [u8; 4]) -> (Scene, IkeSpi) {
+    let (mut scene, old) = both(initiator, nonces);
+    scene.requests(A);
+    (scene, old)
+}
+
 #[test]
 fn plain() {
     for (initiator, nonces) in everywhere() {
         for first in [A, B] {
-            let (mut scene, old) = both(initiator, nonces);
-            scene.request(A);
-            scene.request(B);
+            let (mut scene, old) = both_answered(initiator, nonces);
             scene.answer(first);
             scene.answer(1 - first);
             scene.ends_with_ike_of(scene.winner(), old);
@@ -34,10 +38,9 @@ fn multi_ke() {
         let old = scene.ike(A);
         scene.rekey_ike(A);
         scene.rekey_ike(B);
-        scene.request(A);
-        scene.request(B);
+        scene.requests(A);
         for host in [A, B] {
-            assert!(scene.refusals(host)[0].contains("both ends rekey the IKE SA"), "{:?}", scene.refusals(host));
+            scene.must_have_refused(host, "both ends rekey the IKE SA");
         }
         scene.ends();
         assert_ne!(scene.ike(A), old);
@@ -55,8 +58,7 @@ fn mixed() {
             scene.rekey_ike(shorter);
             scene.adds_ml_kem(shorter, true);
             scene.rekey_ike(1 - shorter);
-            scene.request(first);
-            scene.request(1 - first);
+            scene.requests(first);
             scene.ends_with_ike_of(shorter, old);
         }
     }
@@ -66,9 +68,7 @@ fn mixed() {
 #[test]
 fn delayed_response() {
     for (initiator, nonces) in everywhere() {
-        let (mut scene, old) = both(initiator, nonces);
-        scene.request(A);
-        scene.request(B);
+        let (mut scene, old) = both_answered(initiator, nonces);
         let late = scene.hold_answer(B);
         scene.answer(A);
         scene.request(B);
@@ -81,9 +81,7 @@ fn delayed_response() {
 #[test]
 fn delayed_response_and_delete() {
     for (initiator, nonces) in everywhere() {
-        let (mut scene, old) = both(initiator, nonces);
-        scene.request(A);
-        scene.request(B);
+        let (mut scene, old) = both_answered(initiator, nonces);
         let late = scene.hold_answer(B);
         scene.sim.deliver_all();
         scene.bring(&late);
@@ -95,9 +93,7 @@ fn delayed_response_and_delete() {
 #[test]
 fn deletes_are_lost() {
     for (initiator, nonces) in everywhere() {
-        let (mut scene, old) = both(initiator, nonces);
-        scene.request(A);
-        scene.request(B);
+        let (mut scene, old) = both_answered(initiator, nonces);
         scene.answer(A);
         scene.answer(B);
         drop(scene.hold_request(A));
@@ -111,8 +107,7 @@ fn deletes_are_lost() {
 fn delayed_request() {
     for (initiator, nonces) in everywhere() {
         let (mut scene, old) = both(initiator, nonces);
-        scene.request(A);
-        scene.answer(B);
+        scene.exchange(A);
         scene.request(B);
         scene.ends_with_ike_of(A, old);
     }
@@ -124,8 +119,7 @@ fn delayed_request_and_delete() {
     for (initiator, nonces) in everywhere() {
         let (mut scene, old) = both(initiator, nonces);
         let late = scene.hold_request(B);
-        scene.request(A);
-        scene.answer(B);
+        scene.exchange(A);
         scene.request(A);
         scene.bring(&late);
         scene.ends_with_ike_of(A, old);
@@ -156,8 +150,7 @@ fn invalid_ke() {
             for &host in refused {
                 scene.answer(1 - host);
             }
-            scene.request(A);
-            scene.request(B);
+            scene.requests(A);
             scene.ends_with_ike_of(scene.winner(), old);
         }
     }
@@ -194,15 +187,20 @@ fn invalid_ke_after_the_others_request() {
 
 // --- one rekeys what the other ends ---
 
+/// One host has asked for a rekey, the other ends the IKE SA; nothing has arrived.
+fn rekey_and_delete(rekeys: usize, initiator: usize) -> Scene {
+    let mut scene = Scene::classical(initiator, ANY);
+    scene.rekey_ike(rekeys);
+    scene.close(1 - rekeys);
+    scene
+}
+
 #[test]
 fn delete() {
     for (rekeys, initiator) in ROLES {
         for first in [A, B] {
-            let mut scene = Scene::classical(initiator, ANY);
-            scene.rekey_ike(rekeys);
-            scene.ask(1 - rekeys, Command::Close(HOST[rekeys]));
-            scene.request(first);
-            scene.request(1 - first);
+            let mut scene = rekey_and_delete(rekeys, initiator);
+            scene.requests(first);
             scene.ends_with_nothing();
         }
     }
@@ -211,9 +209,7 @@ fn delete() {
 #[test]
 fn delete_is_lost() {
     for (rekeys, initiator) in ROLES {
-        let mut scene = Scene::classical(initiator, ANY);
-        scene.rekey_ike(rekeys);
-        scene.ask(1 - rekeys, Command::Close(HOST[rekeys]));
+        let mut scene = rekey_and_delete(rekeys, initiator);
         drop(scene.hold_request(1 - rekeys));
         scene.request(rekeys);
         scene.ends_with_nothing();
@@ -223,9 +219,7 @@ fn delete_is_lost() {
 #[test]
 fn rekey_is_lost() {
     for (rekeys, initiator) in ROLES {
-        let mut scene = Scene::classical(initiator, ANY);
-        scene.rekey_ike(rekeys);
-        scene.ask(1 - rekeys, Command::Close(HOST[rekeys]));
+        let mut scene = rekey_and_delete(rekeys, initiator);
         drop(scene.hold_request(rekeys));
         scene.request(1 - rekeys);
         scene.ends_with_nothing();
@@ -242,8 +236,7 @@ fn child_delete() {
             let old = scene.ike(A);
             scene.rekey_ike(rekeys);
             scene.expire_child(1 - rekeys);
-            scene.request(first);
-            scene.request(1 - first);
+            scene.requests(first);
             scene.ends_with_another_child();
             assert_ne!(scene.ike(A), old, "the IKE SA is rekeyed in the end");
         }

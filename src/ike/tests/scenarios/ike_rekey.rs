@@ -10,10 +10,8 @@ fn regular() {
         let mut scene = Scene::classical(initiator, ANY);
         let old = scene.ike(A);
         scene.rekey_ike(asks);
-        scene.request(asks);
-        scene.answer(1 - asks);
-        scene.request(asks);
-        scene.answer(1 - asks);
+        scene.exchange(asks);
+        scene.exchange(asks);
         assert!(scene.sim.waiting.is_empty(), "one exchange, and the Delete of the old one");
         scene.ends_with_ike_of(asks, old);
         assert_eq!([scene.sender(A), scene.sender(B)], scene.old, "the CHILD_SA moved as it is");
@@ -28,8 +26,7 @@ fn multi_ke() {
         scene.rekey_ike(asks);
         for _ in 0..2 {
             assert_eq!(scene.ike(A), old);
-            scene.request(asks);
-            scene.answer(1 - asks);
+            scene.exchange(asks);
         }
         scene.ends_with_ike_of(asks, old);
         assert_eq!([scene.sender(A), scene.sender(B)], scene.old);
@@ -47,8 +44,7 @@ fn invalid_ke() {
                 scene.other_group(asks, group);
                 scene.answer(1 - asks);
             }
-            scene.request(asks);
-            scene.answer(1 - asks);
+            scene.exchange(asks);
             scene.ends_with_ike_of(asks, old);
             let suite = scene.sim.hosts[A].endpoint.ike_sas(super::HOST[B])[0].suite.to_string();
             assert!(suite.contains("ecp256"), "{suite}");
@@ -79,12 +75,10 @@ fn delete_comes_late() {
         let mut scene = Scene::classical(initiator, ANY);
         let old = scene.ike(A);
         scene.rekey_ike(asks);
-        scene.request(asks);
-        scene.answer(1 - asks);
+        scene.exchange(asks);
         let delete = scene.hold_request(asks);
         scene.ask(asks, Command::RekeyChild(scene.old[asks]));
-        scene.request(asks);
-        scene.answer(1 - asks);
+        scene.exchange(asks);
         scene.bring(&delete);
         scene.ends_with_ike_of(asks, old);
         assert_ne!(scene.sender(A), scene.old[A]);

@@ -18,10 +18,11 @@ use super::collision_table::{classical, header};
 use super::{HOST, Scripted, must_be_settled, pair, permutations, sender};
 use crate::ike::exchange::negotiate::Refusal;
 use crate::ike::session::{Packet, Received};
+use crate::ike::shared::Shared;
 use crate::ike::simulator::{Content, Datagram, Simulator};
 use crate::ike::state::{Established, IkeSa};
 use crate::ike::{Command, Event, PostQuantum};
-use crate::model::{KeGroup, Path, SeededRng, Spi};
+use crate::model::{IkeSpi, KeGroup, Path, SeededRng, Spi};
 use crate::wire::ike::{ExchangeType, Message};
 
 const A: usize = 0;
@@ -90,6 +91,10 @@ impl Scene {
         self.ask(host, Command::RekeyIke(HOST[1 - host]));
     }
 
+    fn close(&mut self, host: usize) {
+        self.ask(host, Command::Close(HOST[1 - host]));
+    }
+
     /// The host has lost patience with its old CHILD_SA.
     fn expire_child(&mut self, host: usize) {
         self.ask(host, Command::ChildExpired(self.old[host]));
@@ -137,6 +142,18 @@ impl Scene {
         self.bring(&held);
     }
 
+    /// The oldest requests of both arrive, that of `first` first.
+    fn requests(&mut self, first: usize) {
+        self.request(first);
+        self.request(1 - first);
+    }
+
+    /// A host's oldest request reaches the other, and the oldest answer of that one comes back.
+    fn exchange(&mut self, of: usize) {
+        self.request(of);
+        self.answer(1 - of);
+    }
+
     /// A host's oldest request is answered as by somebody who wants another group.
     fn other_group(&mut self, of: usize, group: KeGroup) {
         let Held(datagrams) = self.hold_request(of);
@@ -157,16 +174,28 @@ impl Scene {
     }
 
     /// Lays hands on an IKE SA.
-    fn with(
-        &mut self,
-        host: usize,
-        spi: crate::model::IkeSpi,
-        act: impl FnOnce(&mut Established, &mut crate::ike::shared::Shared),
-    ) {
+    fn with(&mut self, host: usize, spi: IkeSpi, act: impl FnOnce(&mut Established, &mut Shared)) {
         let endpoint = &mut self.sim.hosts[host].endpoint;
         let Some(IkeSa::Established(mut state)) = endpoint.table.take(spi) else { panic!("it is up") };
         act(&mut state, &mut endpoint.shared);
         endpoint.table.put(spi, IkeSa::Established(state));
+    }
+
+    /// A host loses its CHILD_SA without a word.
+    fn forget_child(&mut self, host: usize) {
+        let (spi, ike) = (self.old[host], self.ike(host));
+        self.with(host, ike, |state, shared| {
+            let child = state.children.remove(&spi).expect("its only one");
+            child.retire(shared, true);
+        });
+        self.sim.run_for(Duration::ZERO);
+    }
+
+    /// Both lose it.
+    fn forget_children(&mut self) {
+        self.forget_child(A);
+        self.forget_child(B);
+        self.sim.waiting.clear();
     }
 
     /// Whether this host adds ML-KEM to what it asks for from now on; it is taken of who asks in any case.
@@ -179,7 +208,7 @@ impl Scene {
     // --- what is ---
 
     /// The only IKE SA of a host.
-    fn ike(&self, host: usize) -> crate::model::IkeSpi {
+    fn ike(&self, host: usize) -> IkeSpi {
         let sas = self.sim.hosts[host].endpoint.ike_sas(HOST[1 - host]);
         let [sa] = sas.as_slice() else { panic!("host {host} has {} IKE SAs", sas.len()) };
         sa.local_spi
@@ -196,6 +225,17 @@ impl Scene {
             _ => None,
         };
         self.sim.hosts[host].events.iter().filter_map(text).collect()
+    }
+
+    /// What a host refused first, it refused for this reason.
+    fn must_have_refused(&self, host: usize, reason: &str) {
+        let refusals = self.refusals(host);
+        assert!(refusals[0].contains(reason), "host {host}: {refusals:?}");
+    }
+
+    /// Each refused what the other asked for.
+    fn both_must_have_refused(&self) {
+        assert!(!self.refusals(A).is_empty() && !self.refusals(B).is_empty(), "each has to wait for the other");
     }
 
     /// Whether A's exchange wins: the one with the lowest of the four nonces loses.
@@ -238,7 +278,7 @@ impl Scene {
     }
 
     /// That, and the IKE SA is the one that this host made by its rekey.
-    fn ends_with_ike_of(&mut self, maker: usize, old: crate::model::IkeSpi) {
+    fn ends_with_ike_of(&mut self, maker: usize, old: IkeSpi) {
         self.ends();
         let sa = &self.sim.hosts[A].endpoint.ike_sas(HOST[B])[0];
         assert_ne!(sa.local_spi, old, "the IKE SA was rekeyed");

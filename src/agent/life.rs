@@ -11,6 +11,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle as SignalsHandle, Signals};
 
 use super::answers::{Answers, Facts};
+use super::containers::{Containers, foreign_bridges};
 use super::docker::Docker;
 use super::plumbing::{self, Plumbing};
 use super::rotation::{self, HOST_KEY_OLD};
@@ -127,7 +128,7 @@ impl Agent {
         node.reconfigure(model::Instant::ORIGIN, config.overlay.blocks.clone(), peers);
         let engine = Engine::start(&desired::engine(config, tun_mtu), node)?;
         // The guard's table is named after the device: only who has the one may replace the other, or take it away.
-        let plumbing = match Plumbing::new(config, tun_mtu) {
+        let plumbing = match Plumbing::new(config, tun_mtu, foreign_bridges(&options.state_dir)) {
             Ok((plumbing, unguarded)) => {
                 warnings.extend(unguarded);
                 plumbing
@@ -196,11 +197,14 @@ impl Agent {
         watch.note(&self.engine, &self.facts);
         watch::look_at_places(&wish.config, &self.engine);
         let news = wish.news();
+        let mut containers = Containers::new(&options.state_dir, &wish.config.tun.name);
+        self.look_at_containers(&mut containers, wish, true);
         loop {
             select! {
                 recv(looks) -> _ => {
                     self.look_at_store(wish, options);
-                    watch.look(&wish.config, &self.engine, &self.facts);
+                    let changed = watch.look(&wish.config, &self.engine, &self.facts);
+                    self.look_at_containers(&mut containers, wish, changed);
                 }
                 recv(news) -> _ => self.look_at_store(wish, options),
                 recv(signals) -> signal => match signal {
@@ -289,6 +293,14 @@ impl Agent {
             }
             // It stays to be done, and is tried again at the next look.
             Err(error) => tracing::warn!("what the store says is not in effect yet: {error}"),
+        }
+    }
+
+    /// Looks after the containers that run. What the kernel refuses is tried again when something has changed.
+    fn look_at_containers(&mut self, containers: &mut Containers, wish: &Wish, changed: bool) {
+        let Some(bridges) = containers.look(changed) else { return };
+        for complaint in self.plumbing.trust(&wish.config, bridges) {
+            tracing::warn!("{complaint}");
         }
     }
 

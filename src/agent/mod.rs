@@ -3,12 +3,13 @@
 //! [`run`] is its life in order: what could stand in the way is asked first (`preflight.rs`), the configuration becomes what the
 //! engine and the node take (`desired.rs`), with the hosts of a store joined in (`membership.rs`, `mesh.rs`, `wish.rs`), the engine runs,
 //! the guard stands before the first address does (`plumbing.rs`), the control socket answers (`answers.rs`), container runtimes are told
-//! of networks and blocks (`drivers/`), the kernel is asked for path MTUs now and then (`paths.rs`) and watched (`watch.rs`, `places.rs`),
+//! of networks and blocks (`drivers/`), containers that run are kept as they should be (`containers.rs`, `passage.rs`), the kernel is asked for path MTUs now and then (`paths.rs`) and watched (`watch.rs`, `places.rs`),
 //! and signals decide
 //! (`life.rs`): SIGHUP reads the configuration again, and changes what can be changed while packets flow; SIGTERM takes
 //! everything back in the opposite order.
 
 mod answers;
+mod containers;
 mod desired;
 mod docker;
 pub mod drivers;
@@ -16,6 +17,7 @@ pub mod files;
 mod life;
 mod membership;
 mod mesh;
+mod passage;
 mod paths;
 mod places;
 mod plumbing;

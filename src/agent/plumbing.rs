@@ -26,22 +26,24 @@ pub(super) const TX_QUEUE: u32 = 1000;
 pub(super) struct Plumbing {
     tun: String,
     table: String,
+    /// Bridges of other plugins: what comes in by them is as if from this host.
+    bridges: Vec<String>,
     tx_queue: Option<u32>,
     addresses: BTreeSet<IpAddr>,
     routes: BTreeSet<(IpNet, Option<IpAddr>)>,
 }
 
 impl Plumbing {
-    /// Puts the guard up, and then makes the device ready, with this MTU. What was set up goes when this is dropped. Also returns what the
+    /// Puts the guard up, which lets pass what comes in by these bridges, and then makes the device ready, with this MTU. What was set up goes when this is dropped. Also returns what the
     /// guard cannot keep out, in words.
     ///
     /// # Errors
     /// What the kernel refused.
-    pub(super) fn new(config: &Config, mtu: u16) -> Result<(Self, Vec<String>), AgentError> {
+    pub(super) fn new(config: &Config, mtu: u16, bridges: Vec<String>) -> Result<(Self, Vec<String>), AgentError> {
         let tun = config.tun.name.clone();
         // Agents that share a network namespace have different devices.
         let table = if tun == "underpass0" { "underpass".to_owned() } else { format!("underpass-{tun}") };
-        let mut plumbing = Self { tun, table, tx_queue: None, addresses: BTreeSet::new(), routes: BTreeSet::new() };
+        let mut plumbing = Self { tun, table, bridges, tx_queue: None, addresses: BTreeSet::new(), routes: BTreeSet::new() };
         let warnings = plumbing.guard(config)?;
         plumbing.configure(config, mtu)?;
         Ok((plumbing, warnings))
@@ -57,20 +59,33 @@ impl Plumbing {
         self.tx_queue
     }
 
+    /// Lets the guard pass what comes in by these bridges. What it cannot keep out, or the kernel refused, is returned in words.
+    pub(super) fn trust(&mut self, config: &Config, bridges: Vec<String>) -> Vec<String> {
+        if self.bridges == bridges {
+            return Vec::new();
+        }
+        self.bridges = bridges;
+        self.guard(config).unwrap_or_else(|error| vec![error.to_string()])
+    }
+
     fn guard(&self, config: &Config) -> Result<Vec<String>, AgentError> {
         let remote: Vec<IpNet> = config.peers.iter().flat_map(|peer| peer.remote_blocks.iter().copied()).collect();
-        let around = preflight::surroundings(config, &self.tun)?;
+        let around = preflight::surroundings(config, &self.tun, &self.bridges)?;
         let guard = Guard {
             table: &self.table,
             tun: &self.tun,
-            allowed: &[],
+            allowed: &around.trusted,
             local: &config.overlay.blocks,
             inside: &around.inside,
             remote: &remote,
             outer: &around.outer,
         };
         let unguarded = nft::install(&guard)?;
-        Ok(unguarded.iter().map(|prefix| format!("packets in clear from {prefix} cannot be told from others")).collect())
+        let unguarded = unguarded.iter().map(|prefix| format!("packets in clear from {prefix} cannot be told from others"));
+        let doubted = around.doubted.iter().map(|bridge| {
+            format!("{bridge} leads to more than containers: what comes in by it with an address of the overlay is dropped")
+        });
+        Ok(unguarded.chain(doubted).collect())
     }
 
     /// Makes the device ready: MTU, queue, addresses, up, routes.

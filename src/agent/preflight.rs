@@ -145,18 +145,32 @@ pub(super) struct Surroundings {
     /// Parts of our blocks that live on other interfaces, because an address of ours is there with its network: containers'
     /// bridges, the LAN behind a gateway.
     pub inside: Vec<(String, IpNet)>,
+    /// Those of the bridges on which there is nothing but containers, or that are not there yet.
+    pub trusted: Vec<String>,
+    /// The others.
+    pub doubted: Vec<String>,
 }
 
-/// Looks around.
-pub(super) fn surroundings(config: &Config, tun: &str) -> Result<Surroundings, NetlinkError> {
+/// Looks around. `bridges` are those of plugins that are not ours.
+pub(super) fn surroundings(config: &Config, tun: &str, bridges: &[String]) -> Result<Surroundings, NetlinkError> {
     let mut netlink = Netlink::open()?;
     let links = netlink.links()?;
     let peers = config.peers.iter().flat_map(|peer| peer.remotes()).map(|remote| remote.address());
-    let mut around = Surroundings { outer: peers.collect(), inside: Vec::new() };
+    // On a bridge with a port that is no container's wire, a whole LAN may hang.
+    let leads_further = |name: &&String| {
+        let bridge = links.iter().find(|link| link.name == **name);
+        bridge.is_some_and(|bridge| {
+            !bridge.is_bridge || links.iter().any(|it| it.controller == Some(bridge.index) && !it.is_veth)
+        })
+    };
+    let (doubted, trusted) = bridges.iter().partition(leads_further);
+    let clone = |names: Vec<&String>| names.into_iter().cloned().collect();
+    let (doubted, trusted) = (clone(doubted), clone(trusted));
+    let mut around = Surroundings { outer: peers.collect(), inside: Vec::new(), trusted, doubted };
     for address in netlink.addresses()? {
         let Some(link) = links.iter().find(|link| link.index == address.link_index) else { continue };
         let (own, network) = (address.address.addr(), address.address.trunc());
-        if link.name == tun || link.group == CONTAINERS_GROUP || own.is_loopback() {
+        if link.name == tun || link.group == CONTAINERS_GROUP || around.trusted.contains(&link.name) || own.is_loopback() {
             continue;
         }
         match config.overlay.blocks.iter().find(|block| block.contains(&own)) {

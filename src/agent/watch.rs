@@ -50,8 +50,8 @@ impl Watch {
         Self { monitor: monitor.ok(), told: Told::default() }
     }
 
-    /// Looks once.
-    pub(super) fn look(&mut self, config: &Config, engine: &Handle<Node>, facts: &Mutex<Facts>) {
+    /// Looks once. Returns whether routes, addresses or interfaces changed, or may have.
+    pub(super) fn look(&mut self, config: &Config, engine: &Handle<Node>, facts: &Mutex<Facts>) -> bool {
         let changed = self.monitor.as_ref().is_some_and(Monitor::has_changed);
         if changed {
             engine.retry_fallbacks();
@@ -61,6 +61,7 @@ impl Watch {
             tracing::debug!("path MTUs: {error}");
         }
         self.note(engine, facts);
+        changed
     }
 
     /// Takes down, for the status and the log, what does not work at the moment.

@@ -1,11 +1,12 @@
 //! What a network needs on this host, whoever asks first: plugin, agent or watcher, and as often as they like.
 
 use std::fs;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::{AttachError, HardwareAddress, HostNetwork, fence, mac_of, step};
-use crate::sys::netlink::{Link, Netlink, absent_is_fine};
+use crate::sys::netlink::{Link, Netlink, RouteSpec, absent_is_fine};
 use crate::sys::nft::CONTAINERS_GROUP;
 
 /// The metric of the route that makes a network unreachable: worse than anybody would choose (one below what the kernel itself gives
@@ -42,9 +43,15 @@ pub fn prepare(network: &HostNetwork) -> Result<Prepared, AttachError> {
     for &subnet in &network.subnets {
         netlink.set_unreachable(subnet, LAST_RESORT)?;
     }
+    if has_ipv6(network) {
+        set(&format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", link.name), "0")?;
+    }
     gateways(&mut netlink, network, &link)?;
     if !link.up {
         netlink.set_up(&link.name)?;
+    }
+    for &part in &network.on_link {
+        netlink.replace_route(RouteSpec::new(part, &link.name))?;
     }
     if network.promiscuous {
         netlink.set_promiscuous(&link.name)?;
@@ -70,6 +77,9 @@ pub fn forget(network: &HostNetwork) -> Result<(), AttachError> {
     }
     for &gateway in &network.gateways {
         absent_is_fine(netlink.delete_address(&network.bridge, gateway))?;
+    }
+    for &part in &network.on_link {
+        absent_is_fine(netlink.delete_route(part, &network.bridge))?;
     }
     let links = netlink.links()?;
     let bridge = links.iter().find(|link| link.name == network.bridge && link.alias == alias());
@@ -108,8 +118,26 @@ pub fn forget_bridge(bridge: &str) -> Result<(), AttachError> {
         tun: String::new(),
         host_nat: false,
         promiscuous: false,
-        mtu: None,
+        on_link: Vec::new(),
     })
+}
+
+/// A bridge that containers of ours hang on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bridge {
+    /// Its name.
+    pub name: String,
+    /// We made it; else it is somebody else's, such as Docker's.
+    pub is_ours: bool,
+}
+
+/// The bridges of this host that containers of ours hang on.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn bridges() -> Result<Vec<Bridge>, AttachError> {
+    let links = Netlink::open()?.links()?.into_iter().filter(|link| link.is_bridge && link.group == CONTAINERS_GROUP);
+    Ok(links.map(|link| Bridge { is_ours: link.alias == alias(), name: link.name }).collect())
 }
 
 /// What stands on a bridge that we made.
@@ -134,9 +162,7 @@ fn bridge(netlink: &mut Netlink, network: &HostNetwork) -> Result<(Link, bool), 
                 if let Some(gateway) = network.gateways.first() {
                     netlink.set_hardware_address(name, mac_of(gateway.addr()))?;
                 }
-                if let Some(mtu) = network.mtu {
-                    netlink.set_mtu(name, mtu)?;
-                }
+                // No MTU: as long as nobody sets one, it is the least of the ports', and follows them.
                 netlink.set_alias(name, &alias())?;
             }
             netlink.link(name)?
@@ -162,7 +188,10 @@ fn gateways(netlink: &mut Netlink, network: &HostNetwork, link: &Link) -> Result
         if here.contains(&wanted) {
             continue;
         }
-        let clashes = |found: &&IpNet| found.contains(&wanted.addr()) || wanted.contains(&found.addr());
+        // Every interface is on a link-local network of its own.
+        let is_link_local = matches!(wanted.addr(), IpAddr::V6(address) if address.is_unicast_link_local());
+        let overlaps = |found: &&IpNet| found.contains(&wanted.addr()) || wanted.contains(&found.addr());
+        let clashes = |found: &&IpNet| !is_link_local && overlaps(found);
         if let Some(&found) = here.iter().find(clashes) {
             return Err(AttachError::Gateway { bridge: network.bridge.clone(), found, wanted });
         }
@@ -179,21 +208,41 @@ fn gateways(netlink: &mut Netlink, network: &HostNetwork, link: &Link) -> Result
 /// only here.
 fn forwarding(network: &HostNetwork) -> Result<(), AttachError> {
     let bridge = &network.bridge;
-    let has = |ipv6: bool| network.gateways.iter().any(|gateway| gateway.addr().is_ipv6() == ipv6);
-    if has(false) {
+    if network.gateways.iter().any(|gateway| gateway.addr().is_ipv4()) {
         set("/proc/sys/net/ipv4/ip_forward", "1")?;
         set(&format!("/proc/sys/net/ipv4/conf/{bridge}/proxy_arp"), "1")?;
         // Answers on behalf of others are delayed by up to 0.8 s otherwise.
         set(&format!("/proc/sys/net/ipv4/neigh/{bridge}/proxy_delay"), "0")?;
     }
-    if has(true) {
+    if has_ipv6(network) && !is("/proc/sys/net/ipv6/conf/all/forwarding", "1") {
+        still_hear_routers();
         set("/proc/sys/net/ipv6/conf/all/forwarding", "1")?;
     }
     Ok(())
 }
 
+fn has_ipv6(network: &HostNetwork) -> bool {
+    network.gateways.iter().any(|gateway| gateway.addr().is_ipv6())
+}
+
+/// A host that forwards IPv6 does not listen to the routers that tell it its own way out, unless it is told to.
+fn still_hear_routers() {
+    const WHILE_FORWARDING: &str = "2";
+    for interface in fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten() {
+        let path = interface.path().join("accept_ra").display().to_string();
+        if is(&path, "1") {
+            // As before for those that cannot be told.
+            let _ = fs::write(path, WHILE_FORWARDING);
+        }
+    }
+}
+
+fn is(path: &str, value: &str) -> bool {
+    fs::read_to_string(path).is_ok_and(|now| now.trim() == value)
+}
+
 fn set(path: &str, value: &'static str) -> Result<(), AttachError> {
-    if fs::read_to_string(path).is_ok_and(|now| now.trim() == value) {
+    if is(path, value) {
         return Ok(());
     }
     fs::write(path, value).map_err(|reason| AttachError::Setting { path: path.to_owned(), value, reason })

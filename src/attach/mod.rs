@@ -5,6 +5,7 @@
 //! (`fence.rs`): nftables rules by which overlay addresses come and go only by the tunnel and our bridges, and each port speaks
 //! for its own container alone. [`attach()`] does that and then connects one container (`wire.rs`); if a step fails, those before
 //! it are taken back. [`detach`] takes a container off, whatever is left of it; [`check`] says whether one is as it was left.
+//! [`follow_mtu`] gives containers that run another MTU (`mtu.rs`).
 //!
 //! ```text
 //!   container                     host
@@ -20,23 +21,23 @@
 mod announce;
 mod fence;
 mod host;
+mod mtu;
 mod name;
 #[cfg(test)]
 mod tests;
 mod wire;
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 
 pub use fence::{Counters, counters};
-pub use host::{Prepared, forget, forget_bridge, prepare};
+pub use host::{Bridge, Prepared, bridges, forget, forget_bridge, prepare};
+pub use mtu::{follow_mtu, set_mtu};
 pub use name::{mac_of, port_of};
-pub use wire::{
-    Port, attach, attach_beside, attachments, check, collect, detach, detach_beside, has_interface, set_mtu, sweep,
-};
+pub use wire::{Port, attach, attach_beside, attachments, check, collect, detach, detach_beside, has_interface, sweep};
 
 use crate::ipam::Owner;
 use crate::sys::faults;
@@ -48,6 +49,9 @@ use crate::sys::nft::GuardError;
 /// The agent's device, unless it is configured otherwise.
 pub const TUN: &str = "underpass0";
 
+/// The bridge's address as the gateway of IPv6, on every host: link-local, so it is in nobody's block and there is nothing to reserve.
+pub const IPV6_GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
 /// A network, as this host has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HostNetwork {
@@ -57,14 +61,15 @@ pub struct HostNetwork {
     pub gateways: Vec<IpNet>,
     /// What belongs to the network, on whichever host.
     pub subnets: Vec<IpNet>,
+    /// Parts of it that this host finds on the bridge although no address of the bridge says so: IPv6, where [`IPV6_GATEWAY`] is the
+    /// gateway.
+    pub on_link: Vec<IpNet>,
     /// The device by which containers on other hosts are reached.
     pub tun: String,
     /// Containers reach the outside by this host's address.
     pub host_nat: bool,
     /// The bridge takes frames for whomever.
     pub promiscuous: bool,
-    /// The MTU of a bridge that is made; the kernel's own choice without one.
-    pub mtu: Option<u32>,
 }
 
 /// A route of a container.
@@ -89,8 +94,10 @@ pub struct Attachment {
     pub routes: Vec<Route>,
     /// Its link-layer address; [`mac_of`] its first address without one.
     pub mac: Option<HardwareAddress>,
-    /// The largest packet that it may send; the tunnel's device says it without one.
+    /// The largest packet that its network lets it send. The tunnel's device says it without one, and it is never more than that.
     pub mtu: Option<u32>,
+    /// What the container's own configuration takes off its network's MTU, if that says anything: for who changes the network's.
+    pub own_overhead: Option<u32>,
     /// Frames may go back to where they came from: the container reaches itself by a published port.
     pub hairpin: bool,
     /// Which of its ports others may reach at this host's addresses. The fence lets them in; whoever changes the destination of their

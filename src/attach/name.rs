@@ -1,6 +1,6 @@
 //! Names and addresses that follow from others, so that nobody has to remember them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::HardwareAddress;
 use crate::ipam::Owner;
@@ -54,6 +54,12 @@ pub fn mac_of(address: IpAddr) -> HardwareAddress {
     }
 }
 
+/// The link-local address that the kernel makes of a link-layer address (RFC 4291, appendix A).
+pub(super) fn link_local_of(mac: HardwareAddress) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.map(u16::from);
+    Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -81,5 +87,6 @@ mod tests {
     fn a_mac_follows_from_the_address() {
         assert_eq!(mac_of("10.42.1.2".parse().unwrap()), [0x02, 0x00, 10, 42, 1, 2]);
         assert_eq!(mac_of("fd00::1:2".parse().unwrap()), [0x02, 0x06, 0, 1, 0, 2]);
+        assert_eq!(link_local_of([0x02, 0x00, 10, 42, 1, 5]), "fe80::aff:fe2a:105".parse::<Ipv6Addr>().unwrap());
     }
 }

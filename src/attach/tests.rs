@@ -32,10 +32,10 @@ fn network(bridge: &str) -> HostNetwork {
         bridge: bridge.to_owned(),
         gateways: vec!["10.42.0.1/16".parse().unwrap()],
         subnets: vec!["10.42.0.0/16".parse().unwrap(), "fd00:42::/64".parse().unwrap()],
+        on_link: Vec::new(),
         tun: TUN.to_owned(),
         host_nat: true,
         promiscuous: false,
-        mtu: None,
     }
 }
 
@@ -54,6 +54,7 @@ impl World {
             routes: vec![Route { destination: "0.0.0.0/0".parse().unwrap(), gateway: Some("10.42.0.1".parse().unwrap()) }],
             mac: None,
             mtu: Some(1400),
+            own_overhead: None,
             hairpin: false,
             published: Vec::new(),
         }
@@ -288,4 +289,39 @@ fn a_running_container_gets_another_mtu() {
     }
     let other = owner(7);
     assert!(world.host.run(|| set_mtu(&other, &path(&world.containers[0]), 1300)).unwrap().is_err());
+}
+
+#[test]
+fn running_containers_follow_the_tunnel_and_their_network() {
+    let world = world(3);
+    let wide = |container: usize, own_overhead| Attachment { mtu: Some(1500), own_overhead, ..world.attachment(container) };
+    let add = |attachment: &Attachment| world.host.run(|| attach(&network("br-test"), attachment).unwrap().mtu).unwrap();
+    // Before there is a tunnel, the network's word counts.
+    assert_eq!([add(&wide(0, None)), add(&wide(1, Some(0)))], [1500, 1500]);
+    let mtu_of =
+        |namespace: &Namespace, link: &str| namespace.run(|| Netlink::open().unwrap().link(link).unwrap().mtu).unwrap();
+    let mtus = |container: usize| {
+        let port = port_of(&owner(container));
+        (mtu_of(&world.host, &port), mtu_of(&world.containers[container], "eth0"))
+    };
+    let paths: Vec<PathBuf> = world.containers.iter().map(path).collect();
+    let follow = |said: &(dyn Fn(&Port) -> Option<u32> + Sync)| {
+        world.host.run(|| follow_mtu(TUN, &paths, &|port| said(port)).unwrap().len()).unwrap()
+    };
+    assert_eq!(follow(&|port| port.said_mtu), 0);
+    run(&world.host, "ip", &["link", "add", TUN, "mtu", "1400", "type", "bridge"]);
+    assert_eq!(follow(&|port| port.said_mtu), 2);
+    assert_eq!([mtus(0), mtus(1)], [(1400, 1400); 2], "never more than the tunnel takes");
+    assert_eq!(mtu_of(&world.host, "br-test"), 1400, "the bridge follows its ports");
+    assert_eq!(add(&wide(2, None)), 1400, "nor does who comes later have more");
+    run(&world.host, "ip", &["link", "set", TUN, "mtu", "1450"]);
+    // The network says less than before, and one container has a word of its own.
+    let said = |port: &Port| Some(1490 - port.own_overhead.unwrap_or(90));
+    assert_eq!(follow(&said), 1);
+    assert_eq!([mtus(0), mtus(1), mtus(2)], [(1400, 1400), (1450, 1450), (1400, 1400)]);
+    assert!(world.pings(0, "10.42.1.3"));
+    run(&world.host, "ip", &["link", "set", TUN, "mtu", "1300"]);
+    assert_eq!((follow(&said), follow(&said)), (3, 0));
+    assert_eq!([mtus(0), mtus(1), mtus(2)], [(1300, 1300); 3]);
+    assert_eq!(mtu_of(&world.host, "br-test"), 1300);
 }

@@ -4,20 +4,25 @@
 //! container's namespace, so it goes with it; the near end becomes a port and is switched on last. Whatever fails, the near
 //! end is deleted, and the far one with it, and the fence forgets the port. What the network needs on this host stays.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::announce::announcement;
+use super::announce;
+use super::mtu::least;
+use super::name::link_local_of;
 use super::{AttachError, Attached, Attachment, HardwareAddress, HostNetwork, Route, fence, host, mac_of, port_of, step};
 use crate::ipam::Owner;
 use crate::sys::netlink::{Link, Netlink, NetlinkError, RouteSpec, VethEnd, absent_is_fine};
 use crate::sys::netns::Namespace;
-use crate::sys::packet::PacketSocket;
 
 /// How a port's alias begins; the CNI network, the container and its interface follow.
 const ALIAS: &str = "underpass port";
+
+/// Behind these, with a number each where there is something to say, what the container's configuration says of its MTU.
+const MTU_WORD: &str = "mtu=";
+const OVERHEAD_WORD: &str = "overhead=";
 
 /// The kernel's limit for aliases, `IFALIASZ` less the zero.
 const ALIAS_LIMIT: usize = 255;
@@ -38,6 +43,14 @@ pub struct Port {
     pub cni_network: String,
     /// Whose it is; none if the names were too long to be written down.
     pub owner: Option<Owner>,
+    /// Its MTU.
+    pub mtu: u32,
+    /// What [`Attachment::mtu`] said.
+    pub said_mtu: Option<u32>,
+    /// What [`Attachment::own_overhead`] said.
+    pub own_overhead: Option<u32>,
+    /// Its number, and that of the container's end in the namespace there.
+    pub(super) ends: (u32, Option<u32>),
 }
 
 /// Connects a container to a network by an interface of its own.
@@ -60,7 +73,7 @@ pub fn attach(network: &HostNetwork, attachment: &Attachment) -> Result<Attached
         fence::publish(&attachment.addresses, &attachment.published)?;
         step("attach-admit")?;
         let mut netlink = Netlink::open()?;
-        let mtu = attachment.mtu.or(prepared.tun_mtu);
+        let mtu = least(attachment.mtu, prepared.tun_mtu);
         let far = VethEnd { name, namespace: Some(namespace.as_fd()) };
         netlink.create_wire(&port, far, mtu, Some(mac))?;
         step("attach-wire")?;
@@ -94,8 +107,13 @@ fn is_there(name: &str) -> Result<bool, NetlinkError> {
     }
 }
 
+/// Who has an IPv6 address speaks to neighbours by its link-local one as well.
 fn admit(port: &str, mac: HardwareAddress, addresses: impl Iterator<Item = IpAddr>) -> Result<(), AttachError> {
-    Ok(fence::admit(port, mac, &addresses.collect::<Vec<_>>())?)
+    let mut addresses: Vec<IpAddr> = addresses.collect();
+    if addresses.iter().any(IpAddr::is_ipv6) {
+        addresses.push(link_local_of(mac).into());
+    }
+    Ok(fence::admit(port, mac, &addresses)?)
 }
 
 fn hardware_address(link: &Link) -> HardwareAddress {
@@ -104,7 +122,7 @@ fn hardware_address(link: &Link) -> HardwareAddress {
 
 /// Makes the near end a port of the bridge, and switches it on.
 fn plug_in(netlink: &mut Netlink, network: &HostNetwork, attachment: &Attachment, port: &str) -> Result<(), AttachError> {
-    netlink.set_alias(port, &alias(&attachment.owner))?;
+    netlink.set_alias(port, &alias(attachment))?;
     without_link_local_address(port);
     netlink.join_bridge(port, &network.bridge)?;
     if attachment.hairpin {
@@ -119,8 +137,14 @@ fn without_link_local_address(port: &str) {
     let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{port}/addr_gen_mode"), NONE);
 }
 
-fn alias(owner: &Owner) -> String {
-    let whole = format!("{ALIAS} {} {} {}", owner.cni_network, owner.container, owner.interface);
+fn alias(attachment: &Attachment) -> String {
+    let Attachment { owner, mtu, own_overhead, .. } = attachment;
+    let mut whole = format!("{ALIAS} {} {} {}", owner.cni_network, owner.container, owner.interface);
+    for (word, number) in [(MTU_WORD, mtu), (OVERHEAD_WORD, own_overhead)] {
+        if let Some(number) = number {
+            whole += &format!(" {word}{number}");
+        }
+    }
     let mut short = format!("{ALIAS} {}", owner.cni_network);
     short.truncate(ALIAS_LIMIT);
     if whole.len() <= ALIAS_LIMIT { whole } else { short }
@@ -130,10 +154,14 @@ fn alias(owner: &Owner) -> String {
 fn furnish(attachment: &Attachment, mac: HardwareAddress, port: &str) -> Result<u32, AttachError> {
     let name = attachment.owner.interface.as_str();
     let mut netlink = Netlink::open()?;
+    if attachment.addresses.iter().any(|address| address.addr().is_ipv6()) {
+        prepare_ipv6(name);
+    }
     for &address in &attachment.addresses {
         netlink.add_address(name, address)?;
     }
     step("attach-address")?;
+    let kernel_announces = announce::by_kernel(name, &attachment.addresses);
     netlink.set_up(name)?;
     for route in &attachment.routes {
         add_route(&mut netlink, name, *route, None)?;
@@ -141,8 +169,20 @@ fn furnish(attachment: &Attachment, mac: HardwareAddress, port: &str) -> Result<
     step("attach-route")?;
     let link = wait_for_carrier(&mut netlink, name)?;
     tracing::trace!("{port} is connected to {name}");
-    announce(link.index, mac, &attachment.addresses);
+    if kernel_announces {
+        netlink.set_hardware_address(name, mac)?;
+    } else {
+        announce::by_socket(link.index, mac, &attachment.addresses);
+    }
     Ok(link.mtu)
+}
+
+/// Lets a container's interface have IPv6, which some runtimes switch off, and have it at once: nobody else has an address that follows from
+/// its own link-layer address. What cannot be set shows when it gets its addresses.
+fn prepare_ipv6(name: &str) {
+    for (key, value) in [("disable_ipv6", "0"), ("accept_dad", "0")] {
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/{key}"), value);
+    }
 }
 
 /// A route that is there already is as good.
@@ -159,17 +199,6 @@ fn wait_for_carrier(netlink: &mut Netlink, name: &str) -> Result<Link, NetlinkEr
             return Ok(link);
         }
         std::thread::sleep(CARRIER_LOOK);
-    }
-}
-
-/// Neighbours that knew an address by another link-layer address learn of it now; who missed it finds out by asking.
-fn announce(link_index: u32, mac: HardwareAddress, addresses: &[ipnet::IpNet]) {
-    let ipv4 = |address: &ipnet::IpNet| match address.addr() {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    };
-    for address in addresses.iter().filter_map(ipv4).collect::<Vec<Ipv4Addr>>() {
-        let _ = PacketSocket::send_frame(link_index, &announcement(mac, address));
     }
 }
 
@@ -193,28 +222,6 @@ fn remove(port: &str) -> Result<bool, AttachError> {
     Ok(found || known > 0)
 }
 
-/// Gives both ends of a container's wire another MTU, while it runs.
-///
-/// # Errors
-/// What the kernel refused; [`AttachError::Absent`] if the container has no such interface.
-pub fn set_mtu(owner: &Owner, netns: &Path, mtu: u32) -> Result<(), AttachError> {
-    let mut netlink = Netlink::open()?;
-    let port = netlink.link(&port_of(owner))?;
-    let inside = || {
-        Namespace::open(netns)?.run(|| match Netlink::open()?.set_mtu(&owner.interface, mtu) {
-            Err(error) if error.is_absent() => Err(AttachError::Absent(owner.interface.clone())),
-            other => Ok(other?),
-        })?
-    };
-    // The end that sends must not be the wider one: what is too large for the other is lost without a word.
-    if mtu > port.mtu {
-        netlink.set_mtu(&port.name, mtu)?;
-        return inside();
-    }
-    inside()?;
-    Ok(netlink.set_mtu(&port.name, mtu)?)
-}
-
 /// The containers' ports on this host.
 ///
 /// # Errors
@@ -223,7 +230,7 @@ pub fn attachments() -> Result<Vec<Port>, AttachError> {
     Ok(Netlink::open()?.links()?.into_iter().filter_map(port_in).collect())
 }
 
-fn port_in(link: Link) -> Option<Port> {
+pub(super) fn port_in(link: Link) -> Option<Port> {
     let mut words = link.alias.strip_prefix(ALIAS)?.split_ascii_whitespace().map(str::to_owned);
     let cni_network = words.next()?;
     let owner = words.next().zip(words.next()).map(|(container, interface)| Owner {
@@ -231,7 +238,16 @@ fn port_in(link: Link) -> Option<Port> {
         interface,
         cni_network: cni_network.clone(),
     });
-    Some(Port { name: link.name, cni_network, owner })
+    let (mut said_mtu, mut own_overhead) = (None, None);
+    for word in words {
+        for (kind, said) in [(MTU_WORD, &mut said_mtu), (OVERHEAD_WORD, &mut own_overhead)] {
+            if let Some(number) = word.strip_prefix(kind) {
+                *said = number.parse().ok();
+            }
+        }
+    }
+    let ends = (link.index, link.other_end);
+    Some(Port { name: link.name, cni_network, owner, mtu: link.mtu, said_mtu, own_overhead, ends })
 }
 
 /// Takes everybody off one CNI network but these. Returns the ports that went.
@@ -353,7 +369,7 @@ pub fn attach_beside(network: &HostNetwork, attachment: &Attachment) -> Result<A
         if attachment.hairpin {
             Netlink::open()?.set_hairpin(&port.name, true)?;
         }
-        let mtu = attachment.mtu.or(prepared.tun_mtu).filter(|mtu| *mtu < inside.mtu);
+        let mtu = least(attachment.mtu, prepared.tun_mtu).filter(|mtu| *mtu < inside.mtu);
         namespace.run(|| furnish_beside(attachment, mac, &inside, mtu))??;
         step("attach-announce")?;
         let port_mac = hardware_address(&port);
@@ -388,7 +404,7 @@ fn furnish_beside(attachment: &Attachment, mac: HardwareAddress, link: &Link, mt
         add_route(&mut netlink, &link.name, *route, mtu)?;
     }
     step("attach-route")?;
-    announce(link.index, mac, &attachment.addresses);
+    announce::by_socket(link.index, mac, &attachment.addresses);
     Ok(())
 }
 

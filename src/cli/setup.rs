@@ -228,7 +228,7 @@ impl Setup<'_> {
         names.sort();
         names.dedup();
         for name in names {
-            let (link, target) = (self.path(&folder.join(&name)), bin_dir.join(&name));
+            let (link, target) = (self.path(folder.join(&name)), bin_dir.join(&name));
             if link.symlink_metadata().is_ok() || !self.path(&target).exists() {
                 continue;
             }

@@ -16,8 +16,11 @@ use super::conf::Conf;
 use super::request::{Command, Request, one_mac};
 use super::result::{self, Address, Fault, Interface, Route, Success};
 use super::{Plugin, delegate, ipam};
-use crate::attach::{self, AttachError, Attached, Attachment, HostNetwork, Publication};
+use crate::attach::{self, AttachError, Attached, Attachment, HostNetwork, IPV6_GATEWAY, Publication};
 use crate::network::first_address;
+
+/// The prefix length of link-local addresses (RFC 4291 §2.5.6).
+const LINK_LOCAL_LEN: u8 = 64;
 
 /// Does what is asked.
 pub(super) fn answer(plugin: Plugin, request: &Request) -> Result<Option<Value>, Fault> {
@@ -54,10 +57,13 @@ fn add(request: &Request, conf: &Conf) -> Result<Success, Fault> {
     connected
 }
 
-fn connect(request: &Request, conf: &Conf, netns: PathBuf, given: Success, before: Success) -> Result<Success, Fault> {
+fn connect(request: &Request, conf: &Conf, netns: PathBuf, mut given: Success, before: Success) -> Result<Success, Fault> {
     let network = network(conf, &given.addresses);
-    let gateway = conf.gateway(&network, &given.addresses)?;
-    let routes = routes(conf, &given, gateway)?;
+    if !network.on_link.is_empty() {
+        alone_on_the_link(conf, &mut given.addresses)?;
+    }
+    let gateways = gateways(conf, &network, &given.addresses)?;
+    let routes = routes(conf, &given, &gateways)?;
     let attachment = Attachment {
         owner: ipam::owner(request),
         netns,
@@ -65,13 +71,14 @@ fn connect(request: &Request, conf: &Conf, netns: PathBuf, given: Success, befor
         routes: routes.iter().map(|it| attach::Route { destination: it.dst, gateway: it.gw }).collect(),
         mac: request.mac,
         mtu: conf.mtu(request)?,
+        own_overhead: conf.own_overhead(request)?,
         hairpin: conf.keys.hairpin,
         published: published(request)?,
     };
     let attached = attach::attach(&network, &attachment)?;
     let mut success = before;
     let addresses = given.addresses.iter().map(|it| Address {
-        gateway: it.gateway.or_else(|| gateway.filter(|gateway| gateway.is_ipv4() == it.address.addr().is_ipv4())),
+        gateway: it.gateway.or_else(|| of_family(&gateways, it.address)),
         interface: Some(success.interfaces.len() + 2),
         ..*it
     });
@@ -100,9 +107,25 @@ fn mac_text(mac: attach::HardwareAddress) -> String {
     mac.map(|octet| format!("{octet:02x}")).join(":")
 }
 
+/// By which addresses containers leave the network: at most one of each family.
+fn gateways(conf: &Conf, network: &HostNetwork, addresses: &[Address]) -> Result<Vec<IpAddr>, Fault> {
+    let mut gateways: Vec<IpAddr> = conf.gateway(network, addresses)?.into_iter().collect();
+    let own = IpAddr::from(IPV6_GATEWAY);
+    if !gateways.iter().any(IpAddr::is_ipv6) && network.gateways.iter().any(|gateway| gateway.addr() == own) {
+        gateways.push(own);
+    }
+    Ok(gateways)
+}
+
+fn of_family(gateways: &[IpAddr], net: IpNet) -> Option<IpAddr> {
+    gateways.iter().copied().find(|gateway| gateway.is_ipv4() == net.addr().is_ipv4())
+}
+
 /// What this host needs for containers with these addresses.
 fn network(conf: &Conf, addresses: &[Address]) -> HostNetwork {
     let keys = &conf.keys;
+    let ipv6 = addresses.iter().map(|it| it.address.trunc()).filter(|net| net.addr().is_ipv6());
+    let on_link: Vec<IpNet> = ipv6.filter(|_| keys.is_gateway && keys.subnet6.is_some()).collect();
     let mut gateways: Vec<IpNet> = keys.address.into_iter().collect();
     if keys.is_gateway && !keys.bridge_as_gateway {
         for address in addresses {
@@ -111,8 +134,11 @@ fn network(conf: &Conf, addresses: &[Address]) -> HostNetwork {
             gateways.extend(gateway.filter(|gateway| !gateways.contains(gateway)));
         }
     }
+    if !on_link.is_empty() {
+        gateways.extend(IpNet::new(IPV6_GATEWAY.into(), LINK_LOCAL_LEN).ok());
+    }
     let seen = addresses.iter().map(|address| address.address.trunc()).filter(|net| net.prefix_len() < 31);
-    let all: Vec<IpNet> = keys.subnet.into_iter().chain(seen).collect();
+    let all: Vec<IpNet> = [keys.subnet, keys.subnet6].into_iter().flatten().chain(seen).collect();
     let mut subnets: Vec<IpNet> =
         all.iter().copied().filter(|net| !all.iter().any(|other| other != net && other.contains(net))).collect();
     subnets.sort();
@@ -121,19 +147,35 @@ fn network(conf: &Conf, addresses: &[Address]) -> HostNetwork {
         bridge: keys.bridge.clone(),
         gateways,
         subnets,
+        on_link,
         tun: keys.tun.clone().unwrap_or_else(|| attach::TUN.to_owned()),
         host_nat: keys.host_nat,
         promiscuous: keys.promiscuous,
-        mtu: keys.mtu,
     }
 }
 
+/// IPv6 goes to the gateway, whoever it is for: the container sees nobody else on its link.
+fn alone_on_the_link(conf: &Conf, addresses: &mut [Address]) -> Result<(), Fault> {
+    for it in addresses.iter_mut().filter(|it| it.address.addr().is_ipv6()) {
+        let address = it.address.addr();
+        if let Some(subnet) = conf.keys.subnet6.filter(|subnet| !subnet.contains(&address)) {
+            return Err(Fault::configuration(format!("bridgeSubnet6: the address {address} is not in {subnet}")));
+        }
+        it.address = address.into();
+    }
+    Ok(())
+}
+
 /// The routes that were given, the default one if it is wished, and what leads to a gateway that is on no link.
-fn routes(conf: &Conf, given: &Success, gateway: Option<IpAddr>) -> Result<Vec<Route>, Fault> {
-    let own = |dst: IpNet| gateway.filter(|gateway| gateway.is_ipv4() == dst.addr().is_ipv4());
+fn routes(conf: &Conf, given: &Success, gateways: &[IpAddr]) -> Result<Vec<Route>, Fault> {
+    let own = |dst: IpNet| of_family(gateways, dst);
     let mut routes: Vec<Route> =
         given.routes.iter().map(|it| Route { dst: it.dst, gw: it.gw.or_else(|| own(it.dst)) }).collect();
-    if let (true, Some(gateway)) = (conf.keys.is_default_gateway, gateway) {
+    if let (false, Some(dst)) = (conf.keys.is_default_gateway, conf.keys.subnet6) {
+        // The rest of the network is behind the gateway as well; nobody answers for it on the link, as with IPv4.
+        routes.extend(own(dst).map(|gw| Route { dst, gw: Some(gw) }));
+    }
+    for &gateway in gateways.iter().filter(|_| conf.keys.is_default_gateway) {
         let everything = IpNet::new(if gateway.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, 0).ok();
         let everything = everything.ok_or_else(|| Fault::configuration("no default route"))?;
         match routes.iter().find(|route| route.dst == everything) {
@@ -148,7 +190,8 @@ fn routes(conf: &Conf, given: &Success, gateway: Option<IpAddr>) -> Result<Vec<R
         }
     }
     let off_link = routes.iter().filter_map(|route| route.gw).find(|gw| {
-        let on_link = given.addresses.iter().any(|address| address.address.contains(gw));
+        let on_link =
+            *gw == IpAddr::from(IPV6_GATEWAY) || given.addresses.iter().any(|address| address.address.contains(gw));
         !on_link && !routes.iter().any(|route| route.gw.is_none() && route.dst.contains(gw))
     });
     if let Some(gateway) = off_link {
@@ -210,6 +253,7 @@ fn check(request: &Request, conf: &Conf) -> Result<(), Fault> {
         routes: told.routes.iter().map(|it| attach::Route { destination: it.dst, gateway: it.gw }).collect(),
         mac: one_mac(&told.interfaces[index].mac).ok(),
         mtu: None,
+        own_overhead: None,
         hairpin: conf.keys.hairpin,
         published: Vec::new(),
     };

@@ -51,13 +51,15 @@ impl Conf {
         found.map(Some).ok_or_else(missing)
     }
 
+    /// What one container takes off the MTU, if it says that.
+    pub(super) fn own_overhead(&self, request: &Request) -> Result<Option<u32>, Fault> {
+        let wrong = |text: &str| Fault::environment(format!("CNI_ARGS: {OVERHEAD_ARGUMENT}: {text:?} is no number"));
+        argument(&request.args, &[OVERHEAD_ARGUMENT]).map(|text| text.parse().map_err(|_| wrong(text))).transpose()
+    }
+
     /// The MTU of a container's interface; none for what the tunnel's device says.
     pub(super) fn mtu(&self, request: &Request) -> Result<Option<u32>, Fault> {
-        let wrong = |text: &str| Fault::environment(format!("CNI_ARGS: {OVERHEAD_ARGUMENT}: {text:?} is no number"));
-        let overhead = match argument(&request.args, &[OVERHEAD_ARGUMENT]) {
-            Some(text) => text.parse().map_err(|_| wrong(text))?,
-            None => self.keys.overhead,
-        };
+        let overhead = self.own_overhead(request)?.unwrap_or(self.keys.overhead);
         Ok(self.keys.mtu.map(|mtu| BridgeConf::reduced(mtu, overhead)))
     }
 }

@@ -103,6 +103,9 @@ pub(super) struct Container {
     pub config: Config,
     /// What the host gives it.
     pub host_config: HostConfig,
+    /// Where its `/etc/resolv.conf` is on the host; empty if it has none.
+    #[serde(default)]
+    pub resolv_conf_path: PathBuf,
 }
 
 /// `State`.
@@ -135,6 +138,12 @@ pub(super) struct HostConfig {
     /// `default`, `bridge`, `none`, `host`, `container:ID`, or a network's name.
     #[serde(default)]
     pub network_mode: String,
+    /// Name servers that its user gave it. Docker writes null for none.
+    #[serde(default)]
+    pub dns: Option<Vec<String>>,
+    /// Domains that its user gave it.
+    #[serde(default)]
+    pub dns_search: Option<Vec<String>>,
 }
 
 impl Container {

@@ -12,6 +12,8 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
+use super::api::Container;
+use super::names::{self, Names};
 use super::plan::Plan;
 use super::table::{Hands, Plugged, Refusal, refusal};
 use super::{Known, KnownNetwork, RUNTIME, Settings, Source};
@@ -33,11 +35,13 @@ const SECOND: &str = "managed0";
 pub(super) struct Overlay {
     settings: Settings,
     source: Source,
+    /// The networks and the tunnel's MTU, when they were looked at last.
+    seen: Option<(Known, Option<u32>)>,
 }
 
 impl Overlay {
     pub(super) fn new(settings: Settings, source: Source) -> Self {
-        Self { settings, source }
+        Self { settings, source, seen: None }
     }
 
     fn known(&mut self) -> Result<Known, Refusal> {
@@ -108,6 +112,8 @@ impl Overlay {
                     );
                     attach::detach(&wanted.owner).map_err(|error| failed(&error))?;
                     attach::attach(&plan.network, wanted).map_err(|error| failed(&error))?;
+                } else if let Some(mtu) = wanted.mtu {
+                    attach::set_mtu(&wanted.owner, &wanted.netns, mtu).map_err(|error| failed(&error))?;
                 }
             }
             other => drop(other.map_err(|error| failed(&error))?),
@@ -162,6 +168,7 @@ impl Hands for Overlay {
             routes: Vec::new(),
             mac: wish.mac.map(|mac| mac.0),
             mtu: plan.mtu(wish.link_mtu_overhead, prepared.tun_mtu),
+            own_overhead: None,
             hairpin: plan.hairpin,
             published: Vec::new(),
         };
@@ -174,6 +181,41 @@ impl Hands for Overlay {
             wanted.routes = plan.routes(&wanted.addresses);
         }
         self.alone(&plan, &wanted)
+    }
+
+    fn set_names(&mut self, container: &Container, wish: &Attachment) {
+        let Ok(known) = self.known() else { return };
+        let Some(network) = known.networks.iter().find(|network| network.spec.name == wish.network) else { return };
+        if !wish.dns || container.resolv_conf_path.as_os_str().is_empty() {
+            return;
+        }
+        let has = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
+        let names = Names {
+            servers: network.spec.dns.clone(),
+            search: network.spec.dns_search.clone(),
+            has_servers: has(&container.host_config.dns),
+            has_search: has(&container.host_config.dns_search),
+        };
+        match names::write(&container.resolv_conf_path, &names) {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::info!("Docker: container {} asks the name servers of network {}", container.name(), wish.network)
+            }
+            Err(error) => {
+                let path = container.resolv_conf_path.display();
+                tracing::warn!("Docker: container {} keeps its name servers: {path}: {error}", container.name());
+            }
+        }
+    }
+
+    fn has_news(&mut self) -> bool {
+        // What cannot be read now is read when it has changed back.
+        let Ok(known) = self.known() else { return false };
+        let tun = Netlink::open().and_then(|mut netlink| netlink.link(&self.settings.tun)).ok().map(|link| link.mtu);
+        let now = Some((known, tun));
+        let is_new = self.seen.is_some() && self.seen != now;
+        self.seen = now;
+        is_new
     }
 
     fn unplug(&mut self, id: &str) {

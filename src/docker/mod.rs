@@ -3,7 +3,7 @@
 //! `docker run --label io.rancher.container.network=true …` is all that a user does. A thread of its own watches the daemon by its API
 //! (`http.rs`, `api.rs`): the events as they come, and everything at the start and whenever the stream breaks (`watch.rs`). What a
 //! container is now decides what is done (`table.rs`); how it is done stands in `hands.rs`: an address out of the journal, and an
-//! interface by the module `attach`.
+//! interface by the module `attach`; `names.rs` says which name servers it asks.
 //!
 //! A container's address is its own from its first start to its removal: across restarts of the container, of Docker, and of the agent.
 //! Only Docker's word that a container does not exist any more takes an address back.
@@ -11,6 +11,7 @@
 mod api;
 mod hands;
 mod http;
+mod names;
 mod plan;
 mod table;
 mod watch;
@@ -46,7 +47,7 @@ pub struct Settings {
 }
 
 /// This host's networks.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Known {
     /// All of them.
     pub networks: Vec<KnownNetwork>,
@@ -55,7 +56,7 @@ pub struct Known {
 }
 
 /// A network of this host.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KnownNetwork {
     /// What its driver says.
     pub spec: Spec,

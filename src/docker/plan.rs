@@ -18,6 +18,8 @@ pub(super) struct Plan {
     /// Where containers without another way out send everything else.
     pub default_gateway: Option<IpAddr>,
     pub hairpin: bool,
+    /// `mtu`.
+    mtu: Option<u32>,
     /// `linkMTUOverhead`.
     overhead: u32,
 }
@@ -48,15 +50,16 @@ impl Plan {
         Ok(Self {
             default_gateway: gateways.first().filter(|_| conf.is_default_gateway).map(IpNet::addr),
             hairpin: conf.hairpin,
+            mtu: conf.mtu,
             overhead: conf.overhead,
             network: HostNetwork {
                 bridge: conf.bridge,
                 gateways,
                 subnets: spec.prefixes().into_iter().map(IpNet::V4).collect(),
+                on_link: Vec::new(),
                 tun: tun.to_owned(),
                 host_nat: conf.host_nat,
                 promiscuous: conf.promiscuous,
-                mtu: conf.mtu,
             },
         })
     }
@@ -77,7 +80,7 @@ impl Plan {
     /// never more than the tunnel takes.
     pub(super) fn mtu(&self, label: Option<u16>, tun: Option<u32>) -> Option<u32> {
         let overhead = label.map_or(self.overhead, u32::from);
-        let said = match (self.network.mtu, overhead) {
+        let said = match (self.mtu, overhead) {
             (None, 0) => None,
             (mtu, overhead) => Some(BridgeConf::reduced(mtu.unwrap_or(ETHERNET_MTU), overhead)),
         };

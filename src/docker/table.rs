@@ -89,6 +89,12 @@ pub(super) trait Hands {
     /// Gives a running container what it wants, or finds that it has it.
     fn plug(&mut self, id: &str, namespace: &File, wish: &Attachment) -> Result<Plugged, Refusal>;
 
+    /// Makes it ask the name servers that its network's driver names.
+    fn set_names(&mut self, container: &Container, wish: &Attachment);
+
+    /// Whether networks or the tunnel are others than when this was asked last, so that containers that have theirs want another look.
+    fn has_news(&mut self) -> bool;
+
     /// Removes what stands on the host for a container whose namespace is gone. Its address stays its own.
     fn unplug(&mut self, id: &str);
 
@@ -122,6 +128,11 @@ pub(super) fn is_ours(labels: &Labels) -> bool {
 impl<H: Hands> Table<H> {
     pub(super) const fn new(hands: H) -> Self {
         Self { hands, entries: BTreeMap::new() }
+    }
+
+    /// See [`Hands::has_news`].
+    pub(super) fn has_news(&mut self) -> bool {
+        self.hands.has_news()
     }
 
     /// For people.
@@ -203,6 +214,7 @@ impl<H: Hands> Table<H> {
                 entry.view.interface = Some(interface);
                 (entry.plugged, entry.retry) = (true, None);
                 entry.turn(State::Attached, None);
+                self.hands.set_names(container, &wish);
             }
             Err(refusal) => self.refused(container, Some(&wish), refusal, now),
         }

@@ -285,3 +285,14 @@ fn lines_come_whole_or_later() {
     ready.send(()).unwrap();
     server.join().unwrap();
 }
+
+/// A network that is changed, or a tunnel that is narrower, concerns containers of which Docker has no news.
+#[test]
+fn news_of_networks_are_for_those_who_have_theirs() {
+    let mut scene = Scene::new();
+    scene.daemon.set("start", container("c1", own_pid(), &[LABEL]));
+    scene.watch();
+    scene.until_is("c1", "Attached", &["10.42.1.2"]);
+    scene.hands.0.lock().unwrap().news = true;
+    scene.until("another look", |_| scene.log() == ["plug c1", "plug c1"]);
+}

@@ -21,6 +21,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// How often everything is looked at without an event, as a net.
 const RESYNC: Duration = Duration::from_secs(60);
 
+/// How often is looked whether networks or the tunnel changed.
+const NEWS: Duration = Duration::from_secs(1);
+
 /// How long to leave a container alone of which Docker said nothing in time.
 const SILENCE: Duration = Duration::from_secs(5);
 
@@ -70,10 +73,11 @@ impl<H: Hands> Watch<H> {
         tracing::info!("Docker: watching the containers of {}", self.socket.display());
         *pause = RETRY.0;
         told.clear();
-        let mut resync = Instant::now() + RESYNC;
+        let (mut resync, mut news) = (Instant::now() + RESYNC, Instant::now() + NEWS);
         loop {
             self.tell(Link::Watching);
-            let until = self.table.next_retry().into_iter().chain(self.silent.values().copied()).fold(resync, Instant::min);
+            let others = self.table.next_retry().into_iter().chain(self.silent.values().copied());
+            let until = others.fold(resync.min(news), Instant::min);
             match events.next(Some(until))? {
                 Next::Event(event) => self.heard(&docker, &event)?,
                 Next::Ended => return Ok(()),
@@ -84,7 +88,11 @@ impl<H: Hands> Watch<H> {
             for id in silent.chain(self.table.due(now)).collect::<BTreeSet<_>>() {
                 self.look(&docker, &id)?;
             }
-            if now >= resync {
+            let is_new = now >= news && self.table.has_news();
+            if now >= news {
+                news = now + NEWS;
+            }
+            if is_new || now >= resync {
                 self.sync(&docker)?;
                 resync = now + RESYNC;
             }

@@ -18,6 +18,8 @@ pub struct BridgeConf {
     pub bridge: String,
     /// `bridgeSubnet`.
     pub subnet: Option<IpNet>,
+    /// `bridgeSubnet6`: the network's IPv6 prefix.
+    pub subnet6: Option<IpNet>,
     /// The address that the bridge gets by `bridgeSubnet` and `bridgeIP`, unless `skipBridgeConfigureIP` makes it somebody else's
     /// business.
     pub address: Option<IpNet>,
@@ -52,6 +54,8 @@ impl BridgeConf {
         let managed = plugin == BRIDGE_PLUGINS[1];
         let is_default_gateway = keys.truth("isDefaultGateway")?.unwrap_or(managed);
         let subnet = keys.parsed("bridgeSubnet", "a prefix such as 10.42.0.0/16", |text| text.parse::<IpNet>().ok())?;
+        let ipv6 = |text: &str| text.parse::<IpNet>().ok().filter(|net| net.addr().is_ipv6());
+        let subnet6 = keys.parsed("bridgeSubnet6", "an IPv6 prefix such as fd00:42::/48", ipv6)?;
         let bridge_ip = keys.parsed("bridgeIP", "an address", |text| netconf::address(text).ok())?;
         let skips_address = keys.truth("skipBridgeConfigureIP")?.unwrap_or(false);
         // Known and of no meaning here.
@@ -59,6 +63,7 @@ impl BridgeConf {
         let conf = Self {
             bridge: keys.text("bridge")?.unwrap_or(BRIDGES[usize::from(managed)]).to_owned(),
             subnet: subnet.map(|subnet| subnet.trunc()),
+            subnet6: subnet6.map(|subnet| subnet.trunc()),
             address: subnet.filter(|_| !skips_address).and_then(|subnet| {
                 let address = bridge_ip.or_else(|| first_address(subnet))?;
                 IpNet::new(address, subnet.prefix_len()).ok()
@@ -183,11 +188,13 @@ mod tests {
             json!({
                 "Bridge": "docker0", "bridgesubnet": "10.42.7.7/16", "isDefaultGateway": true, "ipMasq": true, "mtu": 1500,
                 "linkMTUOverhead": 98, "hairpinMode": true, "promiscMode": null, "underpass": {"tun": "u1"},
+                "bridgeSubnet6": "fd00:42::7/48",
             }),
         );
         let expected = BridgeConf {
             bridge: "docker0".to_owned(),
             subnet: Some("10.42.0.0/16".parse().unwrap()),
+            subnet6: Some("fd00:42::/48".parse().unwrap()),
             address: Some("10.42.0.1/16".parse().unwrap()),
             bridge_as_gateway: false,
             is_gateway: true,
@@ -230,6 +237,10 @@ mod tests {
             (json!({"mtu": "1400"}), "mtu: expected a number up to 65535, got \"1400\""),
             (json!({"mtu": 65536}), "mtu: expected a number up to 65535, got 65536"),
             (json!({"bridgeSubnet": "10.42"}), "bridgeSubnet: expected a prefix such as 10.42.0.0/16, got \"10.42\""),
+            (
+                json!({"bridgeSubnet6": "10.42.0.0/16"}),
+                "bridgeSubnet6: expected an IPv6 prefix such as fd00:42::/48, got \"10.42.0.0/16\"",
+            ),
             (json!({"bridgeIP": "x"}), "bridgeIP: expected an address, got \"x\""),
             (
                 json!({"bridgeSubnet": "10.42.0.0/16", "bridgeIP": "10.43.0.1"}),

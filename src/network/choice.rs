@@ -113,6 +113,8 @@ pub struct Attachment {
     pub mac: Option<MacAddress>,
     /// Octets that the network takes off the MTU, instead of what its driver says.
     pub link_mtu_overhead: Option<u16>,
+    /// Whether it asks the name servers that the network's driver names.
+    pub dns: bool,
 }
 
 /// Which address a container gets.
@@ -232,6 +234,7 @@ pub fn choose(mode: &str, labels: &Labels, choices: &Choices<'_>) -> Result<Choi
         address: address(labels, &network)?,
         mac: mac(labels)?,
         link_mtu_overhead: overhead(labels)?,
+        dns: dns.unwrap_or(true),
     };
     Ok(Choice { place: Place::Network(attachment), dns, remarks })
 }

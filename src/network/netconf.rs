@@ -57,6 +57,7 @@ const BRIDGE_KEYS: &[(&str, Kind)] = &[
     ("underpass", Kind::Any),
     ("bridge", Kind::Interface),
     ("bridgeSubnet", Kind::Prefix),
+    ("bridgeSubnet6", Kind::Prefix),
     ("bridgeIP", Kind::Address),
     ("useBridgeIPAsGateway", Kind::Truth),
     ("isGateway", Kind::Truth),

@@ -12,13 +12,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::bridge::BRIDGES;
-use super::{CniFile, Driver, Labels, Subnet};
+use super::{BridgeConf, CniFile, Driver, Labels, Subnet};
 
 /// The version of the lists: the newest that Debian's runtimes take.
 const CNI_VERSION: &str = "1.0.0";
 
 /// Our plugins for interfaces.
 pub const BRIDGE_PLUGINS: [&str; 2] = ["rancher-bridge", "underpass-cni"];
+
+/// The bridge of the reference plugin `bridge` if its configuration names none.
+const REFERENCE_BRIDGE: &str = "cni0";
 
 /// Our plugin for addresses.
 pub const IPAM_PLUGIN: &str = "rancher-cni-ipam";
@@ -128,6 +131,19 @@ impl Spec {
         self.plugins().contains(IPAM_PLUGIN)
     }
 
+    /// The MTU of its containers by our plugin, of which one takes so much off by its own configuration; none if only the tunnel says it.
+    #[must_use]
+    pub fn mtu(&self, own_overhead: Option<u32>) -> Option<u32> {
+        let netconf = self.cni_config.iter().find(|file| is_our_bridge(file))?.netconf.as_object()?;
+        let conf = BridgeConf::of(netconf.get("type")?.as_str()?, netconf).ok()?;
+        Some(BridgeConf::reduced(conf.mtu?, own_overhead.unwrap_or(conf.overhead)))
+    }
+
+    /// The bridges of plugins that are not ours.
+    pub fn foreign_bridges(&self) -> impl Iterator<Item = &str> {
+        self.cni_config.iter().filter(|file| !is_our_bridge(file)).filter_map(bridge_of)
+    }
+
     /// This host's interfaces that its plugins connect containers to.
     pub fn interfaces(&self) -> impl Iterator<Item = &str> {
         let masters = self.cni_config.iter().filter_map(|file| text(&file.netconf, "master"));
@@ -136,11 +152,7 @@ impl Spec {
 
     /// The bridges among them.
     pub fn bridges(&self) -> impl Iterator<Item = &str> {
-        self.cni_config.iter().filter_map(|file| {
-            let kind = text(&file.netconf, "type");
-            let ours = BRIDGE_PLUGINS.iter().position(|name| Some(*name) == kind);
-            text(&file.netconf, "bridge").or_else(|| Some(BRIDGES[ours?]))
-        })
+        self.cni_config.iter().filter_map(bridge_of)
     }
 
     /// Its subnets as prefixes.
@@ -267,6 +279,19 @@ impl Spec {
 /// A text of a plugin's configuration; an empty one says nothing.
 fn text<'n>(netconf: &'n Value, key: &str) -> Option<&'n str> {
     netconf.get(key).and_then(Value::as_str).filter(|text| !text.is_empty())
+}
+
+fn bridge_of(file: &CniFile) -> Option<&str> {
+    let usual = || {
+        let kind = text(&file.netconf, "type")?;
+        let ours = BRIDGE_PLUGINS.iter().position(|name| *name == kind).map(|index| BRIDGES[index]);
+        ours.or((kind == "bridge").then_some(REFERENCE_BRIDGE))
+    };
+    text(&file.netconf, "bridge").or_else(usual)
+}
+
+fn is_our_bridge(file: &CniFile) -> bool {
+    text(&file.netconf, "type").is_some_and(|name| BRIDGE_PLUGINS.contains(&name))
 }
 
 /// Whether a plugin takes our addresses although its configuration does not say so.

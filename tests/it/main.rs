@@ -7,6 +7,7 @@
 mod lab;
 
 mod attach;
+mod attached;
 mod bench;
 mod churn;
 mod cni;

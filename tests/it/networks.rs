@@ -56,9 +56,11 @@ struct Site {
 impl Site {
     fn new(drivers: &dyn Fn(&Path) -> String) -> Self {
         let lab = Lab::direct();
+        lab.alpha.run(&["sysctl", "-qw", "net.ipv4.ip_forward=1"]);
         let folder = tempfile::tempdir().expect("a folder");
         let host = lab.alpha.clone();
         let mut config = AgentConfig::new(&host, &[]);
+        config.blocks += ", 10.43.1.0/24";
         let path = |name: &str| folder.path().join(name).display().to_string();
         let (conf_dir, bin_dir, cache_dir) = (path("cni/net.d"), path("bin"), path("cache"));
         config.more = format!(
@@ -161,9 +163,14 @@ fn drivers(folder: &Path) -> String {
       10-plain.conf:
         type: bridge
         bridge: up-plain
-        isGateway: true
+        isDefaultGateway: true
+        ipMasq: true
         ipam: {{type: host-local, subnet: 10.88.0.0/24, dataDir: {}}}
       20-tune.conf: {{type: tuning, mtu: 1400}}
+  - name: Theirs
+    default_network: {{name: theirs, subnets: [{{network_address: 10.43.0.0/16}}]}}
+    cni_config:
+      10-theirs.conf: {{type: bridge, bridge: up-theirs, isDefaultGateway: true, ipMasq: true, ipam: {{type: rancher-cni-ipam}}}}
 ",
         folder.join("host-local").display()
     )
@@ -172,7 +179,7 @@ fn drivers(folder: &Path) -> String {
 #[test]
 fn two_drivers_side_by_side_and_one_removed_under_its_containers() {
     let site = Site::new(&drivers);
-    assert_eq!(site.networks(), ["ours active 0", "plain active 0"]);
+    assert_eq!(site.networks(), ["ours active 0", "plain active 0", "theirs active 0"]);
     let [c1, c2, c3, c4] = ["c1", "c2", "c3", "c4"].map(Container::new);
     let (first, second) = (site.add("managed", &c1), site.add("ours", &c2));
     let (third, fourth) = (site.add("plain", &c3), site.add("plain", &c4));
@@ -190,7 +197,17 @@ fn two_drivers_side_by_side_and_one_removed_under_its_containers() {
     assert_eq!(mtu(&c3), 1400, "the second file of plain ran");
     let noted: Value = serde_json::from_slice(&fs::read(site.note("managed", &c1)).unwrap()).unwrap();
     assert_eq!(noted["result"]["dns"]["nameservers"], json!(["192.0.2.53"]), "the driver's name server");
-    assert_eq!(site.networks(), ["ours active 2", "plain active 2"]);
+    assert_eq!(site.networks(), ["ours active 2", "plain active 2", "theirs active 0"]);
+    // The other host of the laboratory is the outside.
+    assert!(c3.reaches("10.9.0.2") && c4.reaches("10.9.0.2"), "plain by Debian's masquerade");
+    // Our addresses behind Debian's plugin: the guard knows the bridge by the driver.
+    let [c5, c6] = ["c5", "c6"].map(Container::new);
+    let (fifth, sixth) = (site.add("theirs", &c5), site.add("theirs", &c6));
+    assert!(fifth.starts_with("10.43.1.") && c5.reaches(&sixth) && c6.reaches(&fifth), "on theirs: {fifth} {sixth}");
+    assert!(c5.reaches("10.43.0.1") && c5.reaches("10.9.0.2"), "the gateway and the outside");
+    for container in [&c5, &c6] {
+        site.del("theirs", container);
+    }
 
     assert!(c3.reaches("10.88.0.1"));
     let (code, said) = site.net(&["rm", "plain"]);
@@ -198,7 +215,7 @@ fn two_drivers_side_by_side_and_one_removed_under_its_containers() {
     let who = "network plain is in use by 2 containers: c3 (eth0 10.88.0.2), c4 (eth0 10.88.0.3): stop them";
     assert!(said.contains(who), "{said}");
     site.del("plain", &c4);
-    assert_eq!(site.networks(), ["ours active 2", "plain active 1"]);
+    assert_eq!(site.networks(), ["ours active 2", "plain active 1", "theirs active 0"]);
     let (code, said) = site.net(&["rm", "plain", "--force"]);
     assert_eq!(
         (code, said.as_str()),
@@ -224,6 +241,7 @@ fn two_drivers_side_by_side_and_one_removed_under_its_containers() {
         site.del(network, container);
     }
     assert_eq!(site.networks()[0], "ours active 0");
+    assert_eq!(site.net(&["rm", "theirs"]).0, Some(0));
     let (code, said) = site.net(&["rm", "ours"]);
     assert_eq!((code, said.as_str()), (Some(0), "network ours is removed\n"));
     assert!(!site.list("managed").exists(), "no default network is left");
@@ -261,9 +279,9 @@ fn networks_outlive_their_agent() {
     let c1 = Container::new("c1");
     site.agent.kill();
     assert_eq!(site.add("managed", &c1), "10.42.1.2");
-    assert_eq!(site.networks(), ["ours active 1", "plain active 0"], "commands need no agent");
+    assert_eq!(site.networks(), ["ours active 1", "plain active 0", "theirs active 0"], "commands need no agent");
     site.agent.start();
-    assert_eq!(site.networks(), ["ours active 1", "plain active 0"]);
+    assert_eq!(site.networks(), ["ours active 1", "plain active 0", "theirs active 0"]);
     let created = |site: &Site| site.agent.control(&["net", "show", "ours", "--json"]).stdout;
     let before = created(&site);
     site.agent.signal("HUP");

@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -151,6 +151,11 @@ impl List {
             return Err(NetworksError::Newer(path));
         }
         Ok(list)
+    }
+
+    /// When the file was changed last, whoever did it.
+    pub(in crate::agent) fn changed(state_dir: &Path) -> Option<SystemTime> {
+        std::fs::metadata(state_dir.join(NETWORKS)).and_then(|metadata| metadata.modified()).ok()
     }
 
     /// Writes the file; only who holds the lock does.

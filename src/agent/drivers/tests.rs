@@ -457,7 +457,7 @@ fn prepare(bridge: &str, subnet: &str) {
         tun: attach::TUN.to_owned(),
         host_nat: true,
         promiscuous: false,
-        mtu: None,
+        on_link: Vec::new(),
     };
     attach::prepare(&network).unwrap();
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::docker::api::Container;
 use crate::docker::table::{Hands, Plugged, Refusal, refusal};
 use crate::docker::{Report, Watcher};
 use crate::network::Labels;
@@ -160,6 +161,8 @@ pub struct Deeds {
     /// Refuses every plug.
     pub refuses: Option<Refusal>,
     pub panics: bool,
+    /// The networks are others, once.
+    pub news: bool,
 }
 
 /// Hands that give 10.42.1.2, 10.42.1.3, ….
@@ -190,6 +193,14 @@ impl Hands for Noted {
         let addresses = deeds.held.entry(id.to_owned()).or_insert_with(|| vec![address]).clone();
         deeds.log.push(format!("plug {id}"));
         Ok(Plugged { addresses, interface: "eth0".to_owned() })
+    }
+
+    fn set_names(&mut self, container: &Container, wish: &Attachment) {
+        assert!(wish.dns && !container.id.is_empty());
+    }
+
+    fn has_news(&mut self) -> bool {
+        std::mem::take(&mut self.0.lock().unwrap().news)
     }
 
     fn unplug(&mut self, id: &str) {

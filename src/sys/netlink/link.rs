@@ -29,6 +29,8 @@ pub struct Link {
     pub hardware_address: Vec<u8>,
     /// It is a bridge.
     pub is_bridge: bool,
+    /// It is one end of a veth pair.
+    pub is_veth: bool,
     /// The number of the bridge that it is a port of.
     pub controller: Option<u32>,
     /// The number of a veth's other end, in that one's namespace.
@@ -227,6 +229,7 @@ impl Link {
             running: message.header.flags.contains(LinkFlags::Running),
             hardware_address: Vec::new(),
             is_bridge: false,
+            is_veth: false,
             controller: None,
             other_end: None,
             group: 0,
@@ -242,7 +245,10 @@ impl Link {
                 LinkAttribute::Link(index) => link.other_end = Some(index),
                 LinkAttribute::Group(group) => link.group = group,
                 LinkAttribute::IfAlias(alias) => link.alias = alias,
-                LinkAttribute::LinkInfo(info) => link.is_bridge = info.contains(&LinkInfo::Kind(InfoKind::Bridge)),
+                LinkAttribute::LinkInfo(info) => {
+                    link.is_bridge = info.contains(&LinkInfo::Kind(InfoKind::Bridge));
+                    link.is_veth = info.contains(&LinkInfo::Kind(InfoKind::Veth));
+                }
                 _ => {}
             }
         }

@@ -54,6 +54,8 @@ pub struct DockerHost {
     /// The control groups of its containers, below each controller.
     groups: String,
     dockerd: Option<Daemon>,
+    /// Whether Docker filters what this host forwards, as it does by default.
+    filters: bool,
     init: Daemon,
     /// Last: the others tell their logs.
     folder: TempDir,
@@ -62,6 +64,15 @@ pub struct DockerHost {
 impl DockerHost {
     /// A host of the laboratory with a running daemon; the agent does not run yet.
     pub fn new(host: &Host) -> Self {
+        Self::with(host, false)
+    }
+
+    /// The same, with a daemon that filters what the host forwards.
+    pub fn with_filter(host: &Host) -> Self {
+        Self::with(host, true)
+    }
+
+    fn with(host: &Host, filters: bool) -> Self {
         for tool in [DOCKERD, DOCKER, BUSYBOX] {
             assert!(Path::new(tool).exists(), "{tool} is missing: tests/run installs it");
         }
@@ -77,7 +88,7 @@ impl DockerHost {
         wait_for("the host", PATIENCE, || host.attempt(&["test", "-d", "/run/ready"]).status.success().then_some(()));
         let groups = format!("/{}", host.netns);
         let agent = Agent::new(&host);
-        let mut made = Self { host, agent, groups, dockerd: None, init, folder };
+        let mut made = Self { host, agent, groups, dockerd: None, filters, init, folder };
         made.start_docker();
         made.docker(&["import", &image(made.folder.path()), "bb:1"]);
         made
@@ -100,7 +111,13 @@ impl DockerHost {
         let listen = format!("unix://{}", self.socket());
         let words = [
             &[DOCKERD, "--data-root", &data, "--exec-root", &exec, "--pidfile", &pid, "--config-file", &config][..],
-            &["--host", &listen, "--storage-driver", "vfs", "--iptables=false"],
+            &[
+                "--host",
+                &listen,
+                "--storage-driver",
+                "vfs",
+                if self.filters { "--iptables=true" } else { "--iptables=false" },
+            ],
             &["--ip6tables=false", "--userland-proxy=false", "--cgroup-parent", &self.groups, "--log-level", "warn"],
         ];
         let argv = self.host.on(&words.concat());
@@ -144,10 +161,20 @@ impl DockerHost {
 
     /// Starts the agent with this configuration and this daemon.
     pub fn start_agent(&mut self, config: &AgentConfig) {
+        self.configure(config);
+        self.agent.start();
+    }
+
+    /// Has the agent read this configuration.
+    pub fn reload_agent(&mut self, config: &AgentConfig) {
+        self.configure(config);
+        self.signal(self.agent.pid(), "HUP");
+    }
+
+    fn configure(&self, config: &AgentConfig) {
         let mut config = config.clone();
         config.more += &format!("docker: {{socket: {}}}\n", self.socket());
         self.agent.configure(&config);
-        self.agent.start();
     }
 
     pub fn try_docker(&self, arguments: &[&str]) -> Output {

@@ -4,9 +4,10 @@ mod host;
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::lab::agent::{AgentConfig, PeerConfig};
+use crate::lab::site::Site;
 use crate::lab::{Host, Lab, wait_for};
 use host::DockerHost;
 
@@ -177,4 +178,105 @@ fn labels_say_what_a_container_gets() {
     let output = alpha.agent.control(&["ps"]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("10.42.1.42") && text.contains("this is what the journal of addresses says"), "{text}");
+}
+
+/// Two networks: `ipsec` on Docker's bridge, and `blue` on one of ours.
+fn two_networks(host: &Host, peer: &Host, folder: &str) -> AgentConfig {
+    let blue = |block: &str| block.replace("10.42.", "10.43.");
+    let mut config = config(host, &[PeerConfig::at(peer)], folder);
+    config.blocks = format!("{}, {}", host.block, blue(host.block));
+    config.peers[0].blocks = format!("{}, {}", peer.block, blue(peer.block));
+    let driver = "  - name: Blue
+    default_network: {name: blue, subnets: [{network_address: 10.43.0.0/16}]}
+    cni_config:
+      10-blue.conf: {type: underpass-cni, bridge: blue0, bridgeSubnet: 10.43.0.0/16}
+cni:";
+    config.more = config.more.replace("cni:", driver);
+    config
+}
+
+/// Docker drops what this host forwards, but for its own networks.
+#[test]
+fn containers_get_through_dockers_filter() {
+    let lab = Lab::direct();
+    let mut hosts = [&lab.alpha, &lab.beta].map(DockerHost::with_filter);
+    for (made, (host, peer)) in hosts.iter_mut().zip([(&lab.alpha, &lab.beta), (&lab.beta, &lab.alpha)]) {
+        let config = two_networks(host, peer, &made.folder());
+        made.start_agent(&config);
+        let policy = made.host.run(&["iptables", "-S", "FORWARD"]);
+        assert!(policy.contains("-P FORWARD DROP"), "{policy}");
+        made.start_container("web", &[LABEL]);
+    }
+    let mut sites = [(&lab.alpha, &hosts[0]), (&lab.beta, &hosts[1])].map(|(host, made)| Site::of_agent(host, &made.agent));
+    for site in &mut sites {
+        let mut conf = site.conf();
+        (conf["name"], conf["bridge"], conf["bridgeSubnet"]) = (json!("blue"), json!("blue0"), json!("10.43.0.0/16"));
+        conf["underpass"] = json!({"stateDir": site.state, "network": "blue"});
+        site.add_with("c1", &conf);
+    }
+    let reach_each_other = |hosts: &[DockerHost; 2], when: &str| {
+        for (from, to) in [(0, 1), (1, 0)] {
+            hosts[from].reaches("web", &hosts[to].address("web"));
+            let ping = || crate::attach::pings(sites[from].inside("c1"), sites[to].address("c1"), &[]).then_some(());
+            wait_for(&format!("a container on a bridge of ours to be reached, {when}"), Duration::from_secs(60), ping);
+        }
+    };
+    reach_each_other(&hosts, "at first");
+    let rules = |made: &DockerHost| made.host.run(&["iptables", "-S", "DOCKER-USER"]);
+    let before = rules(&hosts[0]);
+    assert_eq!(before.matches("--comment underpass").count(), 4, "{before}");
+    hosts[0].stop_docker();
+    hosts[0].start_docker();
+    hosts[0].docker(&["start", "web"]);
+    reach_each_other(&hosts, "after a restart of Docker");
+    assert_eq!(rules(&hosts[0]), before, "none of them twice");
+    // Whoever sweeps them away.
+    hosts[0].host.run(&["iptables", "-F", "DOCKER-USER"]);
+    reach_each_other(&hosts, "after the rules were flushed");
+}
+
+/// What a container's resolver reads.
+fn resolver(host: &DockerHost, name: &str) -> String {
+    let text = host.inside(name, &["cat", "/etc/resolv.conf"]).unwrap_or_default();
+    text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+#[test]
+fn containers_ask_the_name_servers_of_their_network() {
+    let lab = Lab::direct();
+    let mut alpha = DockerHost::new(&lab.alpha);
+    let folder = alpha.folder();
+    let with = |dns: &str| {
+        let mut config = config(&lab.alpha, &[], &folder);
+        let network = "      name: ipsec\n";
+        config.more =
+            config.more.replace(network, &format!("{network}      dns: [{dns}]\n      dns_search: [rancher.internal]\n"));
+        config
+    };
+    alpha.start_agent(&with("192.0.2.53"));
+    alpha.start_container("plain", &[]);
+    let untouched = resolver(&alpha, "plain");
+    alpha.start_container("web", &[LABEL]);
+    alpha.start_container("mute", &[LABEL, "--label=io.rancher.container.dns=false"]);
+    alpha.start_container("own", &[LABEL, "--network=none", "--dns=192.0.2.99", "--dns-search=example.org"]);
+    for name in ["web", "mute", "own"] {
+        alpha.address(name);
+    }
+    let until = |alpha: &DockerHost, name: &str, wanted: &str| {
+        let what = format!("{name} to read {wanted:?}");
+        wait_for(&what, Duration::from_secs(30), || {
+            let read = resolver(alpha, name);
+            (read.starts_with(wanted)).then_some(())
+        });
+    };
+    let own = |dns: &str| format!("nameserver 192.0.2.99; nameserver {dns}; search example.org rancher.internal");
+    until(&alpha, "web", "nameserver 192.0.2.53; search rancher.internal");
+    until(&alpha, "own", &own("192.0.2.53"));
+    // Running containers follow the driver, and keep that over a restart.
+    alpha.reload_agent(&with("192.0.2.54"));
+    until(&alpha, "web", "nameserver 192.0.2.54; search rancher.internal");
+    until(&alpha, "own", &own("192.0.2.54"));
+    alpha.docker(&["restart", "-t", "0", "web"]);
+    until(&alpha, "web", "nameserver 192.0.2.54; search rancher.internal");
+    assert_eq!((resolver(&alpha, "mute"), resolver(&alpha, "plain")), (untouched.clone(), untouched));
 }

@@ -232,6 +232,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::sys::testing::allocations;
 
     #[test]
     fn a_host_key_is_private_and_comes_back() {
@@ -280,5 +281,45 @@ mod tests {
         let large = folder.path().join("large.psk");
         fs::write(&large, vec![b'x'; MAX_KEY_FILE + 1]).unwrap();
         assert!(read_key_file(&large).unwrap_err().to_string().contains("at most 16384 octets"));
+    }
+
+    /// Files that are made to be expensive: a megabyte of each costs no more than a megabyte must. What is counted does not depend on
+    /// how busy the machine is.
+    #[test]
+    fn expensive_files_are_cheap() {
+        let size = config::MAX_FILE - 100;
+        let peers = (0..4000)
+            .map(|n| format!("  - {{name: p{n}, psk_file: a, remote_blocks: [10.{}.{}.0/24]}}\n", n / 256, n % 256));
+        let blocks = vec!["10.0.0.0/8"; 250].join(",");
+        let files = [
+            "[".repeat(size),
+            "{".repeat(size),
+            "- ".repeat(size / 2),
+            "? ".repeat(size / 2),
+            "a: ".repeat(size / 3),
+            "x".repeat(size),
+            format!("\"{}", "x".repeat(size)),
+            (0..size / 12).map(|n| format!("k{n}: v\n")).collect(),
+            format!("x-a: [{}]", "a,".repeat(size / 2)),
+            format!("overlay: {{blocks: [10.255.0.0/16]}}\npeers:\n{}", peers.collect::<String>()),
+            format!(
+                "overlay: {{blocks: [{blocks}]}}\npeers:\n{}",
+                format!("  - {{remote_blocks: [{blocks}]}}\n").repeat(370)
+            ),
+            "&a [*a,".repeat(size / 7),
+            " ".repeat(size),
+            "\n".repeat(size),
+            "#".repeat(size),
+        ];
+        let nobody = Surroundings { hostname: None, cattle_agent_ip: None };
+        for file in files {
+            let before = allocations();
+            let (_, report) = config::parse(Path::new("u.yaml"), file.as_bytes(), &nobody);
+            let (_, drivers) = network::parse(Path::new("r.yml"), file.as_bytes(), &|_| None, false);
+            let asked = allocations() - before;
+            assert!(report.messages.len() <= 100 && drivers.messages.len() <= 100);
+            // What grows with the square of a million octets asks for memory a thousand times as often.
+            assert!(asked <= 16 * size as u64, "{asked} times for memory: {:?}", &file[..20]);
+        }
     }
 }

@@ -164,6 +164,16 @@ pub(super) fn strangers(network: &HostNetwork, netlink: &mut Netlink) -> Result<
     Ok(gone)
 }
 
+/// The subnets that live on a bridge.
+pub(super) fn on_bridge(bridge: &str) -> Result<Vec<IpNet>, GuardError> {
+    let mut found = Vec::new();
+    for set in &INSIDE {
+        let ranges = ranges(Family::Inet, TABLE, set.name)?.into_iter().filter(|range| name_of(&range.first) == bridge);
+        found.extend(ranges.filter_map(|range| prefix(range.first.get(16..), range.last.get(16..))));
+    }
+    Ok(found)
+}
+
 /// The prefix from the first address to the last, both as octets.
 fn prefix(first: Option<&[u8]>, last: Option<&[u8]>) -> Option<IpNet> {
     let address = |octets: &[u8]| -> Option<IpAddr> {

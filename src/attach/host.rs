@@ -91,6 +91,37 @@ pub fn forget(network: &HostNetwork) -> Result<(), AttachError> {
     lowered
 }
 
+/// Takes whatever networks live on a bridge off this host, as [`forget`] does. A bridge of ours on which a container hangs stays
+/// as it is.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn forget_bridge(bridge: &str) -> Result<(), AttachError> {
+    let mut netlink = Netlink::open()?;
+    let links = netlink.links()?;
+    let found = links.iter().find(|link| link.name == bridge);
+    let is_in_use = |link: &Link| link.alias == alias() && links.iter().any(|port| port.controller == Some(link.index));
+    if found.is_some_and(is_in_use) {
+        return Ok(());
+    }
+    let subnets = fence::on_bridge(bridge)?;
+    let lives_there = |net: &IpNet| subnets.iter().any(|subnet| subnet.contains(&net.addr()));
+    let mut gateways = Vec::new();
+    if let Some(link) = found {
+        let listed = netlink.addresses()?.into_iter().filter(|address| address.link_index == link.index);
+        gateways.extend(listed.map(|address| address.address).filter(lives_there));
+    }
+    forget(&HostNetwork {
+        bridge: bridge.to_owned(),
+        gateways,
+        subnets,
+        tun: String::new(),
+        host_nat: false,
+        promiscuous: false,
+        on_link: Vec::new(),
+    })
+}
+
 /// A bridge that containers of ours hang on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Bridge {

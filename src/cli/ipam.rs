@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::output::{complain, print, print_json};
 use super::{Exit, Places};
 use crate::ipam::{self, Book, Finding, Ipam, IpamError, JOURNAL, Lease, Namespaces, Network, Source};
-use crate::observe::{duration_in_words, table};
+use crate::observe::{duration_in_words, plain, table};
 use crate::sys::clock::wall_clock;
 
 /// Shows networks and leases.
@@ -47,7 +47,7 @@ pub(super) fn check(places: &Places, repair: bool) -> Exit {
             (_, false, true) => "--repair mends it",
             (_, false, false) => "ends with the container",
         };
-        text.push_str(&format!("{}: {} ({outcome})\n", finding.name(), sentence(finding)));
+        text.push_str(&format!("{}: {} ({outcome})\n", finding.name(), plain(&sentence(finding))));
     }
     if findings.is_empty() {
         text.push_str("fine: nothing to mend\n");
@@ -67,12 +67,16 @@ fn as_text(book: &Book, shown: &[(&str, &Network)]) -> String {
     held.sort_by_key(|(address, lease)| (&lease.network, *address));
     for (address, lease) in held {
         rows.push([
-            lease.network.clone(),
+            plain(&lease.network),
             address.to_string(),
-            if lease.owner.is_host() { format!("host {}", lease.owner.container) } else { lease.owner.container.clone() },
-            lease.owner.interface.clone(),
+            if lease.owner.is_host() {
+                format!("host {}", plain(&lease.owner.container))
+            } else {
+                plain(&lease.owner.container)
+            },
+            plain(&lease.owner.interface),
             format!("{} ago", duration_in_words(now.saturating_sub(lease.since))),
-            lease.sandbox.netns.clone(),
+            plain(&lease.sandbox.netns),
         ]);
     }
     let mut text = String::new();
@@ -86,7 +90,8 @@ fn as_text(book: &Book, shown: &[(&str, &Network)]) -> String {
                 network.blocks().iter().filter(|block| block.addr().is_ipv6() == ipv6).map(ToString::to_string).collect();
             if !blocks.is_empty() {
                 let counts = network.counts(ipv6, &[], now);
-                text.push_str(&format!("{name}: {}: {counts}, {} free\n", blocks.join(", "), counts.free()));
+                let (name, blocks) = (plain(name), blocks.join(", "));
+                text.push_str(&format!("{name}: {blocks}: {counts}, {} free\n", counts.free()));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! `underpass setup`: what a container runtime must be told so that it finds our networks and plugins.
 //!
 //! Networks themselves are the agent's work. What is written here is written again without harm, and only over what this command
-//! wrote before.
+//! wrote before. With `--root` every path is below that folder, while files name paths as the runtime sees them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,17 +14,17 @@ use serde_json::{Value, json};
 
 use super::output::{complain, print, print_json};
 use super::{CONFIG_FILE, Exit, Places};
-use crate::agent::drivers::{link_plugins, missing_links};
+use crate::agent::drivers::{CONFLIST_PREFIX, link_plugins, missing_links};
 use crate::agent::files;
 use crate::config::{Config, Report};
-use crate::network::{CniFile, Driver, Subnet};
+use crate::network::{BRIDGE_PLUGINS, CniFile, Driver, IPAM_PLUGIN, Subnet};
 use crate::sys::file::replace;
 
 /// The first line of every file of ours.
 const MARK: &str = "# Written by `underpass setup`; what is changed here is lost when it runs again.";
 
 /// Where containerd looks for plugins if nobody told it, and `ctr` always.
-const OPT_CNI_BIN: &str = "opt/cni/bin";
+const OPT_CNI_BIN: &str = "/opt/cni/bin";
 
 #[derive(Debug, Args)]
 pub(super) struct SetupArgs {
@@ -36,7 +36,7 @@ pub(super) struct SetupArgs {
     /// The agent's configuration: its `cni` and `drivers` count.
     #[arg(long, value_name = "FILE", default_value = CONFIG_FILE)]
     config: PathBuf,
-    /// The folder that is the runtime's `/`.
+    /// The folder that is the runtime's `/`: everything is written below it.
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
 }
@@ -68,11 +68,17 @@ struct Setup<'a> {
     notes: Vec<String>,
 }
 
-/// One file or link.
+/// One file, or one link with where it leads.
 struct Step {
-    action: &'static str,
     path: PathBuf,
+    target: Option<PathBuf>,
     changed: bool,
+}
+
+impl Step {
+    const fn action(&self) -> &'static str {
+        if self.target.is_some() { "link" } else { "write" }
+    }
 }
 
 /// What is in the way, and the exit code for it.
@@ -90,7 +96,11 @@ pub(super) fn run(places: &Places, arguments: &SetupArgs) -> Exit {
             let text = report.to_string();
             return complain(format_args!("the configuration cannot be used\n{}", text.trim_end()), Exit::BadConfig);
         }
-        Err(error) => return complain(format_args!("{}: {error}", file.display()), Exit::BadConfig),
+        Err(error) => {
+            let message =
+                format!("{}: {error}: it is the agent's configuration; --config names another file", file.display());
+            return complain(message, Exit::BadConfig);
+        }
     };
     let mut setup = Setup { arguments, config: &config, drivers: &drivers, steps: Vec::new(), notes: Vec::new() };
     let outcome = match arguments.runtime {
@@ -120,17 +130,18 @@ impl Setup<'_> {
             json!(folders),
             json!(conf_dir)
         );
-        self.write("etc/containers/containers.conf.d/50-underpass.conf", &text)?;
+        self.write("/etc/containers/containers.conf.d/50-underpass.conf", &text)?;
         self.plugins(&bin_dir)?;
         self.notes.push("podman run --network managed … (or a network's own name)".to_owned());
         self.notes.push("networks that podman keeps for netavark are not seen with network_backend cni".to_owned());
+        self.note_absent_networks(&conf_dir);
         Ok(())
     }
 
     fn docker(&mut self) -> Outcome {
         self.docker_addresses()?;
         let text = format!("{MARK}\n[Unit]\nWants=underpass.service\nAfter=underpass.service\n");
-        let written = self.write("etc/systemd/system/docker.service.d/50-underpass.conf", &text)?;
+        let written = self.write("/etc/systemd/system/docker.service.d/50-underpass.conf", &text)?;
         if written {
             self.notes.push("systemctl daemon-reload makes systemd read it".to_owned());
         }
@@ -140,7 +151,7 @@ impl Setup<'_> {
 
     /// Docker gives addresses of its own: they must be others than ours.
     fn docker_addresses(&mut self) -> Outcome {
-        let path = self.path("etc/docker/daemon.json");
+        let path = self.path("/etc/docker/daemon.json");
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -173,7 +184,7 @@ impl Setup<'_> {
     }
 
     fn containerd(&mut self) -> Outcome {
-        let path = self.path("etc/containerd/config.toml");
+        let path = self.path("/etc/containerd/config.toml");
         let text = fs::read_to_string(&path).unwrap_or_default();
         let conf_dir = absolute(&self.config.cni.conf_dir)?;
         let told = toml_text(&text, "conf_dir").map_or_else(|| PathBuf::from("/etc/cni/net.d"), PathBuf::from);
@@ -189,27 +200,37 @@ impl Setup<'_> {
         let bin_dir = absolute(&self.config.cni.bin_dir)?;
         self.plugins(&bin_dir)?;
         let told = toml_text(&text, "bin_dir").map(PathBuf::from).filter(|told| *told != bin_dir);
-        for folder in told.into_iter().chain([self.path(OPT_CNI_BIN)]).filter(|folder| *folder != bin_dir) {
+        for folder in told.into_iter().chain([OPT_CNI_BIN.into()]).filter(|folder| *folder != bin_dir) {
             self.plugins(&folder)?;
             self.foreign_plugins(&bin_dir, &folder)?;
         }
         self.notes.push("ctr run --cni … gets the first network of the folder".to_owned());
+        self.note_absent_networks(&conf_dir);
         Ok(())
+    }
+
+    /// Who tries a network before the agent has run finds none.
+    fn note_absent_networks(&mut self, conf_dir: &Path) {
+        let ours = |entry: fs::DirEntry| entry.file_name().to_string_lossy().starts_with(CONFLIST_PREFIX);
+        if !fs::read_dir(self.path(conf_dir)).into_iter().flatten().flatten().any(ours) {
+            let folder = conf_dir.display();
+            self.notes.push(format!("the agent writes the networks into {folder} when it starts; there is none yet"));
+        }
     }
 
     /// Links to other plugins that networks need, where containerd looks.
     fn foreign_plugins(&mut self, bin_dir: &Path, folder: &Path) -> Outcome {
         let files = self.drivers.iter().flat_map(|driver| &driver.cni_config);
         for name in files.flat_map(CniFile::plugins).collect::<BTreeSet<_>>() {
-            let (link, target) = (folder.join(name), bin_dir.join(name));
-            if link.symlink_metadata().is_ok() || !target.exists() {
+            let (link, target) = (self.path(folder.join(name)), bin_dir.join(name));
+            if link.symlink_metadata().is_ok() || !self.path(&target).exists() {
                 continue;
             }
             if !self.arguments.dry_run {
-                let made = fs::create_dir_all(folder).and_then(|()| std::os::unix::fs::symlink(&target, &link));
+                let made = fs::create_dir_all(self.path(folder)).and_then(|()| std::os::unix::fs::symlink(&target, &link));
                 made.map_err(|error| (format!("{}: {error}", link.display()), Exit::from(error.kind())))?;
             }
-            self.steps.push(Step { action: "link", path: link, changed: true });
+            self.steps.push(Step { path: link, target: Some(target), changed: true });
         }
         Ok(())
     }
@@ -217,21 +238,21 @@ impl Setup<'_> {
     /// Links to our plugins.
     fn plugins(&mut self, folder: &Path) -> Outcome {
         let failed = |message: String| (message, Exit::Failed);
+        let folder = &self.path(folder);
         let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
         let missing = missing_links(folder, &program).map_err(failed)?;
         if !self.arguments.dry_run {
             link_plugins(folder, &program).map_err(failed)?;
         }
-        if missing.is_empty() {
-            self.steps.push(Step { action: "link", path: folder.to_owned(), changed: false });
-        }
-        self.steps.extend(missing.into_iter().map(|path| Step { action: "link", path, changed: true }));
+        let links = BRIDGE_PLUGINS.into_iter().chain([IPAM_PLUGIN]).map(|name| folder.join(name));
+        let step = |path: PathBuf| Step { changed: missing.contains(&path), path, target: Some(program.clone()) };
+        self.steps.extend(links.map(step));
         Ok(())
     }
 
     /// A file of ours; whether it was not there like that.
-    fn write(&mut self, name: &str, text: &str) -> Result<bool, (String, Exit)> {
-        let path = self.path(name);
+    fn write(&mut self, path: &str, text: &str) -> Result<bool, (String, Exit)> {
+        let path = self.path(path);
         let present = match fs::read_to_string(&path) {
             Ok(present) => Some(present),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -247,12 +268,14 @@ impl Setup<'_> {
             let written = fs::create_dir_all(folder).and_then(|()| replace(&path, text.as_bytes(), 0o644));
             written.map_err(|error| (format!("{}: {error}", path.display()), Exit::from(error.kind())))?;
         }
-        self.steps.push(Step { action: "write", path, changed });
+        self.steps.push(Step { path, target: None, changed });
         Ok(changed)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.arguments.root.join(name)
+    /// Where the runtime's path is for us.
+    fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = path.as_ref();
+        self.arguments.root.join(path.strip_prefix("/").unwrap_or(path))
     }
 
     /// Says what was done, also if something was in the way of the rest.
@@ -263,7 +286,7 @@ impl Setup<'_> {
         }
         let dry_run = self.arguments.dry_run;
         if places.json {
-            let step = |step: &Step| json!({"action": step.action, "path": step.path, "changed": step.changed});
+            let step = |step: &Step| json!({"action": step.action(), "path": step.path, "target": step.target, "changed": step.changed});
             let value = json!({
                 "schema": "underpass.setup/1",
                 "runtime": self.arguments.runtime.name(),
@@ -275,16 +298,26 @@ impl Setup<'_> {
         }
         let mut text = String::new();
         for step in &self.steps {
-            let did = match (step.changed, dry_run, step.action) {
+            let did = match (step.changed, dry_run, &step.target) {
                 (false, ..) => "fine already:",
-                (true, true, "write") => "would write",
-                (true, true, _) => "would link",
-                (true, false, "write") => "wrote",
-                (true, false, _) => "linked",
+                (true, true, None) => "would write",
+                (true, true, Some(_)) => "would link",
+                (true, false, None) => "wrote",
+                (true, false, Some(_)) => "linked",
             };
-            text.push_str(&format!("{did} {}\n", step.path.display()));
+            let target = step.target.as_ref().filter(|_| step.changed);
+            let target = target.map_or_else(String::new, |target| format!(" -> {}", target.display()));
+            text.push_str(&format!("{did} {}{target}\n", step.path.display()));
         }
-        text.extend(self.notes.iter().map(|note| format!("note: {note}\n")));
+        if outcome.is_ok() {
+            let runtime = self.arguments.runtime.name();
+            text.push_str(&match (self.steps.iter().any(|step| step.changed), dry_run) {
+                (false, _) => format!("{runtime} is set up already: nothing to do\n"),
+                (true, true) => "a dry run: nothing was changed\n".to_owned(),
+                (true, false) => format!("{runtime} is set up\n"),
+            });
+            text.extend(self.notes.iter().map(|note| format!("note: {note}\n")));
+        }
         print(&text, exit)
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::request::{Command, Request};
 use super::result::{ENVIRONMENT, Fault, INCOMPATIBLE, Success, Version};
-use super::{Plugin, ipam};
+use super::{Plugin, ipam, log, outcome};
 
 /// Which plugin gives addresses.
 fn name(request: &Request) -> Result<&str, Fault> {
@@ -20,11 +20,22 @@ fn is_ours(name: &str) -> bool {
     name == Plugin::Ipam.name()
 }
 
+/// Our own plugin does something that has no answer, and logs it as it would in a process of its own.
+fn ours(request: &Request) -> Result<(), Fault> {
+    let answer = ipam::answer(request);
+    log(Plugin::Ipam, request, || outcome(&answer));
+    answer.map(drop)
+}
+
 /// Asks for addresses.
 pub(super) fn add(request: &Request) -> Result<Success, Fault> {
     let name = name(request)?;
     if is_ours(name) {
-        return ipam::add(request);
+        let given = ipam::add(request);
+        log(Plugin::Ipam, request, || {
+            outcome(&given.as_ref().map(|given| Some(given.as_json(request.version))).map_err(Clone::clone))
+        });
+        return given;
     }
     let told = run_somehow(request, name, request.command).inspect_err(|_| {
         // Whatever it did half is taken back; that it could not would only hide why.
@@ -43,8 +54,7 @@ pub(super) fn add(request: &Request) -> Result<Success, Fault> {
 pub(super) fn del(request: &Request) -> Result<(), Fault> {
     let name = name(request)?;
     if is_ours(name) {
-        let request = Request { command: Command::Del, ..request.clone() };
-        return ipam::answer(&request).map(drop);
+        return ours(&Request { command: Command::Del, ..request.clone() });
     }
     run_somehow(request, name, Command::Del).map(drop)
 }
@@ -53,7 +63,7 @@ pub(super) fn del(request: &Request) -> Result<(), Fault> {
 pub(super) fn pass_on(request: &Request) -> Result<(), Fault> {
     let name = name(request)?;
     if is_ours(name) {
-        return ipam::answer(request).map(drop);
+        return ours(request);
     }
     match run(request, name, request.command, request.version) {
         Err(fault) if request.command.is_new() && matches!(fault.code, INCOMPATIBLE | ENVIRONMENT) => Ok(()),
@@ -76,6 +86,12 @@ fn run(request: &Request, name: &str, command: Command, version: Version) -> Res
     let program = find(&request.path, name)?;
     let mut netconf: Map<String, Value> = request.netconf.clone();
     netconf.insert("cniVersion".to_owned(), version.text().into());
+    if version != request.version
+        && let Some(previous) = netconf.get("prevResult").and_then(Success::parse)
+    {
+        // Plugins read it as a result of the version that they are asked in.
+        netconf.insert("prevResult".to_owned(), previous.as_json(version));
+    }
     let failed = |error: std::io::Error| Fault::io(format!("{}: {error}", program.display()));
     let mut process = Process::new(&program);
     process.env("CNI_COMMAND", command.name());

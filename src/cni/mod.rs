@@ -93,7 +93,7 @@ pub fn main(plugin: Plugin) -> ExitCode {
             Plugin::Ipam => ipam::answer(&request),
             Plugin::RancherBridge | Plugin::Underpass => bridge::answer(plugin, &request),
         };
-        log(plugin, &request, &answer);
+        log(plugin, &request, || outcome(&answer));
         answer
     });
     match answer {
@@ -117,19 +117,24 @@ fn fail(version: Version, fault: &Fault) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// What came of a call, for the log.
+fn outcome(answer: &Result<Option<Value>, Fault>) -> String {
+    match answer {
+        Ok(Some(value)) => format!("answered {value}"),
+        Ok(None) => "done".to_owned(),
+        Err(fault) => format!("failed: {} ({})", fault.message, fault.code),
+    }
+}
+
 /// A line in `logToFile`. A log that cannot be written keeps no container from starting.
-fn log(plugin: Plugin, request: &Request, answer: &Result<Option<Value>, Fault>) {
+fn log(plugin: Plugin, request: &Request, outcome: impl FnOnce() -> String) {
     let own = match plugin {
         Plugin::Ipam => request.netconf.get("ipam").and_then(Value::as_object),
         Plugin::RancherBridge | Plugin::Underpass => Some(&request.netconf),
     };
     let key = |key: &str| own.and_then(|own| own.get(key));
     let Some(path) = key("logToFile").and_then(Value::as_str).filter(|path| !path.is_empty()) else { return };
-    let outcome = match answer {
-        Ok(Some(value)) => format!("answered {value}"),
-        Ok(None) => "done".to_owned(),
-        Err(fault) => format!("failed: {} ({})", fault.message, fault.code),
-    };
+    let outcome = outcome();
     let debug = matches!(key("isDebugLevel"), Some(Value::Bool(true))) || key("isDebugLevel") == Some(&"true".into());
     let asked = if debug { format!(" asked {}:", Value::Object(request.netconf.clone())) } else { String::new() };
     let Request { command, container, interface, .. } = request;

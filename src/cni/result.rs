@@ -110,6 +110,7 @@ impl Success {
 
     /// Reads a result of any version, such as `prevResult` or another plugin's; none if it is no result.
     pub(super) fn parse(result: &Value) -> Option<Self> {
+        result.as_object()?;
         let list = |key: &str| match result.get(key) {
             None | Some(Value::Null) => Some(&[][..]),
             Some(Value::Array(items)) => Some(items.as_slice()),

@@ -102,7 +102,7 @@ pub(super) struct PeerDraft {
 pub(super) fn config(root: &Node, file: &Path, surroundings: &Surroundings, report: &mut Report) -> Option<Config> {
     let root = Field { line: root.line, key: String::new(), node: root };
     let mut top = Section::of(&root, report)?;
-    let empty = Node { line: 1, plain: false, value: super::yaml::Value::Null };
+    let empty = Node { line: 1, style: super::yaml::Style::Quoted, value: super::yaml::Value::Null };
     let absent = |key: &str| Field { line: 1, key: key.to_owned(), node: &empty };
     let folder = file.parent().unwrap_or(Path::new(""));
     let (name, advertise, listen, certificate) =

@@ -19,9 +19,19 @@ const MAX_DEPTH: usize = 16;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Node {
     pub line: usize,
-    /// A text without quotes: elsewhere such texts may be numbers or truth values.
-    pub plain: bool,
+    pub style: Style,
     pub value: Value,
+}
+
+/// How a text came to be; of no meaning for other nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Style {
+    /// Without quotes: elsewhere such texts may be numbers or truth values.
+    Plain,
+    /// In quotes, or as a block.
+    Quoted,
+    /// Variables were put into it.
+    Filled,
 }
 
 /// What a node is.
@@ -153,7 +163,7 @@ impl<'r> Builder<'r> {
             }
             self.handle(event, span)?;
         }
-        let empty = Node { line: 1, plain: false, value: Value::Map(Vec::new()) };
+        let empty = Node { line: 1, style: Style::Quoted, value: Value::Map(Vec::new()) };
         Ok(self.root.filter(|root| root.value != Value::Null).unwrap_or(empty))
     }
 
@@ -189,10 +199,10 @@ impl<'r> Builder<'r> {
             map.key = Some(Key { line, text });
             return Ok(());
         }
-        let plain = style == ScalarStyle::Plain;
-        let null = plain && matches!(text.as_str(), "" | "~" | "null");
+        let style = if style == ScalarStyle::Plain { Style::Plain } else { Style::Quoted };
+        let null = style == Style::Plain && matches!(text.as_str(), "" | "~" | "null");
         let value = if null { Value::Null } else { Value::Text(text) };
-        self.place(Node { line, plain, value })
+        self.place(Node { line, style, value })
     }
 
     fn enter(&mut self, line: usize, container: Container) -> Result<(), Refusal> {
@@ -214,7 +224,7 @@ impl<'r> Builder<'r> {
             Container::List(nodes) => Value::List(nodes),
             Container::Map(map) => Value::Map(map.entries),
         };
-        self.place(Node { line, plain: false, value })
+        self.place(Node { line, style: Style::Quoted, value })
     }
 
     /// Puts a finished node where it belongs.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::{BRIDGE_PLUGINS, netconf};
 
 /// The bridges of configurations that name none, in the order of [`BRIDGE_PLUGINS`].
-const BRIDGES: [&str; 2] = ["cni0", "managed0"];
+pub(super) const BRIDGES: [&str; 2] = ["cni0", "managed0"];
 
 /// A plugin's configuration, checked and with its defaults.
 #[derive(Clone, PartialEq, Eq, Debug)]

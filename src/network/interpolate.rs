@@ -1,19 +1,19 @@
 //! `${NAME}`, `${NAME:-default}`, `${NAME-default}`, `$NAME` and `$$` in the texts of a block.
 //!
 //! It happens on the tree and not in the file's text, so a variable's value is one text whatever stands in it. Such a text is
-//! never a truth value, but a number if all of it is digits; `read.rs` and `netconf.rs` see by [`Node::plain`] that it was put in.
+//! never a truth value, but a number if all of it is digits; `netconf.rs` sees by its [`Style`] that it was put in.
 
 use super::Variables;
 use crate::config::Report;
-use crate::config::yaml::{Node, Value};
+use crate::config::yaml::{Node, Style, Value};
 
 /// A copy of the tree with variables put into its texts.
 pub(super) fn tree(node: &Node, path: &str, variables: Variables<'_>, report: &mut Report) -> Node {
-    let mut plain = node.plain;
+    let mut style = node.style;
     let value = match &node.value {
         Value::Null => Value::Null,
         Value::Text(text) if text.contains('$') => {
-            plain = false;
+            style = Style::Filled;
             Value::Text(put_in(text, variables, &mut |message| match message {
                 Complaint::Warning(text) => report.warning(node.line, path, text),
                 Complaint::Error(text) => report.error(node.line, path, text),
@@ -31,7 +31,7 @@ pub(super) fn tree(node: &Node, path: &str, variables: Variables<'_>, report: &m
             Value::Map(filled.collect())
         }
     };
-    Node { line: node.line, plain, value }
+    Node { line: node.line, style, value }
 }
 
 enum Complaint {

@@ -13,7 +13,7 @@ use super::{CniFile, DefaultNetwork, read};
 use crate::config::Report;
 use crate::config::scalar::{self, Expected};
 use crate::config::section::{Field, Section, shortened};
-use crate::config::yaml::{Node, Value};
+use crate::config::yaml::{Node, Style, Value};
 
 /// Files of one driver: a chain of plugins, never a long one.
 const MAX_FILES: usize = 16;
@@ -309,31 +309,40 @@ fn plugin_name(text: &str) -> Result<String, Expected> {
     Err(Expected::new("the name of a CNI plugin"))
 }
 
-/// A node as JSON: plain texts are numbers and truth values where they look like these; quoted texts and those with variables
-/// are texts, but for whole numbers.
+/// A node as JSON: plain texts are numbers and truth values where they look like these, texts with variables whole numbers; what was
+/// quoted is a text.
 pub(super) fn json(node: &Node) -> Json {
     match &node.value {
         Value::Null => Json::Null,
         Value::List(nodes) => nodes.iter().map(json).collect(),
         Value::Map(entries) => entries.iter().map(|(key, node)| (key.text.clone(), json(node))).collect(),
-        Value::Text(text) => {
-            let digits = !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit());
-            if let (true, Ok(number)) = (digits, text.parse::<i64>()) {
-                return number.into();
-            }
-            let number = || {
-                text.starts_with(|first: char| first.is_ascii_digit() || first == '-')
-                    && text.ends_with(|last: char| last.is_ascii_digit())
-            };
-            match (node.plain, read::truth(text)) {
-                (true, Ok(truth)) => truth.into(),
-                (true, Err(_)) if number() => match text.parse::<f64>() {
-                    Ok(number) if number.fract() == 0.0 && !text.contains(['.', 'e', 'E']) => Json::from(number as i64),
-                    Ok(number) => number.into(),
-                    Err(_) => text.clone().into(),
-                },
-                _ => text.clone().into(),
-            }
-        }
+        Value::Text(text) => match node.style {
+            Style::Plain => plain(text),
+            Style::Filled => whole(text).unwrap_or_else(|| text.clone().into()),
+            Style::Quoted => text.clone().into(),
+        },
     }
+}
+
+/// What a text without quotes is.
+fn plain(text: &str) -> Json {
+    if let Some(number) = whole(text) {
+        return number;
+    }
+    if let Ok(truth) = read::truth(text) {
+        return truth.into();
+    }
+    let is_number = text.starts_with(|first: char| first.is_ascii_digit() || first == '-')
+        && text.ends_with(|last: char| last.is_ascii_digit());
+    match text.parse::<f64>().ok().filter(|_| is_number) {
+        Some(number) if number.fract() == 0.0 && !text.contains(['.', 'e', 'E']) => (number as i64).into(),
+        Some(number) => number.into(),
+        None => text.into(),
+    }
+}
+
+/// A number, if there is nothing but digits.
+fn whole(text: &str) -> Option<Json> {
+    let digits = !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit());
+    text.parse::<i64>().ok().filter(|_| digits).map(Json::from)
 }

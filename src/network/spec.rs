@@ -11,6 +11,7 @@ use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::bridge::BRIDGES;
 use super::{BridgeConf, CniFile, Driver, Labels, Subnet};
 
 /// The version of the lists: the newest that Debian's runtimes take.
@@ -144,16 +145,13 @@ impl Spec {
 
     /// This host's interfaces that its plugins connect containers to.
     pub fn interfaces(&self) -> impl Iterator<Item = &str> {
-        self.bridges().chain(self.texts("master"))
+        let masters = self.cni_config.iter().filter_map(|file| text(&file.netconf, "master"));
+        self.bridges().chain(masters)
     }
 
     /// The bridges among them.
     pub fn bridges(&self) -> impl Iterator<Item = &str> {
-        self.texts("bridge")
-    }
-
-    fn texts(&self, key: &'static str) -> impl Iterator<Item = &str> {
-        self.cni_config.iter().filter_map(move |file| file.netconf.get(key).and_then(Value::as_str))
+        self.cni_config.iter().filter_map(bridge_of)
     }
 
     /// Its subnets as prefixes.
@@ -277,14 +275,22 @@ impl Spec {
     }
 }
 
+/// A text of a plugin's configuration; an empty one says nothing.
+fn text<'n>(netconf: &'n Value, key: &str) -> Option<&'n str> {
+    netconf.get(key).and_then(Value::as_str).filter(|text| !text.is_empty())
+}
+
 fn bridge_of(file: &CniFile) -> Option<&str> {
-    let is_reference = file.netconf.get("type") == Some(&"bridge".into());
-    let said = file.netconf.get("bridge").and_then(Value::as_str).filter(|name| !name.is_empty());
-    said.or(is_reference.then_some(REFERENCE_BRIDGE))
+    let usual = || {
+        let kind = text(&file.netconf, "type")?;
+        let ours = BRIDGE_PLUGINS.iter().position(|name| *name == kind).map(|index| BRIDGES[index]);
+        ours.or((kind == "bridge").then_some(REFERENCE_BRIDGE))
+    };
+    text(&file.netconf, "bridge").or_else(usual)
 }
 
 fn is_our_bridge(file: &CniFile) -> bool {
-    file.netconf.get("type").and_then(Value::as_str).is_some_and(|name| BRIDGE_PLUGINS.contains(&name))
+    text(&file.netconf, "type").is_some_and(|name| BRIDGE_PLUGINS.contains(&name))
 }
 
 /// Whether a plugin takes our addresses although its configuration does not say so.

@@ -136,7 +136,7 @@ services:
                 "type": "bridge", "name": "mine", "isGateway": true,
                 "ipam": {"type": "host-local", "subnet": "10.43.7.0/24", "ranges": [[1.5, -3]]},
             }},
-            {"name": "20-tune.conf", "netconf": {"type": "tuning", "sysctl": {"net.core.somaxconn": 500}, "name": "routed"}},
+            {"name": "20-tune.conf", "netconf": {"type": "tuning", "sysctl": {"net.core.somaxconn": "500"}, "name": "routed"}},
         ])
     );
     assert_eq!(driver.cni_files(&Labels::new())[0].netconf["ipam"]["subnet"], "", "a label that the host does not have");
@@ -294,7 +294,12 @@ fn variables_are_put_in() {
     };
     for (value, expected) in [
         ("${N}", json!(12)),
-        ("'012'", json!(12)),
+        ("'012'", json!("012")),
+        ("'12'", json!("12")),
+        ("12", json!(12)),
+        ("-12", json!(-12)),
+        ("1.5", json!(1.5)),
+        ("'${N}'", json!(12)),
         ("${T}", json!("true")),
         ("true", json!(true)),
         ("'true'", json!("true")),
@@ -312,6 +317,40 @@ fn variables_are_put_in() {
         assert!(foreign(value).1.contains(part), "{value}: {}", foreign(value).1);
     }
     assert!(foreign("${GONE}").1.contains("warning: s.network_driver.cni_config.a.conf.it: the variable GONE is not set"));
+}
+
+#[test]
+fn a_prefix_size_that_is_not_the_bridges_is_told() {
+    let messages = spoiled("type: rancher-cni-ipam", "type: rancher-cni-ipam\n          subnetPrefixSize: /24");
+    assert!(messages.contains("/24 is not the length of bridgeSubnet 10.42.0.0/16"), "{messages}");
+}
+
+#[test]
+fn drivers_of_several_files_are_held_together() {
+    let together = |other: &str| {
+        let of = |file: &str, text: &str| (PathBuf::from(file), read(text).0.remove(0));
+        let mut report = Report::new(Path::new("u.yaml"));
+        check_together(&[of("a.yml", EXAMPLE), of("b.yml", other)], &mut report);
+        report.to_string()
+    };
+    let name = "b.yml:3: default_network.name: a network called ipsec comes with the driver at a.yml:3 already";
+    let messages = together(&EXAMPLE.replace("10.42.", "10.43."));
+    assert!(messages.contains(name), "{messages}");
+    let messages = together(&EXAMPLE.replace("name: ipsec", "name: blue"));
+    assert!(
+        messages.contains("10.42.0.0/16 of network blue overlaps 10.42.0.0/16 of network ipsec (a.yml:3)"),
+        "{messages}"
+    );
+    assert_eq!(together(&EXAMPLE.replace("name: ipsec", "name: blue").replace("10.42.", "10.43.")), "");
+}
+
+#[test]
+fn labels_stand_in_within_lists_too() {
+    let (drivers, messages) =
+        read("s: {network_driver: {name: d, cni_config: {a.conf: {type: other, it: [x, '__host_label__: rack']}}}}");
+    assert_eq!(messages, "");
+    let labels = Labels::from([("rack".to_owned(), "r7".to_owned())]);
+    assert_eq!(drivers[0].cni_files(&labels)[0].netconf["it"], json!(["x", "r7"]));
 }
 
 #[test]

@@ -14,7 +14,7 @@ pub use containers::{Container, ContainerState, Containers, DockerLink, render_c
 pub use hosts::{Host, Hosts, render_host, render_hosts};
 pub use log::init_log;
 pub use networks::{Disconnected, Network};
-pub use render::{counted, duration_in_words, render_peer, render_status, table};
+pub use render::{counted, duration_in_words, plain, render_peer, render_status, table};
 pub use status::{
     Change, Child, ControlCounters, Drops, Ike, Peer, PeerDirection, PeerState, Peers, Remark, STATUS_SCHEMA, Sockets,
     Status, Store, Tristate, Tun, Worker,

@@ -206,21 +206,27 @@ fn setup_says_what_it_writes_and_writes_it_once() {
         run(folder.path(), &[&["setup", runtime, "--config", "u.yaml", "--root", "root"], more].concat())
     };
     let bin = folder.path().join("bin").display().to_string();
-    let links = ["rancher-bridge", "underpass-cni", "rancher-cni-ipam"].map(|name| format!("{bin}/{name}"));
-    let expected = |did: [&str; 2]| {
-        let links: String = links.iter().map(|link| format!("{} {link}\n", did[1])).collect();
+    let program = program();
+    let links = ["rancher-bridge", "underpass-cni", "rancher-cni-ipam"].map(|name| format!("root{bin}/{name}"));
+    let expected = |did: [&str; 2], target: &str, outcome: &str| {
+        let links: String = links.iter().map(|link| format!("{} {link}{target}\n", did[1])).collect();
         format!(
-            "{} root/etc/containers/containers.conf.d/50-underpass.conf\n{links}\
+            "{} root/etc/containers/containers.conf.d/50-underpass.conf\n{links}{outcome}\n\
              note: podman run --network managed … (or a network's own name)\n\
-             note: networks that podman keeps for netavark are not seen with network_backend cni\n",
-            did[0]
+             note: networks that podman keeps for netavark are not seen with network_backend cni\n\
+             note: the agent writes the networks into {}/cni/net.d when it starts; there is none yet\n",
+            did[0],
+            folder.path().display()
         )
     };
+    let target = format!(" -> {program}");
     let seen = setup("podman", &["--dry-run"]);
-    assert_eq!((seen.code, seen.out), (0, expected(["would write", "would link"])));
+    let dry = expected(["would write", "would link"], &target, "a dry run: nothing was changed");
+    assert_eq!((seen.code, seen.out), (0, dry));
     assert!(!folder.path().join("root").exists() && !folder.path().join("bin").exists(), "nothing was written");
     let seen = setup("podman", &[]);
-    assert_eq!((seen.code, seen.out), (0, expected(["wrote", "linked"])));
+    assert_eq!((seen.code, seen.out), (0, expected(["wrote", "linked"], &target, "podman is set up")));
+    assert!(!folder.path().join("bin").exists(), "everything is below the root");
     let conf = folder.path().join("root/etc/containers/containers.conf.d/50-underpass.conf");
     assert_eq!(
         fs::read_to_string(&conf).unwrap(),
@@ -231,16 +237,22 @@ fn setup_says_what_it_writes_and_writes_it_once() {
             folder.path().join("cni/net.d").display()
         )
     );
-    assert_eq!(fs::read_link(&links[0]).unwrap(), Path::new(program()));
+    assert_eq!(fs::read_link(folder.path().join(&links[0])).unwrap(), Path::new(program));
     let seen = setup("podman", &[]);
-    assert!(
-        seen.out.starts_with(&format!(
-            "fine already: {}\nfine already: {bin}\n",
-            "root/etc/containers/containers.conf.d/50-underpass.conf"
-        )),
-        "{}",
-        seen.out
-    );
+    let again = expected(["fine already:", "fine already:"], "", "podman is set up already: nothing to do");
+    assert_eq!((seen.code, seen.out), (0, again));
+    let seen = setup("podman", &["--dry-run"]);
+    assert!(seen.out.contains("podman is set up already: nothing to do\n"), "{}", seen.out);
+    // One link of somebody else's is in the way of that one, and of no other.
+    let link = folder.path().join(&links[1]);
+    fs::remove_file(&link).unwrap();
+    fs::write(&link, "theirs").unwrap();
+    let seen = setup("podman", &[]);
+    assert_eq!((seen.code, fs::read_to_string(&link).unwrap().as_str()), (1, "theirs"));
+    assert!(seen.err.contains("underpass-cni: not made by underpass (another program)"), "{}", seen.err);
+    assert!(!seen.out.contains("set up"), "{}", seen.out);
+    fs::remove_file(&link).unwrap();
+    assert_eq!(setup("podman", &[]).code, 0);
     let value = parsed(&setup("podman", &["--json"]).out);
     assert_eq!((&value["schema"], &value["steps"][0]["changed"]), (&json!("underpass.setup/1"), &json!(false)));
     fs::write(&conf, "[network]\n").unwrap();
@@ -267,11 +279,13 @@ fn setup_says_what_it_writes_and_writes_it_once() {
     );
     let seen = setup("containerd", &[]);
     assert_eq!(seen.code, 0, "{}", seen.err);
-    assert_eq!(squeezed(&seen.out)[1], "linked root/opt/cni/bin/rancher-bridge", "{}", seen.out);
+    assert_eq!(squeezed(&seen.out)[3], format!("linked root/opt/cni/bin/rancher-bridge -> {program}"), "{}", seen.out);
     assert!(fs::read_link(folder.path().join("root/opt/cni/bin/rancher-cni-ipam")).is_ok());
 
     assert_eq!(setup("podman", &["--config", "gone.yaml"]).code, 2, "given twice");
-    assert_eq!(run(folder.path(), &["setup", "podman", "--config", "gone.yaml"]).code, 5);
+    let seen = run(folder.path(), &["setup", "podman", "--config", "gone.yaml"]);
+    assert_eq!(seen.code, 5);
+    assert!(seen.err.contains("it is the agent's configuration; --config names another file"), "{}", seen.err);
 }
 
 /// An agent's networks, shown, changed under a container, refused to go, and gone by force.

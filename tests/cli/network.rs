@@ -151,6 +151,19 @@ fn ipam_shows_checks_and_repairs() {
     assert_eq!(ask(&["ls"]).code, 0);
 }
 
+/// Whatever a runtime calls a namespace, it does not steer the terminal of whoever looks.
+#[test]
+fn texts_of_runtimes_do_not_steer_a_terminal() {
+    let folder = folder();
+    assert_eq!(plugin(folder.path(), "ADD", "c1", "/nonexistent/\u{1b}[31mred\u{9b}1m").code, 0);
+    for command in [&["ipam", "ls"][..], &["ipam", "check"], &["ps"]] {
+        let seen = run(folder.path(), command);
+        let steers = |text: &str| text.chars().any(|it| it.is_control() && it != '\n');
+        assert!(seen.out.contains("c1") && !steers(&seen.out) && !steers(&seen.err), "{command:?}: {:?}", seen.out);
+    }
+    assert!(run(folder.path(), &["ipam", "ls"]).out.contains("/nonexistent/\\u{1b}[31mred\\u{9b}1m"));
+}
+
 #[test]
 fn ps_tells_what_the_journal_says_without_an_agent() {
     let folder = folder();

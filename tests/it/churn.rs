@@ -4,15 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use underpass::model::{Rng, SeededRng};
 
-use crate::crowd::cost;
-use crate::lab::agent::{Agent, UNDERPASS, both_up, mirrored, paired, started};
+use crate::lab::agent::{Agent, UNDERPASS, both_up, paired};
 use crate::lab::site::{Site, run};
-use crate::lab::{Lab, attempt, wait_for};
+use crate::lab::{Lab, attempt};
 
 /// Containers that a host has at once, at most.
 const AT_ONCE: usize = 6;
@@ -108,41 +107,4 @@ fn agents_that_are_killed_leave_nothing_of_containers_that_come_and_go() {
 #[ignore = "long"]
 fn agents_that_are_killed_a_hundred_times_leave_nothing() {
     agents_die(100);
-}
-
-/// How long each of 500 containers took to come, and how soon the other host reached it.
-#[test]
-#[ignore = "a measurement; see docs/performance.md"]
-fn five_hundred_containers_on_one_host() {
-    const BLOCKS: &str = "10.42.1.0/24, 10.42.101.0/24, 10.42.102.0/24";
-    let lab = Lab::direct();
-    let [mut mine, mut theirs] = mirrored(&lab);
-    (mine.blocks, theirs.peers[0].blocks) = (BLOCKS.to_owned(), BLOCKS.to_owned());
-    let (alpha, _beta) = started(&lab, &mine, &theirs);
-    let mut site = Site::of_agent(&lab.alpha, &alpha);
-    let mut conf = site.conf();
-    conf["underpass"] = json!({"stateDir": site.state});
-    let (mut added, mut reached) = (Vec::new(), Vec::new());
-    for number in 0..500 {
-        let start = Instant::now();
-        let address = site.add_with(&format!("c{number}"), &conf);
-        added.push(start.elapsed());
-        if number % 25 == 0 {
-            let start = Instant::now();
-            wait_for("the other host to reach it", Duration::from_secs(5), || {
-                lab.beta.attempt(&["ping", "-n", "-c", "1", "-W", "1", &address]).status.success().then_some(())
-            });
-            reached.push(start.elapsed());
-        }
-    }
-    let before = cost(alpha.pid());
-    thread::sleep(Duration::from_secs(10));
-    let after = cost(alpha.pid());
-    for (what, mut times) in [("ADD, first hundred", added[..100].to_vec()), ("ADD, last hundred", added[400..].to_vec())] {
-        times.sort();
-        eprintln!("{what}: median {:?}, longest {:?}", times[50], times[99]);
-    }
-    reached.sort();
-    eprintln!("one ping from the other host, with its process: median {:?}, longest {:?}", reached[10], reached[19]);
-    eprintln!("the agent: {} kB, {} ms of CPU in ten seconds at rest", after.0, (after.1 - before.1) * 10);
 }

@@ -17,6 +17,7 @@ mod crowd;
 mod demo;
 mod docker;
 mod fallback;
+mod figures;
 mod foreign;
 mod foreign_alone;
 #[cfg(feature = "x509")]
@@ -31,6 +32,7 @@ mod networks;
 mod pair;
 mod podman;
 mod scapy;
+mod setup;
 mod speed;
 mod store;
 mod storms;

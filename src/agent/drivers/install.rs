@@ -24,6 +24,9 @@ use crate::sys::file::{make_folder, relink, replace};
 /// The file that makes a folder ours; it holds the state directory of the agent that made it.
 const MARK: &str = ".underpass";
 
+/// How the names of lists begin that are ours.
+pub const CONFLIST_PREFIX: &str = "10-underpass-";
+
 /// The name of this program, to which links of ours lead.
 const PROGRAM: &str = "underpass";
 
@@ -48,7 +51,7 @@ impl Places<'_> {
     }
 
     fn conflist(&self, name: &str) -> PathBuf {
-        self.host.conf_dir.join(format!("10-underpass-{name}.conflist"))
+        self.host.conf_dir.join(format!("{CONFLIST_PREFIX}{name}.conflist"))
     }
 
     /// Writes what runtimes need for a network.

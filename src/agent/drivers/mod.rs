@@ -8,6 +8,7 @@
 //! A network is never changed or removed below its containers (`usage.rs`) unless somebody insists; then they are shown as
 //! disconnected until they end.
 
+mod bridges;
 mod install;
 mod list;
 mod usage;
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 
 use install::Places;
-pub use install::{link_plugins, missing_links};
+pub use install::{CONFLIST_PREFIX, link_plugins, missing_links};
 use list::ListLock;
 pub use list::{HostFacts, List, Network, Origin, State};
 pub use usage::Container;
@@ -35,9 +36,6 @@ use crate::sys::netlink::{Netlink, NetlinkError};
 
 /// Containers that are named in a message; of more, the number.
 const NAMED: usize = 8;
-
-/// The bridge of Docker's own network.
-const DOCKERS_BRIDGE: &str = "docker0";
 
 /// Why a network is not made, changed or removed.
 #[derive(Debug, thiserror::Error)]
@@ -183,13 +181,17 @@ impl Reconciler<'_> {
             others.networks.retain(|network| network.spec.name != spec.name);
             others
         };
-        let clash = clash(&others, &spec);
         let Some(network) = self.list.find_mut(&spec.name) else { return };
         network.origin = Origin::Driver;
         if !network.state.is_wanted() {
             return;
         }
         let change = Change::between(&network.spec, &spec);
+        if containers.is_empty() && !change.refused.is_empty() {
+            // Else its own bridge of before is taken for another network's.
+            self.warnings.extend(bridges::take_down(&others, &network.spec));
+        }
+        let clash = clash(&others, &spec);
         if change.refused.is_empty() || (containers.is_empty() && clash.is_none()) {
             if network.spec != spec {
                 tracing::info!("network {}: changed: {}", spec.name, [change.in_place, change.refused].concat().join(", "));
@@ -234,10 +236,10 @@ impl Reconciler<'_> {
                 }
                 State::Active | State::Failed if containers.is_empty() => {
                     tracing::info!("network {name}: removed, as its driver is");
-                    if let Some(warning) = uninstall(self.list, &name, self.state_dir) {
-                        self.warnings.push(warning);
-                    }
+                    let spec = network.spec.clone();
+                    self.warnings.extend(uninstall(self.list, &name, self.state_dir));
                     self.list.networks.retain(|network| network.spec.name != name);
+                    self.warnings.extend(bridges::take_down(self.list, &spec));
                 }
                 State::Active | State::Failed => {
                     let who = named(&containers);
@@ -351,11 +353,10 @@ fn on_another_interface(spec: &Spec, tun: Option<&str>) -> Result<Option<String>
 /// Makes true what follows from the list. What is in the way is returned in words, and stands in the list.
 fn settle(list: &mut List, state_dir: &Path) -> Vec<String> {
     let Some(host) = list.host.clone() else { return Vec::new() };
-    forget_the_gone(list, state_dir);
+    let mut warnings = forget_the_gone(list, state_dir);
     let had_managed = list.managed.is_some();
     choose_managed(list);
     choose_pools(list);
-    let mut warnings = Vec::new();
     let places = Places { host: &host, state_dir };
     let managed = list.managed.clone();
     let mut linked = None;
@@ -377,19 +378,21 @@ fn settle(list: &mut List, state_dir: &Path) -> Vec<String> {
     warnings
 }
 
-/// Networks that were removed by force are done with when their containers are.
-fn forget_the_gone(list: &mut List, state_dir: &Path) {
-    let gone: Vec<String> = list
+/// Networks that were removed by force are done with when their containers are. What is in the way of that is returned in words.
+fn forget_the_gone(list: &mut List, state_dir: &Path) -> Vec<String> {
+    let gone: Vec<Spec> = list
         .networks
         .iter()
         .filter(|network| network.state == State::Disconnected && disconnected(list, network, state_dir).is_empty())
-        .map(|network| network.spec.name.clone())
+        .map(|network| network.spec.clone())
         .collect();
-    for network in list.networks.iter_mut().filter(|network| gone.contains(&network.spec.name)) {
+    let is_gone = |network: &Network| gone.iter().any(|spec| spec.name == network.spec.name);
+    for network in list.networks.iter_mut().filter(|network| is_gone(network)) {
         network.state = State::Removed;
         network.left.clear();
     }
     list.networks.retain(|network| network.state != State::Removed || network.origin == Origin::Driver);
+    gone.iter().flat_map(|spec| bridges::take_down(list, spec)).collect()
 }
 
 /// The default network stays what it is while it is there; else the first one becomes it.
@@ -515,7 +518,7 @@ pub fn create(state_dir: &Path, wanted: Wanted) -> Result<(Network, Vec<String>)
                 (network.state, network.removed) = (State::Active, None);
                 network.left.clear();
             }
-            for warning in switch_bridges(&list, &name, true) {
+            for warning in bridges::switch(&list, &name, true) {
                 tracing::warn!("{warning}");
             }
             name
@@ -525,28 +528,6 @@ pub fn create(state_dir: &Path, wanted: Wanted) -> Result<(Network, Vec<String>)
     list.write(state_dir, &lock)?;
     let network = list.find(&name).cloned().ok_or_else(|| not_found(&list, &name))?;
     Ok((network, warnings))
-}
-
-/// Takes a network's bridges down, and with them every container on it, or up again. A bridge that somebody else uses as well stays.
-fn switch_bridges(list: &List, name: &str, up: bool) -> Vec<String> {
-    let Some(network) = list.find(name) else { return Vec::new() };
-    let mut warnings = Vec::new();
-    for bridge in network.spec.bridges() {
-        let others = list.wanted().filter(|other| other.spec.name != network.spec.name);
-        let shared = others.flat_map(|other| other.spec.bridges().collect::<Vec<_>>()).any(|other| other == bridge);
-        if shared || bridge == DOCKERS_BRIDGE {
-            if !up {
-                let message = format!("bridge {bridge} is not for network {name} alone: its containers keep their links");
-                warnings.push(message);
-            }
-            continue;
-        }
-        let done =
-            Netlink::open().and_then(|mut netlink| if up { netlink.set_up(bridge) } else { netlink.set_down(bridge) });
-        // A bridge is made with the first container, in whichever way.
-        warnings.extend(done.err().filter(|error| !error.is_absent()).map(|error| error.to_string()));
-    }
-    warnings
 }
 
 /// Which network is wanted.
@@ -568,20 +549,23 @@ pub fn remove(state_dir: &Path, name: &str, force: bool) -> Result<(Vec<Containe
     let mut list = List::read(state_dir)?;
     let found = list.find(name).filter(|network| network.state.is_wanted());
     let Some(network) = found else { return Err(not_found(&list, name)) };
-    let name = network.spec.name.clone();
+    let (name, spec) = (network.spec.name.clone(), network.spec.clone());
     let containers = containers(&list, network, state_dir);
     if !(containers.is_empty() || force) {
         return Err(NetworksError::InUse { name, containers });
     }
     let mut warnings: Vec<String> = uninstall(&list, &name, state_dir).into_iter().collect();
     if !containers.is_empty() {
-        warnings.extend(switch_bridges(&list, &name, false));
+        warnings.extend(bridges::switch(&list, &name, false));
     }
     if let Some(network) = list.find_mut(&name) {
         network.state = if containers.is_empty() { State::Removed } else { State::Disconnected };
         network.removed = Some(wall_clock());
         network.problem = None;
         network.left.clone_from(&containers);
+    }
+    if containers.is_empty() {
+        warnings.extend(bridges::take_down(&list, &spec));
     }
     warnings.extend(settle(&mut list, state_dir));
     list.write(state_dir, &lock)?;

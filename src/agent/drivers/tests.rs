@@ -1,10 +1,13 @@
-//! Networks of a host whose folders are a test's own: no agent runs, and no container does.
+//! Networks of a host whose folders and interfaces are a test's own: no agent runs, and no container does.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::process::Command;
 
 use super::*;
+use crate::attach::{self, HostNetwork};
 use crate::ipam::{Owner, Request, Sandbox, Wish};
+use crate::sys::testing::enter_new_netns;
 
 const EXAMPLE: &str = include_str!("../../network/testdata/rancher-ipsec.yml");
 
@@ -14,6 +17,7 @@ struct Site {
 
 impl Site {
     fn new() -> Self {
+        enter_new_netns();
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
@@ -131,6 +135,21 @@ fn a_driver_brings_its_network_once() {
 }
 
 #[test]
+fn the_default_network_stays_what_it_is_while_it_is_there() {
+    let site = Site::new();
+    let both = [("a.yml", EXAMPLE), ("b.yml", &blue())];
+    site.apply(&both);
+    assert_eq!(site.list().managed.as_deref(), Some("ipsec"));
+    remove(&site.state(), "managed", false).unwrap();
+    assert_eq!(site.list().managed.as_deref(), Some("blue"));
+    // Also when one comes back that stands before it.
+    create(&site.state(), Wanted::Back("ipsec".to_owned())).unwrap();
+    site.apply(&both);
+    assert_eq!(site.list().managed.as_deref(), Some("blue"));
+    assert_eq!(fs::read_link(site.path("cni/managed.d")).unwrap(), Path::new("blue.d"));
+}
+
+#[test]
 fn labels_of_the_host_stand_in() {
     let site = Site::new();
     site.apply(&[("a.yml", &EXAMPLE.replace("docker0", "'__host_label__: rack'"))]);
@@ -244,11 +263,109 @@ fn containers_of_other_plugins_count_as_well() {
     note("other", "c4");
     fs::write(site.path("cache/results/nonsense"), "{").unwrap();
     assert_eq!(who(&site), ["c1 (eth0 10.88.0.2)", "c2 (eth0 10.88.0.3)", "c3 (eth0 10.88.0.3)"]);
+    // As libcni noted it before 0.3.0, as `host-local` calls IPv6 addresses, and what is no note at all.
+    let old = serde_json::json!({
+        "kind": "cniCacheV1", "containerId": "c5", "ifName": "eth0", "networkName": "plain",
+        "result": {"ip4": {"ip": "10.88.0.5/24"}, "ip6": {"ip": "fd00::5/64"}},
+    });
+    fs::write(site.path("cache/results/plain-c5-eth0"), old.to_string()).unwrap();
+    fs::write(site.path("cache/networks/inner/fd00__6"), "c6\n").unwrap();
+    fs::create_dir(site.path("cache/networks/inner/10.88.0.7")).unwrap();
+    let large = old.to_string().replace("c5", "c8") + &" ".repeat(1024 * 1024);
+    fs::write(site.path("cache/results/plain-c8-eth0"), large).unwrap();
+    assert_eq!(who(&site)[3..], ["c5 (eth0 10.88.0.5 fd00::5)", "c6 (eth0 fd00::6)"]);
+    for gone in ["results/plain-c5-eth0", "networks/inner/fd00__6"] {
+        fs::remove_file(site.path("cache").join(gone)).unwrap();
+    }
     assert!(matches!(remove(&site.state(), "plain", false), Err(NetworksError::InUse { .. })));
     remove(&site.state(), "plain", true).unwrap();
     let mut status = Status::new("alpha");
     show(&site.state(), &mut status);
     assert_eq!(status.disconnected.iter().map(|lost| lost.container.as_str()).collect::<Vec<_>>(), ["c1", "c2", "c3"]);
+}
+
+#[test]
+fn host_local_is_looked_at_where_it_keeps_its_notes() {
+    let site = Site::new();
+    let data = site.path("data");
+    let plain = format!(
+        "s: {{network_driver: {{name: Plain, default_network: {{name: plain}}, cni_config: {{a.conf: {{type: bridge, bridge: br7, ipam: \
+         {{type: host-local, subnet: 10.88.0.0/24, dataDir: {}}}}}}}}}}}",
+        data.display()
+    );
+    site.apply(&[("p.yml", &plain)]);
+    fs::create_dir_all(data.join("plain")).unwrap();
+    fs::write(data.join("plain/10.88.0.2"), "c1\r\neth1").unwrap();
+    let list = site.list();
+    assert_eq!(named(&containers(&list, list.find("plain").unwrap(), &site.state())), "1 container: c1 (eth1 10.88.0.2)");
+}
+
+/// Files are read by root alone, follow the driver, and are not touched if they say the same.
+#[test]
+fn files_follow_their_driver_and_are_left_alone_else() {
+    let site = Site::new();
+    let two = EXAMPLE
+        .replace("      '10-rancher.conf':", "      20-tune.conf: {type: tuning, mtu: 1400}\n      '10-rancher.conf':");
+    assert_eq!(site.apply(&[("a.yml", &two)]), Vec::<String>::new());
+    let tune = site.path("cni/ipsec.d/20-tune.conf");
+    let conf = site.path("cni/ipsec.d/10-rancher.conf");
+    assert!(tune.exists());
+    let what = |path: &Path| fs::metadata(path).map(|it| (it.ino(), it.mode() & 0o777)).unwrap();
+    let before = [&conf, &site.path("cni/net.d/10-underpass-ipsec.conflist")].map(|path| what(path));
+    assert_eq!(before.map(|(_, mode)| mode), [0o600, 0o644]);
+    fs::write(site.path("cni/ipsec.d/.10-rancher.conf.4711"), "a draft of one that was killed").unwrap();
+    assert_eq!(site.apply(&[("a.yml", &two)]), Vec::<String>::new());
+    assert_eq!([&conf, &site.path("cni/net.d/10-underpass-ipsec.conflist")].map(|path| what(path)), before);
+    assert_eq!(site.apply(&[("a.yml", EXAMPLE)]), Vec::<String>::new());
+    assert!(!tune.exists() && !site.path("cni/ipsec.d/.10-rancher.conf.4711").exists());
+    let texts = ["cni/ipsec.d/10-rancher.conf", "cni/net.d/10-underpass-ipsec.conflist"]
+        .map(|name| fs::read(site.path(name)).unwrap());
+    assert!(texts.iter().all(|text| !String::from_utf8_lossy(text).contains("tuning")));
+}
+
+#[test]
+fn links_of_others_stay_and_those_that_a_network_left_do_not() {
+    for (target, is_taken) in [("/elsewhere", false), ("deep/other.d", false), ("other.d", false), ("gone.d", true)] {
+        let site = Site::new();
+        fs::create_dir_all(site.path("cni/other.d")).unwrap();
+        symlink(target, site.path("cni/managed.d")).unwrap();
+        let warnings = site.apply(&[("a.yml", EXAMPLE)]);
+        let now = fs::read_link(site.path("cni/managed.d")).unwrap();
+        if is_taken {
+            assert_eq!((now.as_path(), warnings), (Path::new("ipsec.d"), Vec::new()));
+        } else {
+            assert_eq!(now, Path::new(target));
+            assert!(warnings[0].contains("managed.d: not made by underpass (a link of somebody else's)"), "{warnings:?}");
+        }
+    }
+    // An empty folder elsewhere is none of ours because a link leads there.
+    let site = Site::new();
+    fs::create_dir_all(site.path("cni")).unwrap();
+    fs::create_dir_all(site.path("theirs")).unwrap();
+    symlink(site.path("theirs"), site.path("cni/ipsec.d")).unwrap();
+    let warnings = site.apply(&[("a.yml", EXAMPLE)]);
+    assert!(warnings[0].contains("ipsec.d: not made by underpass (a link)"), "{warnings:?}");
+    assert_eq!(fs::read_dir(site.path("theirs")).unwrap().count(), 0);
+}
+
+#[test]
+fn the_list_has_one_writer_and_one_version() {
+    let site = Site::new();
+    site.apply(&[("a.yml", EXAMPLE)]);
+    let lock = ListLock::take(&site.state()).unwrap();
+    let other = || fs::File::open(site.state().join("networks.lock")).unwrap();
+    assert!(other().try_lock().is_err(), "somebody has it");
+    drop(lock);
+    other().try_lock().unwrap();
+    let path = site.state().join("networks.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("underpass.network-list/1", "underpass.network-list/2")).unwrap();
+    assert!(matches!(remove(&site.state(), "ipsec", false), Err(NetworksError::Newer(_))));
+    fs::write(&path, "{").unwrap();
+    assert!(matches!(remove(&site.state(), "ipsec", false), Err(NetworksError::Damaged(..))));
+    let mut status = Status::new("alpha");
+    show(&site.state(), &mut status);
+    assert!(status.networks.is_empty() && status.warnings[0].contains("networks.json"), "{:?}", status.warnings);
 }
 
 #[test]
@@ -327,4 +444,107 @@ fn folders_that_change_are_left_clean() {
     let links = ["bin/rancher-bridge", "bin/rancher-cni-ipam", "bin/underpass-cni", "cni/net.d"];
     assert_eq!(site.files(), links);
     assert!(site.path("other/ipsec.d/10-rancher.conf").exists());
+}
+
+/// What a first container's coming makes of a network on this host.
+fn prepare(bridge: &str, subnet: &str) {
+    let subnet: IpNet = subnet.parse().unwrap();
+    let gateway = subnet.hosts().next().unwrap();
+    let network = HostNetwork {
+        bridge: bridge.to_owned(),
+        gateways: vec![IpNet::new(gateway, subnet.prefix_len()).unwrap()],
+        subnets: vec![subnet],
+        tun: attach::TUN.to_owned(),
+        host_nat: true,
+        promiscuous: false,
+        on_link: Vec::new(),
+    };
+    attach::prepare(&network).unwrap();
+}
+
+/// The interfaces, routes and tables of this host.
+fn on_host() -> String {
+    let shown = |argv: &[&str]| {
+        let output = Command::new(argv[0]).args(&argv[1..]).output().unwrap();
+        assert!(output.status.success(), "{argv:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let names = |text: &str| text.lines().filter_map(|line| line.split_whitespace().next()).collect::<Vec<_>>().join(" ");
+    let links = names(&shown(&["ip", "-br", "link"]));
+    let addresses = shown(&["ip", "-o", "-4", "address"]);
+    // Whether a bridge without ports has a carrier shows in its own time.
+    let routes = shown(&["ip", "route"]).replace("linkdown", "");
+    let nft = shown(&["nft", "list", "ruleset"]);
+    let sets: String = nft.lines().filter(|line| line.starts_with("table") || line.contains("elements")).collect();
+    [links, addresses, routes, sets].map(|part| part.split_whitespace().collect::<Vec<_>>().join(" ")).join("\n")
+}
+
+#[test]
+fn what_a_network_left_on_this_host_goes_with_it() {
+    let site = Site::new();
+    site.apply(&[("a.yml", EXAMPLE), ("b.yml", &blue())]);
+    let empty = on_host();
+    let docker = Netlink::open().and_then(|mut netlink| {
+        netlink.create_bridge("docker0")?;
+        netlink.add_address("docker0", "172.17.0.1/16".parse().unwrap())?;
+        netlink.set_up("docker0")
+    });
+    docker.unwrap();
+    let dockers = on_host();
+    prepare("docker0", "10.42.0.0/16");
+    let with_ipsec = on_host();
+    assert!(with_ipsec.contains("underpass-net") && with_ipsec.contains("unreachable 10.42.0.0/16"), "{with_ipsec}");
+    let ours = || prepare("br-blue", "10.50.0.0/16");
+
+    // One of two networks goes, by command; the other one stays fenced.
+    ours();
+    assert_ne!(on_host(), with_ipsec);
+    assert_eq!(remove(&site.state(), "blue", false).unwrap().1, Vec::<String>::new());
+    assert_eq!(on_host(), with_ipsec);
+    create(&site.state(), Wanted::Back("blue".to_owned())).unwrap();
+
+    // With its driver.
+    ours();
+    assert_eq!(site.apply(&[("a.yml", EXAMPLE)]), Vec::<String>::new());
+    assert_eq!(on_host(), with_ipsec);
+    site.apply(&[("a.yml", EXAMPLE), ("b.yml", &blue())]);
+
+    // By a change of what nobody uses: the old bridge is not what the network is on.
+    ours();
+    assert_eq!(site.apply(&[("a.yml", EXAMPLE), ("b.yml", &blue().replace("br-blue", "br-new"))]), Vec::<String>::new());
+    assert_eq!(on_host(), with_ipsec);
+    site.apply(&[("a.yml", EXAMPLE), ("b.yml", &blue())]);
+
+    // By force: the bridge goes down, and away when its last container ends.
+    ours();
+    site.lease("blue", "c1");
+    remove(&site.state(), "blue", true).unwrap();
+    assert!(on_host().contains("br-blue"), "{}", on_host());
+    assert!(!Netlink::open().unwrap().link("br-blue").unwrap().up);
+    fs::remove_file(site.path("c1")).unwrap();
+    site.apply(&[("a.yml", EXAMPLE)]);
+    assert_eq!(on_host(), with_ipsec);
+
+    // A bridge of somebody else's keeps what it had, and the last network takes the fence with it.
+    assert_eq!(remove(&site.state(), "ipsec", false).unwrap().1, Vec::<String>::new());
+    assert_eq!(on_host(), dockers);
+    Netlink::open().unwrap().delete_link("docker0").unwrap();
+    assert_eq!(on_host(), empty);
+}
+
+/// Plugins that are told no bridge have one all the same.
+#[test]
+fn a_bridge_that_nobody_named_is_the_networks_too() {
+    let site = Site::new();
+    let short = "s: {network_driver: {name: S, default_network: {name: s, subnets: [{network_address: 10.42.0.0/16}]},
+      cni_config: {a.conf: {type: underpass-cni}}}}";
+    assert_eq!(site.apply(&[("s.yml", short)]), Vec::<String>::new());
+    let empty = on_host();
+    prepare("managed0", "10.42.0.0/16");
+    assert_eq!(site.apply(&[("s.yml", short)]), Vec::<String>::new(), "its own bridge is in nobody's way");
+    remove(&site.state(), "s", false).unwrap();
+    assert_eq!(on_host(), empty);
+    prepare("managed0", "10.42.0.0/16");
+    let (network, warnings) = create(&site.state(), Wanted::Back("s".to_owned())).unwrap();
+    assert_eq!((network.state, warnings), (State::Active, Vec::new()));
 }

@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::list::{HostFacts, Network};
 use crate::ipam::{Ipam, Namespaces};
 use crate::model::MANAGED;
+use crate::observe::plain;
 use crate::sys::file;
 
 /// Largest note that is read: a result has some hundred octets, its configuration some thousand.
@@ -34,7 +35,7 @@ pub struct Container {
 
 impl std::fmt::Display for Container {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({}", self.container, self.interface)?;
+        write!(f, "{} ({}", plain(&self.container), plain(&self.interface))?;
         for address in &self.addresses {
             write!(f, " {address}")?;
         }

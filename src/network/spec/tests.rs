@@ -133,3 +133,28 @@ fn a_network_made_by_hand_is_whole() {
     let text = serde_json::to_string(&spec).unwrap();
     assert_eq!(serde_json::from_str::<Spec>(&text).unwrap(), spec);
 }
+
+/// The length that containers see is that of the subnet in which this host's blocks are, and a gateway may be anywhere.
+#[test]
+fn a_second_subnet_and_a_gateway_in_the_middle_count() {
+    let mut spec = spec_of(EXAMPLE);
+    spec.subnets[0].gateway = "10.42.1.100".parse().unwrap();
+    assert_eq!(spec.reserved(&nets(&["10.42.1.0/24"])), Some(vec!["10.42.1.100".parse().unwrap()]));
+    spec.subnets.push(Subnet::whole("10.60.0.0/20".parse().unwrap()));
+    let length = |blocks: &[&str]| {
+        let list = spec.conflist("x", &host(&nets(blocks), Some("x")));
+        list["plugins"][0]["ipam"]["subnetPrefixSize"].as_str().unwrap().to_owned()
+    };
+    assert_eq!([&["10.42.1.0/24"][..], &["10.60.1.0/24"], &[]].map(length), ["/16", "/20", "/16"]);
+}
+
+#[test]
+fn a_plugins_own_name_servers_stay() {
+    let spec = spec_of(
+        "s: {network_driver: {name: D, default_network: {name: d, dns: [192.0.2.53]}, cni_config: {
+          a.conf: {type: underpass-cni, dns: {nameservers: [192.0.2.1]}}, b.conf: {type: underpass-cni}}}}",
+    );
+    let list = spec.conflist("d", &host(&[], None));
+    let servers = |index: usize| list["plugins"][index]["dns"]["nameservers"].clone();
+    assert_eq!((servers(0), servers(1)), (json!(["192.0.2.1"]), json!(["192.0.2.53"])));
+}

@@ -12,26 +12,26 @@ use super::harness::{self, Answer, Runtime, Target, Who, address_in};
 use super::refused;
 
 /// Gives out 10.42.1.2 to 10.42.1.6.
-fn own_ipam(folder: &Path) -> Value {
+pub(super) fn own_ipam(folder: &Path) -> Value {
     json!({
         "ipam": {"type": "rancher-cni-ipam", "subnetPrefixSize": "/16"},
         "underpass": {"stateDir": folder, "blocks": ["10.42.1.0/29"]},
     })
 }
 
-fn host_local(folder: &Path) -> Value {
+pub(super) fn host_local(folder: &Path) -> Value {
     let ranges = json!([[{"subnet": "10.42.1.0/29"}]]);
     json!({"ipam": {"type": "host-local", "dataDir": folder, "ranges": ranges}})
 }
 
-fn with(mut conf: Value, more: Value) -> Value {
+pub(super) fn with(mut conf: Value, more: Value) -> Value {
     conf.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     conf
 }
 
-const ALL: &[&str] = &["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+pub(super) const ALL: &[&str] = &["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
-fn reference() -> Target {
+pub(super) fn reference() -> Target {
     Target {
         program: harness::REFERENCE.join("bridge"),
         versions: &ALL[..6],
@@ -40,7 +40,7 @@ fn reference() -> Target {
     }
 }
 
-fn rancher() -> Target {
+pub(super) fn rancher() -> Target {
     Target {
         program: "rancher-bridge".into(),
         versions: ALL,
@@ -60,7 +60,7 @@ fn rancher_with_host_local() -> Target {
 }
 
 /// With nothing but where the addresses are.
-fn underpass() -> Target {
+pub(super) fn underpass() -> Target {
     Target {
         program: "underpass-cni".into(),
         versions: ALL,
@@ -70,16 +70,18 @@ fn underpass() -> Target {
 }
 
 /// The names of the interfaces in a container.
-fn links(runtime: &Runtime<'_>, container: &str) -> Vec<String> {
+pub(super) fn links(runtime: &Runtime<'_>, container: &str) -> Vec<String> {
     let list = || Netlink::open().unwrap().links().unwrap().into_iter().map(|link| link.name).collect();
     runtime.container(container).run(list).unwrap()
 }
 
-fn fine(answer: &Answer) {
+pub(super) fn fine(answer: &Answer) {
     assert_eq!((answer.code, answer.out.as_str()), (0, ""), "{answer:?}");
 }
 
 fn conforms(target: &Target) {
+    super::versions(target);
+    super::bad_requests(target);
     for version in target.versions {
         let runtime = Runtime::new(target);
         let mut conf = runtime.conf(version);
@@ -129,7 +131,7 @@ fn conforms(target: &Target) {
 }
 
 /// Some error, in the form that errors have.
-fn refused_somehow(answer: &Answer) {
+pub(super) fn refused_somehow(answer: &Answer) {
     refused(answer, answer.json["code"].as_u64().expect("a code"));
 }
 
@@ -270,7 +272,7 @@ fn rancher_bridge_collects_what_is_not_listed() {
 const STEPS: [&str; 9] = ["bridge", "fence", "forwarding", "admit", "wire", "port", "address", "route", "announce"];
 
 /// What there is on the host and in the container `c1`.
-fn state(runtime: &Runtime<'_>) -> [String; 5] {
+pub(super) fn state(runtime: &Runtime<'_>) -> [String; 5] {
     let nft = runtime.on_host(&["nft", "-s", "list", "ruleset"]);
     let nft: Vec<&str> = nft.lines().filter(|line| !line.contains("packets")).collect();
     let links = runtime.host_links().join(" ");
@@ -279,7 +281,7 @@ fn state(runtime: &Runtime<'_>) -> [String; 5] {
 }
 
 /// A host with one container, and room for many more.
-fn inhabited(target: &Target) -> (Runtime<'_>, Value) {
+pub(super) fn inhabited(target: &Target) -> (Runtime<'_>, Value) {
     let runtime = Runtime::new(target);
     let mut conf = runtime.conf("1.1.0");
     conf["underpass"]["blocks"] = json!(["10.42.1.0/24"]);

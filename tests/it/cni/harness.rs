@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::Permissions;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -84,6 +87,13 @@ impl<'t> Runtime<'t> {
         self.folder.path().join("faults")
     }
 
+    /// A plugin of the test's own, in `CNI_PATH`: a shell script.
+    pub fn plugin(&self, name: &str, script: &str) {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a script");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("a mode");
+    }
+
     /// The names of the host's interfaces.
     pub fn host_links(&self) -> Vec<String> {
         let list = || Netlink::open().unwrap().links().unwrap().into_iter().map(|link| link.name).collect();
@@ -159,13 +169,17 @@ impl<'t> Runtime<'t> {
         Variables(all.into_iter().map(|(name, value)| (name, value.to_owned())).collect())
     }
 
+    /// `kill -9` so long after a call began, if it takes that long. Whether it did.
+    pub fn kill_after(&self, pause: Duration, command: &str, who: &Who<'_>, conf: &Value) -> bool {
+        let mut child = self.spawn(&self.target.program, &self.variables(command, who, "").each());
+        let _ = child.stdin.take().expect("a pipe").write_all(conf.to_string().as_bytes());
+        std::thread::sleep(pause);
+        let _ = child.kill();
+        child.wait().expect("its end").code().is_none()
+    }
+
     fn start(&self, program: &Path, variables: &[(&str, &str)], stdin: &str) -> Answer {
-        // A path stays what it is.
-        let mut command = Command::new(self.folder.path().join(program));
-        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").envs(variables.iter().copied());
-        command.env("UNDERPASS_FAULTS", self.faults());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = self.host.spawn(command).expect("the plugin");
+        let mut child = self.spawn(program, variables);
         // One that does not read its input is no error.
         let _ = child.stdin.take().expect("a pipe").write_all(stdin.as_bytes());
         let output = child.wait_with_output().expect("its end");
@@ -174,6 +188,15 @@ impl<'t> Runtime<'t> {
         let json = serde_json::from_str(&out).unwrap_or_default();
         // A code of its own for one that was killed.
         Answer { code: output.status.code().unwrap_or(-1), out, err: text(output.stderr), json }
+    }
+
+    fn spawn(&self, program: &Path, variables: &[(&str, &str)]) -> Child {
+        // A path stays what it is.
+        let mut command = Command::new(self.folder.path().join(program));
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").envs(variables.iter().copied());
+        command.env("UNDERPASS_FAULTS", self.faults());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.host.spawn(command).expect("the plugin")
     }
 
     /// Who has an address, by the command for people who look.

@@ -3,6 +3,7 @@
 
 mod bridge;
 mod harness;
+mod list;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -128,7 +129,8 @@ fn bad_requests(target: &Target) {
     }
     refused(&runtime.call("ADD", &Who::new("c1"), "", &runtime.conf("7.0.0")), 1);
     refused(&runtime.call("CHECK", &Who::new("c1"), "", &runtime.conf("0.3.1")), 1);
-    for stdin in ["", "{", "[]", "nonsense"] {
+    let deep = "[".repeat(100_000);
+    for stdin in ["", "{", "[]", "nonsense", "123", "\0", "{\"name\": \"net\"} {", "{\"name\": \"net\",}", &deep] {
         refused(&runtime.call_text("ADD", &Who::new("c1"), stdin), 6);
     }
     // After all that a good request finds every address free.
@@ -319,37 +321,45 @@ fn many_at_once_get_different_addresses() {
 #[test]
 fn behind_the_reference_bridge_containers_reach_each_other() {
     for target in [reference(), ours()] {
-        let runtime = Runtime::new(&target);
-        let mut conf = runtime.conf("1.0.0");
-        conf["type"] = json!("bridge");
-        conf["bridge"] = json!("up-test0");
-        conf["isGateway"] = json!(true);
-        let containers = ["c1", "c2"].map(|container| {
-            let answer = runtime.call_program(&harness::REFERENCE.join("bridge"), "ADD", &Who::new(container), "", &conf);
-            assert_eq!(answer.code, 0, "{answer:?}");
-            (container, answer.json)
-        });
-        let [(_, first), (_, second)] = &containers;
-        let (here, there) = (address_in(first), address_in(second));
-        assert_ne!(here, there);
-        let seen = runtime.container("c1").run(|| Netlink::open().unwrap().addresses_of("eth0").unwrap()).unwrap();
-        assert!(seen.iter().any(|seen| seen.address.to_string() == format!("{here}/29")), "{seen:?}");
-        runtime.ping("c1", &there);
-        runtime.ping("c2", "10.42.1.1");
-        for (container, result) in &containers {
-            let mut with = conf.clone();
-            with["prevResult"] = result.clone();
-            let call =
-                |command, who: &Who<'_>| runtime.call_program(&harness::REFERENCE.join("bridge"), command, who, "", &with);
+        for version in reference().versions {
+            behind_the_reference_bridge(&target, version);
+        }
+    }
+}
+
+fn behind_the_reference_bridge(target: &Target, version: &str) {
+    let runtime = Runtime::new(target);
+    let mut conf = runtime.conf(version);
+    conf["type"] = json!("bridge");
+    conf["bridge"] = json!("up-test0");
+    conf["isGateway"] = json!(true);
+    let containers = ["c1", "c2"].map(|container| {
+        let answer = runtime.call_program(&harness::REFERENCE.join("bridge"), "ADD", &Who::new(container), "", &conf);
+        assert_eq!(answer.code, 0, "{version}: {answer:?}");
+        (container, answer.json)
+    });
+    let [(_, first), (_, second)] = &containers;
+    let (here, there) = (address_in(first), address_in(second));
+    assert_ne!(here, there);
+    let seen = runtime.container("c1").run(|| Netlink::open().unwrap().addresses_of("eth0").unwrap()).unwrap();
+    assert!(seen.iter().any(|seen| seen.address.to_string() == format!("{here}/29")), "{seen:?}");
+    runtime.ping("c1", &there);
+    runtime.ping("c2", "10.42.1.1");
+    for (container, result) in &containers {
+        let mut with = conf.clone();
+        with["prevResult"] = result.clone();
+        let call =
+            |command, who: &Who<'_>| runtime.call_program(&harness::REFERENCE.join("bridge"), command, who, "", &with);
+        let has_check = version >= "0.4.0";
+        if has_check {
             let answer = call("CHECK", &Who::new(container));
-            assert_eq!(answer.code, 0, "{answer:?}");
-            assert_eq!(call("DEL", &Who::new(container)).code, 0);
-            assert_eq!(
-                call("DEL", &Who { netns: Some(""), ..Who::new(container) }).code,
-                0,
-                "again, and the namespace gone"
-            );
-            assert_ne!(call("CHECK", &Who::new(container)).code, 0);
+            assert_eq!(answer.code, 0, "{version}: {answer:?}");
+        }
+        assert_eq!(call("DEL", &Who::new(container)).code, 0, "{version}");
+        let again = call("DEL", &Who { netns: Some(""), ..Who::new(container) });
+        assert_eq!(again.code, 0, "{version}: again, and the namespace gone");
+        if has_check {
+            assert_ne!(call("CHECK", &Who::new(container)).code, 0, "{version}");
         }
     }
 }
@@ -370,4 +380,32 @@ fn the_log_is_where_the_configuration_says() {
     assert!(lines[1].contains("asked {\"cniVersion\":\"0.3.1\"") && lines[1].contains("failed: "), "{}", lines[1]);
     conf["ipam"]["logToFile"] = json!("/nonexistent/folder/log");
     runtime.add(&Who::new("c2"), "", &conf);
+
+    // Within our own plugin for interfaces it logs no less, each plugin into its own file.
+    fs::remove_file(&log).unwrap();
+    conf["ipam"] = json!({"type": "rancher-cni-ipam", "logToFile": log, "isDebugLevel": "true"});
+    conf["logToFile"] = json!(runtime.folder().join("bridge.log"));
+    conf["bridge"] = json!("up-test0");
+    let bridge = |command: &str| {
+        let answer = runtime.call_program(
+            "rancher-bridge".as_ref(),
+            command,
+            &Who { interface: "eth7", ..Who::new("c1") },
+            "",
+            &conf,
+        );
+        assert_eq!(answer.code, 0, "{answer:?}");
+    };
+    bridge("ADD");
+    bridge("DEL");
+    let lines: Vec<String> = fs::read_to_string(&log).unwrap().lines().map(str::to_owned).collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(
+        lines[0].contains(" rancher-cni-ipam ADD c1 eth7: asked {") && lines[0].contains(": answered {"),
+        "{}",
+        lines[0]
+    );
+    assert!(lines[1].contains(" rancher-cni-ipam DEL c1 eth7: asked {") && lines[1].ends_with("done"), "{}", lines[1]);
+    let own = fs::read_to_string(runtime.folder().join("bridge.log")).unwrap();
+    assert_eq!(own.lines().filter(|line| line.contains(" rancher-bridge ")).count(), 2, "{own}");
 }

@@ -390,7 +390,8 @@ impl Agent {
         shown.split_whitespace().find(is_key).unwrap_or_else(|| panic!("no key in: {shown}")).to_owned()
     }
 
-    fn config(&self) -> PathBuf {
+    /// Its configuration.
+    pub fn config(&self) -> PathBuf {
         self.folder.path().join("underpass.yaml")
     }
 

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -146,12 +147,19 @@ impl Site {
     }
 
     pub fn add_with(&mut self, name: &str, conf: &Value) -> String {
+        self.add_timed(name, conf).0
+    }
+
+    /// The same, with how long the plugin took.
+    pub fn add_timed(&mut self, name: &str, conf: &Value) -> (String, Duration) {
         let namespace = namespace();
+        let start = Instant::now();
         let result = self.call("ADD", name, &namespace, conf);
+        let took = start.elapsed();
         let address = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().to_owned();
         let port = result["interfaces"][1]["name"].as_str().unwrap().to_owned();
         self.containers.insert(name.to_owned(), Container { namespace, address: address.clone(), port });
-        address
+        (address, took)
     }
 
     pub fn del(&mut self, name: &str) {

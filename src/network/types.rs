@@ -26,7 +26,7 @@ pub struct Driver {
     pub description: String,
     /// `default_network`: the network that comes with the driver.
     pub default_network: Option<DefaultNetwork>,
-    /// `cni_config`, in the order in which the files run. Labels are not put in yet: [`Driver::cni_files`] does that.
+    /// `cni_config`, in the order in which the files run. Labels are not put in yet: who reads them for a host does that.
     pub cni_config: Vec<CniFile>,
     /// `network_metadata`.
     pub network_metadata: Map<String, Value>,

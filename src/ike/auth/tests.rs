@@ -268,6 +268,7 @@ fn identities_come_back() {
 #[test]
 fn case_76_malformed_identities_are_refused() {
     let with = |kind: u8, data: &[u8]| [&[kind, 0, 0, 0], data].concat();
+    let distinguished_name = if cfg!(feature = "x509") { "cannot be read" } else { "type 9" };
     for (body, reason) in [
         (vec![], "shorter than its four"),
         (vec![2, 0, 0], "shorter than its four"),
@@ -282,7 +283,7 @@ fn case_76_malformed_identities_are_refused() {
         (with(5, &[0; 17]), "IPv6 address, but holds 17 octets"),
         (with(0, b"alpha"), "type 0"),
         (with(3, b"alpha@example.org"), "type 3"),
-        (with(9, &[0x30, 0x84, 0xff, 0xff, 0xff, 0xff]), "type 9"),
+        (with(9, &[0x30, 0x84, 0xff, 0xff, 0xff, 0xff]), distinguished_name),
         (with(11, b"key"), "type 11"),
         (with(255, &[0; 65_531]), "type 255"),
     ] {

@@ -57,7 +57,11 @@ fn line(what: &str, times: &[Duration]) {
 }
 
 fn head(title: &str) {
-    let build = if cfg!(debug_assertions) { "a debug build" } else { "a release build" };
+    let build = match std::env::var("UNDERPASS_PROGRAM") {
+        Ok(program) => program,
+        Err(_) if cfg!(debug_assertions) => "a debug build".to_owned(),
+        Err(_) => "a release build".to_owned(),
+    };
     println!("\n{title}, {build}\n\n| ms | median | 99 % | longest |\n|---|---:|---:|---:|");
 }
 

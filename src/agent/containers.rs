@@ -13,6 +13,7 @@ use crate::attach;
 use crate::docker;
 use crate::ipam::Ipam;
 use crate::network::{Spec, interface_of};
+use crate::observe::counted;
 use crate::sys::netlink::Netlink;
 
 /// How often everything is looked at without a sign of change: a container may be attached in the very moment in which we look.
@@ -75,7 +76,7 @@ impl Containers {
         };
         match attach::follow_mtu(&self.tun, &known, &said) {
             Ok(changed) if changed.is_empty() => {}
-            Ok(changed) => tracing::info!("{} running containers have another MTU", changed.len()),
+            Ok(changed) => tracing::info!("{} got another MTU", counted(changed.len(), "running container")),
             Err(error) => tracing::warn!("the MTU of containers: {error}"),
         }
     }

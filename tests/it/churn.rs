@@ -29,6 +29,10 @@ fn churn(site: &mut Site, seed: u64, stop: &AtomicBool, held: &Mutex<BTreeSet<St
             held.lock().unwrap().remove(&site.address(&name).to_string());
             site.del(&name);
         } else {
+            // Addresses rest for a minute, and a block has 253 of them.
+            if number > 120 {
+                thread::sleep(Duration::from_millis(500));
+            }
             let address = site.add(&format!("c{number}"));
             assert!(held.lock().unwrap().insert(address.clone()), "{address} is given out twice");
             made.fetch_add(1, Ordering::Relaxed);

@@ -49,6 +49,18 @@ fn reached_from(host: &Host, address: &str) -> Duration {
 }
 
 /// One line of a table: what, median, 99th percentile, longest.
+/// So many containers, one after the other: the times of each ADD, and those from its answer until `other` reaches the container.
+fn come(site: &mut Site, count: usize, other: &Host) -> (Vec<Duration>, Vec<Duration>) {
+    let mut conf = site.conf();
+    conf["underpass"] = json!({"stateDir": site.state});
+    (0..count)
+        .map(|number| {
+            let (address, took) = site.add_timed(&format!("c{number}"), &conf);
+            (took, reached_from(other, &address))
+        })
+        .unzip()
+}
+
 fn line(what: &str, times: &[Duration]) {
     let mut sorted = times.to_vec();
     sorted.sort();
@@ -62,7 +74,12 @@ fn head(title: &str) {
         Err(_) if cfg!(debug_assertions) => "a debug build".to_owned(),
         Err(_) => "a release build".to_owned(),
     };
-    println!("\n{title}, {build}\n\n| ms | median | 99 % | longest |\n|---|---:|---:|---:|");
+    println!("\n{title}, {build}");
+    columns();
+}
+
+fn columns() {
+    println!("\n| ms | median | 99 % | longest |\n|---|---:|---:|---:|");
 }
 
 /// What an agent costs that has nothing to do.
@@ -73,6 +90,7 @@ fn at_rest(what: &str, agent: &Agent) {
     // Hundredths of a second.
     let percent = (after.1 - before.1) as f64 / AT_REST.as_secs_f64();
     println!("{what}: {:.1} MB resident, {percent:.2} % of a core over {AT_REST:?}", after.0 as f64 / 1e3);
+    assert!(percent < 20.0, "{percent}");
 }
 
 /// `UNDERPASS_CONTAINERS` says another number than 500; at most 750.
@@ -87,14 +105,7 @@ fn five_hundred_containers_on_one_host() {
     let (alpha, _beta) = started(&lab, &mine, &theirs);
     let empty = cost(alpha.pid()).0;
     let mut site = Site::of_agent(&lab.alpha, &alpha);
-    let mut conf = site.conf();
-    conf["underpass"] = json!({"stateDir": site.state});
-    let (mut added, mut reached) = (Vec::new(), Vec::new());
-    for number in 0..count {
-        let (address, took) = site.add_timed(&format!("c{number}"), &conf);
-        added.push(took);
-        reached.push(reached_from(&lab.beta, &address));
-    }
+    let (added, reached) = come(&mut site, count, &lab.beta);
     head(&format!("{count} containers on one host"));
     let part = (count / 5).max(1);
     line("ADD, all", &added);
@@ -111,7 +122,7 @@ fn five_hundred_containers_on_one_host() {
             start.elapsed()
         })
         .collect();
-    println!("\n| ms | median | 99 % | longest |\n|---|---:|---:|---:|");
+    columns();
     line("DEL, all", &deleted);
 }
 
@@ -175,14 +186,7 @@ fn a_thousand_hosts_in_the_store() {
     let joined = began.elapsed();
 
     let mut site = Site::of_agent(&lab.alpha, &alpha);
-    let mut conf = site.conf();
-    conf["underpass"] = json!({"stateDir": site.state});
-    let (mut added, mut reached) = (Vec::new(), Vec::new());
-    for number in 0..count {
-        let (address, took) = site.add_timed(&format!("c{number}"), &conf);
-        added.push(took);
-        reached.push(reached_from(&lab.beta, &address));
-    }
+    let (added, reached) = come(&mut site, count, &lab.beta);
     head(&format!("{hosts} hosts in etcd, {count} containers on one of the two that are there"));
     line("ADD", &added);
     line("from the answer to ADD until the other host reaches it", &reached);

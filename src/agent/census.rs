@@ -21,7 +21,9 @@ use super::docker::{self, Docker};
 use super::drivers::List;
 use crate::attach;
 use crate::docker::{RUNTIME, View};
-use crate::ipam::{Beyond, Book, Ipam, IpamError, JOURNAL, Lease, MANAGED, Network, Owner, Refusal, Seconds, Source};
+use crate::ipam::{
+    Beyond, Book, Ipam, IpamError, JOURNAL, Lease, MANAGED, Network, Owner, Refusal, Seconds, Source, listed,
+};
 use crate::observe::ContainerState;
 use crate::store::Endpoint;
 use crate::store::etcd::{Asker, Claimed, Refused, Tight, Usage};
@@ -203,10 +205,6 @@ impl Beyond for Census {
 
 fn refusal(refused: Refused) -> Refusal {
     Refusal { why: refused.why, later: refused.later }
-}
-
-fn listed(addresses: &[IpAddr]) -> String {
-    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// What is in both.

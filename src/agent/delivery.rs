@@ -87,7 +87,8 @@ impl Drop for Delivery {
     }
 }
 
-fn is_single(prefix: IpNet) -> bool {
+/// Whether it is one address.
+pub(super) fn is_single(prefix: IpNet) -> bool {
     prefix.prefix_len() == prefix.max_prefix_len()
 }
 

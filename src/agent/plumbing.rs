@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::AgentError;
+use super::delivery::is_single;
 use super::preflight;
 use crate::config::Config;
 use crate::observe::Tun;
@@ -215,8 +216,7 @@ fn add_route(netlink: &mut Netlink, route: RouteSpec<'_>) -> Result<(), NetlinkE
 fn is_by_bridges(netlink: &mut Netlink, destination: IpNet) -> Result<bool, NetlinkError> {
     let links = netlink.links()?;
     let is_bridge = |index| links.iter().any(|link| Some(link.index) == index && link.group == CONTAINERS_GROUP);
-    let is_single = destination.prefix_len() == destination.max_prefix_len();
-    Ok(is_single && netlink.routes_to(destination)?.iter().all(|route| is_bridge(route.link_index)))
+    Ok(is_single(destination) && netlink.routes_to(destination)?.iter().all(|route| is_bridge(route.link_index)))
 }
 
 #[cfg(test)]

@@ -145,7 +145,7 @@ const fn family(ipv6: bool) -> &'static str {
     if ipv6 { "IPv6" } else { "IPv4" }
 }
 
-fn listed(items: &[impl fmt::Display]) -> String {
+pub(crate) fn listed(items: &[impl fmt::Display]) -> String {
     if items.is_empty() {
         return "none".to_owned();
     }

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use crate::lab::agent::{Agent, AgentConfig, FIRST_CONTACT, PeerConfig, UNDERPASS, paired};
 use crate::lab::command::{said, text};
 use crate::lab::site::{bridge_ports, link_plugins, make_root};
+use crate::lab::traffic::streams;
 use crate::lab::{Host, Lab, attempt, wait_for};
 
 /// A container runtime on a host, with folders of its own.
@@ -150,22 +151,6 @@ fn mtu(show: &str) -> u32 {
     words.nth(1).and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("no MTU in: {show}"))
 }
 
-/// A transfer of one second between two containers, forwards and backwards.
-fn streams(server: &Podman, client: &Podman, address: &str) {
-    server.run(&["exec", "-d", "one", "iperf3", "-s", "-D"]);
-    wait_for("iperf3 to listen", Duration::from_secs(5), || {
-        let listening = server.in_container("one", &["ss", "-Hltn", "sport", "=", "5201"]);
-        (!listening.stdout.is_empty()).then_some(())
-    });
-    for backwards in [&[][..], &["-R"]] {
-        let output = client.in_container("one", &[&["iperf3", "-c", address, "-t", "1", "-J"], backwards].concat());
-        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("iperf3: {}", said(&output)));
-        let bits = report["end"]["sum_received"]["bits_per_second"].as_f64().unwrap_or_default();
-        eprintln!("{} {backwards:?}: {:.0} Mbit/s", client.host.name, bits / 1e6);
-        assert!(bits > 1e6, "{report}");
-    }
-}
-
 #[test]
 fn containers_of_two_hosts_reach_each_other_and_the_outside() {
     let lab = Lab::direct();
@@ -183,7 +168,7 @@ fn containers_of_two_hosts_reach_each_other_and_the_outside() {
     assert_eq!(inside, tunnel, "containers may send what the tunnel takes");
     let full = (tunnel - 28).to_string();
     assert!(on_alpha.pings("one", &other, &["-M", "do", "-s", &full]), "at full MTU");
-    streams(&on_alpha, &on_beta, &one);
+    streams(|command| on_alpha.in_container("one", command), |command| on_beta.in_container("one", command), &one);
 
     assert!(on_alpha.pings("one", "10.9.0.2", &[]), "the outside, by the host's address");
     assert_eq!((on_alpha.leases(), on_alpha.ports()), (1, 1));

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::lab::agent::{Agent, AgentConfig, FIRST_CONTACT, PeerConfig, UNDERPASS, both_up};
 use crate::lab::command::{said, text};
+use crate::lab::traffic::streams;
 use crate::lab::{Daemon, Host, Lab, wait_for};
 
 /// The example of the documents that describe the original network, unchanged.
@@ -258,16 +259,7 @@ fn the_documents_example_is_a_network_of_podman_on_two_hosts() {
     assert!(on_alpha.pings("one", "10.9.0.2", &[]), "the outside, by the host's address");
     let names = text(&on_alpha.inside("one", &["cat", "/etc/resolv.conf"]).stdout);
     assert!(names.contains("nameserver 169.254.169.250") && names.contains("search rancher.internal"), "{names}");
-    on_beta.run(&["exec", "-d", "one", "iperf3", "-s", "-D"]);
-    wait_for("iperf3 to listen", PATIENCE, || {
-        (!on_beta.inside("one", &["ss", "-Hltn", "sport", "=", "5201"]).stdout.is_empty()).then_some(())
-    });
-    for backwards in [&[][..], &["-R"]] {
-        let output = on_alpha.inside("one", &[&["iperf3", "-c", &other, "-n", "5M", "-J"], backwards].concat());
-        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("iperf3: {}", said(&output)));
-        let received = report["end"]["sum_received"]["bytes"].as_u64().unwrap_or_default();
-        assert!(received > 4_000_000, "{report}");
-    }
+    streams(|command| on_beta.inside("one", command), |command| on_alpha.inside("one", command), &other);
     let log = alpha.read("/var/log/rancher-ipam.log");
     assert!(log.lines().count() >= 2 && log.contains(" rancher-cni-ipam ADD "), "where the example wants it: {log}");
 

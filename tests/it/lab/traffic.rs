@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -166,6 +166,24 @@ fn sent_by(said: &str) -> Option<u32> {
 /// Sends TCP for so many seconds; bits per second as the receiver counted them.
 pub fn tcp_bits_per_second(from: &Host, to: &Host, seconds: u32) -> f64 {
     Iperf::start(from, to, &["-t", &seconds.to_string()]).wait().bits_per_second()
+}
+
+/// TCP for a second between two containers, forwards and backwards. Each side is a function that runs a command inside its container.
+///
+/// For a time and not for a number of octets: at the end of those iperf3 drops what has not arrived yet.
+pub fn streams(server: impl Fn(&[&str]) -> Output, client: impl Fn(&[&str]) -> Output, address: &str) {
+    let started = server(&["iperf3", "-s", "-D"]);
+    assert!(started.status.success(), "iperf3 -s: {}", said(&started));
+    wait_for("iperf3 to listen", Duration::from_secs(5), || {
+        (!server(&["ss", "-Hltn", "sport", "=", "5201"]).stdout.is_empty()).then_some(())
+    });
+    for backwards in [&[][..], &["-R"]] {
+        let output = client(&[&["iperf3", "-c", address, "-t", "1", "-J"], backwards].concat());
+        assert!(output.status.success(), "iperf3 {backwards:?}: {}", said(&output));
+        let bits = IperfReport(serde_json::from_slice(&output.stdout).expect("iperf3's JSON")).bits_per_second();
+        eprintln!("to {address} {backwards:?}: {:.0} Mbit/s", bits / 1e6);
+        assert!(bits > 1e6, "{}", said(&output));
+    }
 }
 
 /// An `iperf3` that runs beside the test.

@@ -26,6 +26,7 @@
 
 mod message;
 mod rule;
+pub(crate) mod standing;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;

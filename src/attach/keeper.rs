@@ -7,13 +7,15 @@
 //! `unreachable` route stays where rules go), and of ports that are still the same. A fence that is taken down with its last network stays
 //! down, as that route has gone with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::fence::{
-    INSIDE, LEASES, MACS, NAT, PORTS, PUBLISHED, SUBNETS, TABLE, TUNS, bridge_rules, has_nat, inet_rules, name_of, of,
-    prefix,
+    INSIDE, LEASES, MACS, NAT, PORTS, PUBLISHED, SUBNETS, TABLE, TUNS, bridge_rules, expel, has_nat, inet_rules, name_of,
+    of, prefix,
 };
 use super::{AttachError, GuardError};
 use crate::sys::netlink::{Netlink, NetlinkError};
@@ -28,8 +30,11 @@ const LEASED: usize = 24;
 pub struct Keeper {
     /// The last change of any table that was looked at.
     generation: Option<u32>,
-    copy: Contents,
+    contents: Contents,
 }
+
+/// A set's name, and a key in it.
+type Entry = (&'static str, Vec<u8>);
 
 /// What the fence held.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -39,9 +44,9 @@ struct Contents {
     tuns: Vec<Vec<u8>>,
     /// Bridge, subnet, and whether hostNat is for it.
     networks: Vec<(String, IpNet, bool)>,
-    published: Vec<(&'static str, Vec<u8>)>,
+    published: Vec<Entry>,
     /// Of each port its number, and what it may say.
-    ports: BTreeMap<String, (u32, Vec<(&'static str, Vec<u8>)>)>,
+    ports: BTreeMap<String, (u32, Vec<Entry>)>,
 }
 
 impl Keeper {
@@ -55,21 +60,48 @@ impl Keeper {
             return Ok((false, false));
         }
         let tables = tables()?;
-        let was_taken = self.copy.tables.iter().zip(tables).any(|(before, now)| before.is_some() && *before != now);
-        let put_back = was_taken && self.copy.put_back()?;
-        let generation = if put_back { standing::generation()? } else { generation };
-        self.copy = Contents::take()?;
-        // Whoever is faster than this is seen at the next look.
-        self.generation = Some(generation);
+        let was_taken = self.contents.tables.iter().zip(tables).any(|(before, now)| before.is_some() && *before != now);
+        let wanted = if was_taken { self.contents.put_back()? } else { None };
+        let (put_back, generation) = (wanted.is_some(), standing::generation()?);
+        let now = Contents::take()?;
+        let is_one_picture = standing::generation()? == generation;
+        let is_whole = match wanted {
+            Some(wanted) => now.holds(&wanted),
+            None => was_taken || now.tables == tables,
+        };
+        if is_whole && is_one_picture {
+            (self.contents, self.generation) = (now, Some(generation));
+        }
+        // Else somebody changed it or took it away meanwhile: what was known before is what the next look goes by.
         Ok((true, put_back))
     }
+}
+
+/// Makes the fence forget ports that are gone, while others may be on their way: a port is admitted a moment before it is made. Returns how
+/// many entries went.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn sweep_patiently() -> Result<usize, AttachError> {
+    /// Far more than an attachment takes between the two.
+    const ON_THE_WAY: Duration = Duration::from_millis(300);
+    let names = || Ok::<_, NetlinkError>(Netlink::open()?.links()?.into_iter().map(|link| link.name).collect::<Vec<_>>());
+    let known = entries(Family::Bridge, &[PORTS, MACS, LEASES[0], LEASES[1]])?;
+    let here = names()?;
+    let gone: BTreeSet<String> = known.iter().map(|(_, key)| name_of(key)).filter(|port| !here.contains(port)).collect();
+    if gone.is_empty() {
+        return Ok(0);
+    }
+    thread::sleep(ON_THE_WAY);
+    let here = names()?;
+    Ok(expel(|port| gone.contains(port) && !here.iter().any(|name| name == port))?)
 }
 
 fn tables() -> Result<[Option<u64>; 2], GuardError> {
     Ok([standing::handle(Family::Inet, TABLE)?, standing::handle(Family::Bridge, TABLE)?])
 }
 
-fn entries(family: Family, sets: &[Set]) -> Result<Vec<(&'static str, Vec<u8>)>, GuardError> {
+fn entries(family: Family, sets: &[Set]) -> Result<Vec<Entry>, GuardError> {
     let mut found = Vec::new();
     for set in sets {
         found.extend(keys(family, TABLE, set.name)?.into_iter().map(|key| (set.name, key)));
@@ -103,49 +135,63 @@ impl Contents {
         Ok(copy)
     }
 
-    /// Says again what still holds. Returns whether there was anything.
-    fn put_back(&self) -> Result<bool, AttachError> {
+    /// Whether all of this stands here as well.
+    fn holds(&self, wanted: &Self) -> bool {
+        let port = |(name, (_, entries)): (&String, &(u32, Vec<_>))| {
+            self.ports.get(name).is_some_and(|(_, here)| entries.iter().all(|entry| here.contains(entry)))
+        };
+        let network = |(bridge, subnet, _): &(String, IpNet, bool)| {
+            self.networks.iter().any(|(name, here, _)| (name, here) == (bridge, subnet))
+        };
+        wanted.networks.iter().all(network) && wanted.ports.iter().all(port)
+    }
+
+    /// Says again what still holds, and returns it; none if that is nothing.
+    fn put_back(&self) -> Result<Option<Self>, AttachError> {
         let mut netlink = Netlink::open()?;
-        let mut wanted = Vec::new();
-        for (bridge, subnet, nat) in &self.networks {
-            if is_here(&mut netlink, *subnet)? {
-                wanted.push((bridge, *subnet, *nat));
+        let mut wanted = Self { tables: [None; 2], networks: Vec::new(), ports: BTreeMap::new(), ..self.clone() };
+        for network in &self.networks {
+            if is_here(&mut netlink, network.1)? {
+                wanted.networks.push(network.clone());
             }
         }
-        if wanted.is_empty() {
-            return Ok(false);
-        }
-        let (mut inet, mut bridge) = (inet_rules(), bridge_rules());
-        // Somebody else may have put a part of it back already.
-        let there: Vec<IpNet> = Self::take()?.networks.into_iter().map(|(_, subnet, _)| subnet).collect();
-        for (name, subnet, nat) in wanted.into_iter().filter(|(_, subnet, _)| !there.contains(subnet)) {
-            inet.add_prefix(of(&SUBNETS, subnet), Key::default(), subnet);
-            inet.add_prefix(of(&INSIDE, subnet), Key::default().interface(name), subnet);
-            if nat {
-                inet.add_prefix(of(&NAT, subnet), Key::default(), subnet);
-            }
-            bridge.add_prefix(of(&SUBNETS, subnet), Key::default(), subnet);
-        }
-        for tun in &self.tuns {
-            inet.add(TUNS.name, &Key::default().octets(tun));
+        if wanted.networks.is_empty() {
+            return Ok(None);
         }
         let links = netlink.links()?;
         let is_same = |name: &str, number| links.iter().any(|link| link.name == name && link.index == number);
         let same = self.ports.iter().filter(|(name, (number, _))| is_same(name, *number));
+        wanted.ports = same.map(|(name, port)| (name.clone(), port.clone())).collect();
+        let (mut inet, mut bridge) = (inet_rules(), bridge_rules());
+        // Somebody else may have put a part of it back already.
+        let there: Vec<IpNet> = Self::take()?.networks.into_iter().map(|(_, subnet, _)| subnet).collect();
+        for (name, subnet, nat) in wanted.networks.iter().filter(|(_, subnet, _)| !there.contains(subnet)) {
+            let subnet = *subnet;
+            inet.add_prefix(of(&SUBNETS, subnet), Key::default(), subnet);
+            inet.add_prefix(of(&INSIDE, subnet), Key::default().interface(name), subnet);
+            if *nat {
+                inet.add_prefix(of(&NAT, subnet), Key::default(), subnet);
+            }
+            bridge.add_prefix(of(&SUBNETS, subnet), Key::default(), subnet);
+        }
+        for tun in &wanted.tuns {
+            inet.add(TUNS.name, &Key::default().octets(tun));
+        }
         let mut addresses = Vec::new();
-        for (set, key) in same.flat_map(|(_, (_, entries))| entries) {
+        for (set, key) in wanted.ports.values().flat_map(|(_, entries)| entries) {
             bridge.add(set, &Key::default().octets(key));
             addresses.extend(key.get(LEASED..));
         }
         // Behind the protocol, which fills four octets, and before the port.
         let address = |key: &Vec<u8>| key.get(4..key.len().saturating_sub(4)).map(<[u8]>::to_vec);
-        for (set, key) in self.published.iter().filter(|(_, key)| address(key).is_some_and(|it| addresses.contains(&&*it))) {
+        for (set, key) in wanted.published.iter().filter(|(_, key)| address(key).is_some_and(|it| addresses.contains(&&*it)))
+        {
             inet.add(set, &Key::default().octets(key));
         }
         // In the order in which it was put up.
         bridge.commit()?;
         inet.commit()?;
-        Ok(true)
+        Ok(Some(wanted))
     }
 }
 

@@ -36,7 +36,7 @@ use ipnet::IpNet;
 
 pub use fence::{Counters, admitted, counters};
 pub use host::{Bridge, Prepared, bridges, forget, forget_bridge, prepare};
-pub use keeper::Keeper;
+pub use keeper::{Keeper, sweep_patiently};
 pub use mtu::{follow_mtu, set_mtu};
 pub use name::{mac_of, port_of};
 pub use wire::{

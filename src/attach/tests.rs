@@ -379,3 +379,35 @@ fn a_fence_that_was_taken_down_stays_down() {
     assert_eq!(world.keep(&mut keeper), (true, false));
     assert_eq!(world.nft(&["list", "tables"]), "");
 }
+
+#[test]
+fn a_fence_that_is_taken_away_again_and_again_comes_back() {
+    let world = world(2);
+    let mut keeper = Keeper::default();
+    world.attach(0).and(world.attach(1)).unwrap();
+    world.keep(&mut keeper);
+    // Somebody who is faster than the keeper: what it knows must outlive each of its attempts.
+    for _ in 0..30 {
+        std::thread::scope(|scope| {
+            let flushing = scope.spawn(|| (0..3).for_each(|_| drop(world.nft(&["flush", "ruleset"]))));
+            while !flushing.is_finished() {
+                let _ = world.host.run(|| keeper.look()).unwrap();
+            }
+        });
+        world.keep(&mut keeper);
+        world.check(0).and(world.check(1)).unwrap();
+    }
+}
+
+#[test]
+fn what_the_fence_knows_of_ports_that_are_gone_goes_by_and_by() {
+    let world = world(2);
+    world.attach(0).and(world.attach(1)).unwrap();
+    let sweep = || world.host.run(sweep_patiently).unwrap().unwrap();
+    assert_eq!(sweep(), 0);
+    world.host.run(|| Netlink::open().unwrap().delete_link(&port_of(&owner(0)))).unwrap().unwrap();
+    // Its name, its link-layer address, and three addresses with it: one of IPv4, one of IPv6 and the link-local one.
+    assert_eq!((sweep(), sweep()), (5, 0));
+    assert!(!world.nft(&["list", "ruleset"]).contains(&port_of(&owner(0))));
+    world.check(1).unwrap();
+}

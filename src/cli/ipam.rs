@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::output::{complain, print, print_json};
 use super::{Exit, Places};
+use crate::agent::drivers;
 use crate::ipam::{self, Book, Finding, Ipam, IpamError, JOURNAL, Lease, Namespaces, Network, Source};
 use crate::observe::{duration_in_words, plain, table};
 use crate::sys::clock::wall_clock;
@@ -32,12 +33,17 @@ pub(super) fn check(places: &Places, repair: bool) -> Exit {
         Ok(findings) => findings,
         Err(error) => return complain(&error, Exit::from(&error)),
     };
+    // Who may not look at the fence has repaired the journal all the same.
+    let swept = if repair { drivers::sweep_fence().unwrap_or(0) } else { 0 };
     let mended = |finding: &Finding| repair && finding.is_repairable();
     let exit = if findings.iter().all(mended) { Exit::Fine } else { Exit::Degraded };
     if places.json {
         let listed: Vec<Value> = findings.iter().map(|finding| finding_json(finding, mended(finding))).collect();
         let journal = places.state_dir.join(JOURNAL).display().to_string();
-        return print_json(&json!({"schema": "underpass.ipam-check/1", "journal": journal, "findings": listed}), exit);
+        return print_json(
+            &json!({"schema": "underpass.ipam-check/1", "journal": journal, "findings": listed, "rules_removed": swept}),
+            exit,
+        );
     }
     let mut text = String::new();
     for finding in &findings {
@@ -49,8 +55,15 @@ pub(super) fn check(places: &Places, repair: bool) -> Exit {
         };
         text.push_str(&format!("{}: {} ({outcome})\n", finding.name(), plain(&sentence(finding))));
     }
-    if findings.is_empty() {
-        text.push_str("fine: nothing to mend\n");
+    if swept > 0 {
+        text.push_str(&format!("left-over rules: {swept} of containers whose ports are gone (removed)\n"));
+    }
+    if findings.is_empty() && swept == 0 {
+        let journal = places.state_dir.join(JOURNAL);
+        // Whoever names another folder than he meant shall see it.
+        let what =
+            if journal.exists() { "nothing to mend".to_owned() } else { format!("there is no {}", journal.display()) };
+        text.push_str(&format!("fine: {what}\n"));
     }
     print(&text, exit)
 }

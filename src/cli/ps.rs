@@ -61,7 +61,7 @@ fn add_leases(shown: &mut Containers, book: &Book, namespaces: &Namespaces) {
 
 /// Adds who is on a network by other plugins' addresses, what containers are called, and whose network was taken away.
 fn add_members(shown: &mut Containers, members: Vec<Member>, names: &BTreeMap<String, String>) {
-    for Member { network, container: it, is_disconnected } in members {
+    for Member { network, container: it, is_managed, is_disconnected } in members {
         let same = |shown: &Container| {
             shown.id == it.container && shown.addresses.iter().any(|address| it.addresses.contains(address))
         };
@@ -83,6 +83,10 @@ fn add_members(shown: &mut Containers, members: Vec<Member>, names: &BTreeMap<St
             shown.containers.len() - 1
         });
         let container = &mut shown.containers[index];
+        if !is_managed {
+            // The journal knows a network by the name under which it came.
+            container.network = Some(network.clone());
+        }
         if is_disconnected && container.state.is_fine() {
             container.state = ContainerState::Disconnected;
             container.why = Some(format!("network {network} was removed by force"));
@@ -140,6 +144,7 @@ mod tests {
                 interface: "eth0".to_owned(),
                 addresses: vec![address.parse().unwrap()],
             },
+            is_managed: network == "ipsec",
             is_disconnected,
         };
         let mut shown = Containers::new(Some("alpha".to_owned()));
@@ -168,7 +173,7 @@ mod tests {
             rows,
             [
                 "c1 c1-name managed attached ",
-                "c2 c2-name managed disconnected network old was removed by force",
+                "c2 c2-name old disconnected network old was removed by force",
                 "c1  managed attached ",
                 "c3 c3-name plain attached "
             ]

@@ -956,3 +956,10 @@ fn garbage_ends_in_messages() {
         assert!(report.messages.len() <= 100);
     }
 }
+
+#[test]
+fn the_keys_that_there_are_are_listed_once() {
+    let (_, report) = read("overlay: {blocks: [10.42.1.0/24]}\nsomething_else: 1\n");
+    let expected = "unknown key; expected host, tun, mesh, store, overlay, ipsec, peers, drivers, cni or docker";
+    assert!(report.contains(expected), "{report}");
+}

@@ -38,6 +38,25 @@ pub(super) fn take_down(list: &List, spec: &Spec) -> Vec<String> {
     failed.map(|error| format!("network {}: it left something on this host: {error}", spec.name)).collect()
 }
 
+/// Takes from the fence what stands there of containers whose ports are gone. Returns how many entries that were.
+///
+/// # Errors
+/// What is in the way, in words.
+pub fn sweep_fence() -> Result<usize, String> {
+    attach::sweep_patiently().map_err(|error| error.to_string())
+}
+
+/// Takes down bridges of ours on which nobody is and which no network has: what was connected by a configuration of somebody's own, before
+/// there was a driver for it. Whoever comes by it again gets it again.
+pub(super) fn take_down_idle(list: &List) {
+    let bridges = attach::bridges().unwrap_or_default().into_iter().filter(|bridge| bridge.is_ours);
+    let has = |bridge: &attach::Bridge| list.wanted().any(|network| network.spec.bridges().any(|it| it == bridge.name));
+    for bridge in bridges.filter(|bridge| !has(bridge)) {
+        // What stays is in the way, and is named.
+        let _ = attach::forget_bridge(&bridge.name);
+    }
+}
+
 /// Whether another network of this host has this bridge.
 fn is_shared(list: &List, spec: &Spec, bridge: &str) -> bool {
     list.wanted().filter(|other| other.spec.name != spec.name).any(|other| other.spec.bridges().any(|it| it == bridge))

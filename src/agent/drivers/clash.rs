@@ -2,12 +2,20 @@
 
 use ipnet::IpNet;
 
+use super::bridges;
 use super::list::List;
 use crate::network::Spec;
 use crate::sys::netlink::{Netlink, NetlinkError};
 
-/// Why a network cannot be beside the others, or on this host.
+/// Why a network cannot be beside the others, or on this host. What nobody uses is taken out of its way.
 pub(super) fn clash(list: &List, spec: &Spec) -> Option<String> {
+    found(list, spec).and_then(|_| {
+        bridges::take_down_idle(list);
+        found(list, spec)
+    })
+}
+
+fn found(list: &List, spec: &Spec) -> Option<String> {
     for other in list.wanted() {
         if let Some((ours, theirs)) = spec.overlap(&other.spec) {
             return Some(format!(

@@ -107,6 +107,29 @@ impl Places<'_> {
         self.link_managed(None)
     }
 
+    /// Removes what was written for networks that are none: whoever made or removed one was killed in the middle of it. What cannot be
+    /// looked at stays.
+    pub(super) fn sweep(&self, wanted: &[&str]) {
+        let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+        let texts = |folder: &Path| entries(folder).filter_map(|entry| entry.file_name().into_string().ok());
+        let is_none = |name: &str| name != MANAGED && !wanted.contains(&name);
+        for file in texts(&self.host.conf_dir) {
+            let name = file.strip_prefix(CONFLIST_PREFIX).and_then(|rest| rest.strip_suffix(".conflist"));
+            let is_draft = file.strip_prefix('.').is_some_and(|rest| rest.starts_with(CONFLIST_PREFIX));
+            if is_draft {
+                // Nobody else writes one: we have the lock, and agents with one folder are refused.
+                let _ = remove(&self.host.conf_dir.join(file));
+            } else if let Some(name) = name.filter(|name| is_none(name)) {
+                let _ = self.remove_conflist(name);
+            }
+        }
+        for name in texts(self.base()).filter_map(|file| Some(file.strip_suffix(".d")?.to_owned())) {
+            if is_none(&name) && self.is_our_folder(&self.network_dir(&name)) == Ok(true) {
+                let _ = self.uninstall(&name);
+            }
+        }
+    }
+
     fn link_managed(&self, name: Option<&str>) -> Outcome {
         let link = self.network_dir(MANAGED);
         let wanted = name.map(|name| PathBuf::from(format!("{name}.d")));
@@ -185,7 +208,11 @@ impl Places<'_> {
         if folder.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink()) {
             return Err(foreign(folder, "a link"));
         }
-        if fs::read_dir(folder).map_err(failed)?.next().is_some() {
+        // A draft of the mark is what somebody left who was killed here.
+        let is_draft = |entry: io::Result<fs::DirEntry>| {
+            entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with(&format!(".{MARK}.")))
+        };
+        if !fs::read_dir(folder).map_err(failed)?.all(is_draft) {
             return Err(foreign(folder, &format!("it has no {MARK}")));
         }
         let text = format!("{}\n", self.state_dir.display());

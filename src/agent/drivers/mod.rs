@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
+pub use bridges::sweep_fence;
 use clash::clash;
 use install::Places;
 pub use install::{CONFLIST_PREFIX, link_plugins, missing_links};
@@ -321,6 +322,8 @@ pub struct Member {
     pub network: String,
     /// Who it is.
     pub container: Container,
+    /// It is the default one.
+    pub is_managed: bool,
     /// The network was removed by force.
     pub is_disconnected: bool,
 }
@@ -341,6 +344,7 @@ pub fn members(list: &List, state_dir: &Path) -> Vec<Member> {
         members.extend(here.into_iter().map(|container| Member {
             network: network.spec.name.clone(),
             container,
+            is_managed: list.is_managed(network),
             is_disconnected: !is_wanted,
         }));
     }
@@ -355,6 +359,7 @@ fn settle(list: &mut List, state_dir: &Path) -> Vec<String> {
     choose_managed(list);
     choose_pools(list);
     let places = Places { host: &host, state_dir };
+    places.sweep(&list.wanted().map(|network| network.spec.name.as_str()).collect::<Vec<_>>());
     let managed = list.managed.clone();
     let mut linked = None;
     for network in list.networks.iter_mut().filter(|network| network.state.is_wanted()) {

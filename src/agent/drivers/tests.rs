@@ -330,6 +330,32 @@ fn files_follow_their_driver_and_are_left_alone_else() {
 }
 
 #[test]
+fn what_killed_commands_left_goes_with_the_next_one() {
+    let site = Site::new();
+    site.apply(&[("a.yml", EXAMPLE)]);
+    let before = site.files();
+    // One that made a network and was killed before it was in the list, in the middle of two files.
+    let list = fs::read_to_string(site.path("cni/net.d/10-underpass-ipsec.conflist")).unwrap();
+    fs::write(site.path("cni/net.d/10-underpass-gone.conflist"), &list).unwrap();
+    fs::write(site.path("cni/net.d/.10-underpass-gone.conflist.4711"), &list[..9]).unwrap();
+    fs::create_dir(site.path("cni/gone.d")).unwrap();
+    fs::copy(site.path("cni/ipsec.d/.underpass"), site.path("cni/gone.d/.underpass")).unwrap();
+    fs::write(site.path("cni/gone.d/10-gone.conf"), "{}").unwrap();
+    // Nobody knows whose these are.
+    fs::create_dir(site.path("cni/theirs.d")).unwrap();
+    fs::write(site.path("cni/net.d/10-underpass-theirs.conflist"), "{}").unwrap();
+    assert_eq!(site.apply(&[("a.yml", EXAMPLE)]), Vec::<String>::new());
+    let mut expected = [before, vec!["cni/net.d/10-underpass-theirs.conflist".into(), "cni/theirs.d".into()]].concat();
+    expected.sort();
+    assert_eq!(site.files(), expected);
+    // And one whose folder has half a mark.
+    fs::create_dir(site.path("cni/blue.d")).unwrap();
+    fs::write(site.path("cni/blue.d/..underpass.4711"), "/va").unwrap();
+    assert_eq!(site.apply(&[("a.yml", EXAMPLE), ("b.yml", &blue())]), Vec::<String>::new());
+    assert_eq!(site.state_of("blue"), Some(State::Active));
+}
+
+#[test]
 fn links_of_others_stay_and_those_that_a_network_left_do_not() {
     for (target, is_taken) in [("/elsewhere", false), ("deep/other.d", false), ("other.d", false), ("gone.d", true)] {
         let site = Site::new();
@@ -456,6 +482,19 @@ fn networks_that_share_a_bridge_are_refused() {
         "s: {network_driver: {name: P, default_network: {name: N}, cni_config: {a.conf: {type: bridge, bridge: br7}}}}";
     let (one, other) = (plain.replace('N', "one"), plain.replace('N', "other"));
     assert_eq!(site.apply(&[("a.yml", EXAMPLE), ("b.yml", &one), ("c.yml", &other)]), Vec::<String>::new());
+}
+
+#[test]
+fn what_a_configuration_of_somebodys_own_left_is_in_no_drivers_way() {
+    let site = Site::new();
+    prepare("managed0", "10.42.0.0/16");
+    assert_eq!(site.apply(&[("a.yml", EXAMPLE)]), Vec::<String>::new());
+    assert!(Netlink::open().unwrap().link("managed0").unwrap_err().is_absent());
+    // A bridge that a network has is the network's, although nobody is on it.
+    prepare("docker0", "10.42.0.0/16");
+    create(&site.state(), Wanted::New(Box::new(Spec::by_hand("x", "10.42.7.0/24".parse().unwrap(), "up-x", true))))
+        .unwrap_err();
+    assert!(Netlink::open().unwrap().link("docker0").is_ok());
 }
 
 #[test]

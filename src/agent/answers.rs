@@ -168,10 +168,13 @@ impl Answers {
         }
         drivers::show(&self.state_dir, &mut status);
         status.control = self.counters.snapshot();
-        status.warnings = [&facts.warnings, &facts.driver_warnings, &facts.loan_warnings, &facts.store_warnings]
+        let lists = [&facts.driver_warnings, &facts.loan_warnings, &facts.store_warnings];
+        status.warnings = [&facts.warnings]
             .into_iter()
+            .chain(lists)
             .flatten()
             .cloned()
+            .chain(docker::complaints(&facts.docker.as_ref().map(Docker::views).unwrap_or_default()))
             .collect();
         let (table, tun) = (facts.table.clone(), facts.tun.name.clone());
         drop(facts);

@@ -39,7 +39,7 @@ fn ask(places: &Places) -> Result<Containers, ClientError> {
 
 /// Adds who has an address and was not named by the agent, and since when everybody has his.
 fn add_leases(shown: &mut Containers, book: &Book, namespaces: &Namespaces) {
-    for lease in book.leases().filter(|lease| !lease.owner.is_host()) {
+    for lease in book.leases().filter(|lease| !(lease.owner.is_host() || lease.pending)) {
         let known = shown.containers.iter_mut().find(|container| {
             container.host == shown.host
                 && container.id == lease.owner.container

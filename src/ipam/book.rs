@@ -340,7 +340,7 @@ impl Book {
             addresses.sort();
             addresses.dedup();
         }
-        Ok(Lease { network: name, addresses, owner, sandbox, since: now })
+        Ok(Lease { network: name, addresses, owner, sandbox, since: now, pending: false })
     }
 }
 
@@ -398,7 +398,7 @@ impl Book {
         }
         network.may_have(name, address, true, &[])?;
         let (network, owner) = (name.clone(), Owner::host(host, address));
-        Ok(Lease { network, addresses: vec![address], owner, sandbox: Sandbox::nowhere(), since: now })
+        Ok(Lease { network, addresses: vec![address], owner, sandbox: Sandbox::nowhere(), since: now, pending: false })
     }
 }
 

@@ -92,6 +92,18 @@ fn blue() -> String {
 }
 
 #[test]
+fn what_did_not_change_is_not_written() {
+    let site = Site::new();
+    site.apply(&[("a.yml", EXAMPLE)]);
+    let stamp = || List::stamp(&site.state()).unwrap();
+    let first = stamp();
+    site.apply(&[("a.yml", EXAMPLE)]);
+    assert_eq!(stamp(), first, "nobody is to read it again");
+    site.apply(&[("a.yml", EXAMPLE), ("b.yml", &blue())]);
+    assert_ne!(stamp(), first);
+}
+
+#[test]
 fn a_driver_brings_its_network_once() {
     let site = Site::new();
     assert_eq!(site.apply(&[("a.yml", EXAMPLE)]), Vec::<String>::new());

@@ -33,7 +33,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-pub use fence::{Counters, admitted, counters};
+pub use fence::{Counters, admitted, counters, on_bridge};
 pub use host::{Bridge, Prepared, bridges, forget, forget_bridge, prepare};
 pub use mtu::{follow_mtu, set_mtu};
 pub use name::{mac_of, port_of};

@@ -66,6 +66,8 @@ pub(super) fn containers(host: &str, docker: Option<&Docker>) -> Containers {
     let container = |view: docker::View| Container {
         id: view.id,
         name: Some(view.name),
+        aliases: view.aliases,
+        ports: view.ports,
         runtime: RUNTIME.to_owned(),
         host: Some(host.to_owned()),
         network: view.network,

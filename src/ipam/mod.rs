@@ -17,7 +17,7 @@ mod record;
 pub use audit::{Finding, Namespaces};
 pub use book::{Book, Counts, HOLD_DOWN, Network, Request, Wish};
 pub use obtain::{Beyond, Refusal, obtain};
-pub use record::{Lease, NamespaceId, Owner, Sandbox, Source};
+pub use record::{About, Lease, NamespaceId, Owner, Sandbox, Source};
 
 /// The network of the agent's `overlay`: the one that containers get which name none.
 pub use crate::model::MANAGED;

@@ -30,6 +30,7 @@ fn request(container: &str, wish: &[&str]) -> Request {
         sandbox: Sandbox::look("/proc/self/ns/net"),
         wish,
         never: Vec::new(),
+        about: About::default(),
     }
 }
 
@@ -397,7 +398,7 @@ proptest! {
                 Step::Tear(len) => {
                     let line = record::emit(&record::Record::Lease(Lease {
                         network: NET.into(), addresses: vec![IpAddr::from([10, 42, 1, 9])], owner: owner("torn"),
-                        sandbox: Sandbox::look(""), since: now,
+                        sandbox: Sandbox::look(""), since: now, about: About::default(),
                     }));
                     let mut file = fs::OpenOptions::new().append(true).open(host.path()).unwrap();
                     file.write_all(&line[..usize::from(len) % line.len()]).unwrap();

@@ -149,7 +149,7 @@ pub enum AttachError {
         /// Its file.
         path: String,
         /// What it should be.
-        value: &'static str,
+        value: String,
         /// The system's reason.
         reason: io::Error,
     },

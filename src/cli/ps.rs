@@ -65,7 +65,9 @@ fn from_lease(lease: &Lease, host: Option<String>, namespaces: &Namespaces) -> C
     };
     Container {
         id: lease.owner.container.clone(),
-        name: None,
+        name: lease.about.name.clone(),
+        aliases: lease.about.aliases.clone(),
+        ports: lease.about.ports.clone(),
         runtime: if by_label { docker::RUNTIME } else { "cni" }.to_owned(),
         host,
         network: Some(lease.network.clone()),

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::*;
 use crate::attach::{self, HostNetwork};
-use crate::ipam::{Owner, Request, Sandbox, Wish};
+use crate::ipam::{About, Owner, Request, Sandbox, Wish};
 use crate::sys::testing::enter_new_netns;
 
 const EXAMPLE: &str = include_str!("../../network/testdata/rancher-ipsec.yml");
@@ -62,6 +62,7 @@ impl Site {
             sandbox: Sandbox::look(netns.to_str().unwrap()),
             wish: Wish::Any,
             never: Vec::new(),
+            about: About::default(),
         };
         Ipam::open(&self.state()).unwrap().lease(request, wall_clock()).unwrap().addresses[0]
     }

@@ -5,7 +5,7 @@
 //! anything of that is another than before, which costs next to nothing, and does its work only then.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::drivers::List;
 use super::passage::Passage;
@@ -14,6 +14,7 @@ use crate::docker;
 use crate::ipam::Ipam;
 use crate::network::{Spec, interface_of};
 use crate::observe::counted;
+use crate::sys::file::Stamp;
 use crate::sys::netlink::Netlink;
 
 /// How often everything is looked at without a sign of change: a container may be attached in the very moment in which we look.
@@ -35,7 +36,7 @@ pub(super) struct Containers {
 /// What containers' MTUs follow from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Seen {
-    networks: Option<SystemTime>,
+    networks: Option<Stamp>,
     tun_mtu: Option<u32>,
 }
 
@@ -57,7 +58,7 @@ impl Containers {
     pub(super) fn look(&mut self, changed: bool) -> Option<Vec<String>> {
         self.passage.look(&self.tun, changed);
         let tun_mtu = Netlink::open().and_then(|mut netlink| netlink.link(&self.tun)).ok().map(|link| link.mtu);
-        let seen = Some(Seen { networks: List::changed(&self.state_dir), tun_mtu });
+        let seen = Some(Seen { networks: List::stamp(&self.state_dir), tun_mtu });
         let now = Instant::now();
         let news = seen != self.seen;
         if !news && now < self.next {

@@ -165,7 +165,10 @@ pub(super) fn strangers(network: &HostNetwork, netlink: &mut Netlink) -> Result<
 }
 
 /// The subnets that live on a bridge.
-pub(super) fn on_bridge(bridge: &str) -> Result<Vec<IpNet>, GuardError> {
+///
+/// # Errors
+/// [`GuardError`].
+pub fn on_bridge(bridge: &str) -> Result<Vec<IpNet>, GuardError> {
     let mut found = Vec::new();
     for set in &INSIDE {
         let ranges = ranges(Family::Inet, TABLE, set.name)?.into_iter().filter(|range| name_of(&range.first) == bridge);

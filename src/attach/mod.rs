@@ -34,7 +34,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-pub use fence::{Counters, admitted, counters};
+pub use fence::{Counters, admitted, counters, on_bridge};
 pub use host::{Bridge, Prepared, bridges, forget, forget_bridge, prepare};
 pub use keeper::{Keeper, sweep_patiently};
 pub use mtu::{follow_mtu, set_mtu};
@@ -151,7 +151,7 @@ pub enum AttachError {
         /// Its file.
         path: String,
         /// What it should be.
-        value: &'static str,
+        value: String,
         /// The system's reason.
         reason: io::Error,
     },

@@ -46,7 +46,7 @@ fn ask(places: &Places) -> Result<Containers, ClientError> {
 
 /// Adds who has an address and was not named by the agent, and since when everybody has his.
 fn add_leases(shown: &mut Containers, book: &Book, namespaces: &Namespaces) {
-    for lease in book.leases().filter(|lease| !lease.owner.is_host()) {
+    for lease in book.leases().filter(|lease| !(lease.owner.is_host() || lease.pending)) {
         let known = shown.containers.iter_mut().find(|container| {
             container.host == shown.host
                 && container.id == lease.owner.container
@@ -71,6 +71,8 @@ fn add_members(shown: &mut Containers, members: Vec<Member>, names: &BTreeMap<St
             shown.containers.push(Container {
                 id: it.container.clone(),
                 name: None,
+                aliases: Vec::new(),
+                ports: Vec::new(),
                 runtime: "cni".to_owned(),
                 host: here,
                 network: Some(network.clone()),
@@ -111,7 +113,9 @@ fn from_lease(lease: &Lease, host: Option<String>, namespaces: &Namespaces) -> C
     };
     Container {
         id: lease.owner.container.clone(),
-        name: None,
+        name: lease.about.name.clone(),
+        aliases: lease.about.aliases.clone(),
+        ports: lease.about.ports.clone(),
         runtime: if by_label { docker::RUNTIME } else { "cni" }.to_owned(),
         host,
         network: Some(lease.network.clone()),
@@ -126,7 +130,7 @@ fn from_lease(lease: &Lease, host: Option<String>, namespaces: &Namespaces) -> C
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipam::{Owner, Sandbox};
+    use crate::ipam::{About, Owner, Sandbox};
 
     #[test]
     fn whoever_is_on_a_network_is_shown_once() {
@@ -136,6 +140,8 @@ mod tests {
             sandbox: Sandbox::nowhere(),
             addresses: vec![address.parse().unwrap()],
             since: 7,
+            pending: false,
+            about: About::default(),
         };
         let member = |network: &str, container: &str, address: &str, is_disconnected| Member {
             network: network.to_owned(),

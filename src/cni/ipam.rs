@@ -74,6 +74,7 @@ fn give(request: &Request, conf: &Conf) -> Result<Success, Fault> {
         sandbox: Sandbox::look(&request.netns),
         wish,
         never: conf.gateways(&blocks),
+        about: request.about()?,
     };
     let agent = Agent { run_dir: &conf.run_dir };
     let lease = ipam::obtain(ipam, &conf.state_dir, &asked, &agent, wall_clock())?;

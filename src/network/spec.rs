@@ -248,8 +248,8 @@ impl Spec {
             members.entry("dns").or_insert(dns);
         }
         if has_ours {
-            let all = json!({"portMappings": true, "ips": true, "mac": true});
-            let without_ports = json!({"ips": true, "mac": true});
+            let all = json!({"portMappings": true, "ips": true, "mac": true, "aliases": true});
+            let without_ports = json!({"ips": true, "mac": true, "aliases": true});
             members.entry("capabilities").or_insert(if self.host_ports { all } else { without_ports });
         }
         if ipam == IPAM_PLUGIN {

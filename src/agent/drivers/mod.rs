@@ -111,6 +111,7 @@ fn try_apply(config: &Config, options: &Options) -> Result<Vec<String>, Networks
     }
     let lock = ListLock::take(&state_dir)?;
     let mut list = List::read(&state_dir)?;
+    let before = list.clone();
     let mut warnings = Vec::new();
     let facts = host_facts(config, options)?;
     if let Some(old) =
@@ -133,7 +134,10 @@ fn try_apply(config: &Config, options: &Options) -> Result<Vec<String>, Networks
         reconciler.driver(driver);
     }
     warnings.extend(settle(&mut list, &state_dir));
-    list.write(&state_dir, &lock)?;
+    // Who watches the file is not to be woken for nothing.
+    if list != before {
+        list.write(&state_dir, &lock)?;
+    }
     Ok(warnings)
 }
 

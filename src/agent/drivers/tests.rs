@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::*;
 use crate::attach::{self, HostNetwork};
-use crate::ipam::{Owner, Request, Sandbox, Wish};
+use crate::ipam::{About, Owner, Request, Sandbox, Wish};
 use crate::sys::netlink::Netlink;
 use crate::sys::testing::enter_new_netns;
 
@@ -63,6 +63,7 @@ impl Site {
             sandbox: Sandbox::look(netns.to_str().unwrap()),
             wish: Wish::Any,
             never: Vec::new(),
+            about: About::default(),
         };
         Ipam::open(&self.state()).unwrap().lease(request, wall_clock()).unwrap().addresses[0]
     }
@@ -90,6 +91,18 @@ impl Site {
 /// The example under another name, with another subnet and bridge.
 fn blue() -> String {
     EXAMPLE.replace("name: ipsec", "name: blue").replace("10.42.", "10.50.").replace("docker0", "br-blue")
+}
+
+#[test]
+fn what_did_not_change_is_not_written() {
+    let site = Site::new();
+    site.apply(&[("a.yml", EXAMPLE)]);
+    let stamp = || List::stamp(&site.state()).unwrap();
+    let first = stamp();
+    site.apply(&[("a.yml", EXAMPLE)]);
+    assert_eq!(stamp(), first, "nobody is to read it again");
+    site.apply(&[("a.yml", EXAMPLE), ("b.yml", &blue())]);
+    assert_ne!(stamp(), first);
 }
 
 #[test]

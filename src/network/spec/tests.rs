@@ -47,7 +47,7 @@ fn the_example_is_a_list_of_plugins() {
                 "linkMTUOverhead": 98,
                 "ipam": {"type": "rancher-cni-ipam", "logToFile": "/var/log/rancher-ipam.log", "subnetPrefixSize": "/16"},
                 "dns": {"nameservers": ["169.254.169.250"], "search": ["rancher.internal"]},
-                "capabilities": {"portMappings": true, "ips": true, "mac": true},
+                "capabilities": {"portMappings": true, "ips": true, "mac": true, "aliases": true},
                 "underpass": {
                     "runDir": "/run/underpass", "stateDir": "/var/lib/underpass", "tun": "underpass0", "network": "managed"
                 },
@@ -143,7 +143,7 @@ fn a_network_made_by_hand_is_whole() {
     let list = spec.conflist("blue", &host(&[], Some("blue")));
     let plugin = &list["plugins"][0];
     assert_eq!((&plugin["bridge"], &plugin["bridgeSubnet"]), (&json!("up-blue"), &json!("10.50.0.0/16")));
-    assert_eq!(plugin["capabilities"], json!({"ips": true, "mac": true}), "no host ports");
+    assert_eq!(plugin["capabilities"], json!({"ips": true, "mac": true, "aliases": true}), "no host ports");
     assert_eq!(spec.subnets[0].gateway.to_string(), "10.50.0.1");
     let text = serde_json::to_string(&spec).unwrap();
     assert_eq!(serde_json::from_str::<Spec>(&text).unwrap(), spec);

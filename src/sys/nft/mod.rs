@@ -24,6 +24,7 @@
 //! }
 //! ```
 
+pub mod forward;
 mod message;
 mod rule;
 pub(crate) mod standing;

@@ -85,9 +85,9 @@ pub fn forget(network: &HostNetwork) -> Result<(), AttachError> {
     let links = netlink.links()?;
     match links.iter().find(|link| link.name == network.bridge) {
         Some(bridge) if bridge.alias == alias() => {
-            if !links.iter().any(|link| link.controller == Some(bridge.index)) {
-                absent_is_fine(netlink.delete_link(&bridge.name))?;
-            }
+            let is_used = links.iter().any(|link| link.controller == Some(bridge.index));
+            let gone = if is_used { Ok(()) } else { netlink.delete_link(&bridge.name) };
+            absent_is_fine(gone)?;
         }
         Some(bridge) if bridge.group == CONTAINERS_GROUP && fence::on_bridge(&bridge.name)?.is_empty() => {
             give_back(&mut netlink, bridge)?;

@@ -147,8 +147,7 @@ impl Census {
         let names: Vec<String> = ipam.book().networks().filter(is_ours).map(|(name, _)| name.to_owned()).collect();
         for name in names {
             let network = list.wanted().find(|network| network.pool.as_deref() == Some(&*name));
-            let prefixes: Option<Vec<IpNet>> =
-                network.map(|network| network.spec.prefixes().into_iter().map(IpNet::V4).collect());
+            let prefixes: Option<Vec<IpNet>> = network.map(|network| network.spec.prefixes());
             let beyond = match prefixes {
                 Some(prefixes) if !prefixes.is_empty() => common(subnets, &prefixes),
                 None if name != MANAGED => Vec::new(),

@@ -167,7 +167,7 @@ impl Setup<'_> {
             let subnets = self.drivers.iter().filter_map(|driver| driver.default_network.as_ref());
             let mut subnets = subnets.flat_map(|network| network.subnets.iter().map(move |subnet| (network, subnet)));
             let shared = |subnet: &Subnet| {
-                let subnet = IpNet::V4(subnet.network);
+                let subnet = subnet.network;
                 subnet.contains(&prefix.trunc()) || prefix.trunc().contains(&subnet)
             };
             if let Some((network, subnet)) = subnets.find(|(_, subnet)| shared(subnet)) {

@@ -14,7 +14,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use super::Labels;
 use crate::config::scalar;
@@ -62,7 +62,7 @@ pub struct KnownNetwork<'n> {
     /// Its name.
     pub name: &'n str,
     /// Its subnets; none if some other plugin decides.
-    pub subnets: &'n [Ipv4Net],
+    pub subnets: &'n [IpNet],
 }
 
 /// Where a container belongs.
@@ -173,7 +173,7 @@ pub enum ChoiceError {
         /// The network.
         network: String,
         /// Its subnets.
-        subnets: Vec<Ipv4Net>,
+        subnets: Vec<IpNet>,
     },
     /// The container shares somebody else's namespace.
     #[error(
@@ -325,10 +325,11 @@ fn address(labels: &Labels, network: &KnownNetwork<'_>) -> Result<AddressWish, C
     Ok(AddressWish::OneOf(addresses))
 }
 
-/// Whether the network can have it. Subnets are of IPv4; what they say of IPv6 is nothing.
+/// Whether the network can have it. Subnets of IPv4 alone say nothing of IPv6.
 fn inside(label: &'static str, address: IpAddr, network: &KnownNetwork<'_>) -> Result<(), ChoiceError> {
-    let IpAddr::V4(inner) = address else { return Ok(()) };
-    if network.subnets.is_empty() || network.subnets.iter().any(|subnet| subnet.contains(&inner)) {
+    let speaks = |subnet: &&IpNet| address.is_ipv4() || subnet.addr().is_ipv6();
+    let mut subnets = network.subnets.iter().filter(speaks).peekable();
+    if subnets.peek().is_none() || subnets.any(|subnet| subnet.contains(&address)) {
         return Ok(());
     }
     Err(ChoiceError::Outside { label, address, network: network.name.to_owned(), subnets: network.subnets.to_vec() })

@@ -24,11 +24,11 @@ pub use bridge::{BridgeConf, first_address};
 pub use change::Change;
 pub use compose::is_compose;
 pub use spec::{BRIDGE_PLUGINS, IPAM_PLUGIN, OnHost, Spec};
-pub use types::{CniFile, DefaultNetwork, Driver, Labels, Subnet};
+pub use types::{CniFile, DefaultNetwork, Driver, IPV6_GATEWAY, Labels, Subnet};
 
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::config::scalar;
 use crate::config::yaml::{self, Duplicates};
@@ -117,11 +117,11 @@ pub fn check_together(drivers: &[(PathBuf, Driver)], report: &mut Report) {
     }
 }
 
-fn overlapping(ours: Ipv4Net, name: &str, theirs: Ipv4Net, other: &str, place: &str) -> String {
+fn overlapping(ours: IpNet, name: &str, theirs: IpNet, other: &str, place: &str) -> String {
     format!("{ours} of network {name} overlaps {theirs} of network {other} ({place}): on one host they cannot be told apart")
 }
 
-fn overlap(ours: &[Subnet], theirs: &[Subnet]) -> Option<(Ipv4Net, Ipv4Net)> {
+fn overlap(ours: &[Subnet], theirs: &[Subnet]) -> Option<(IpNet, IpNet)> {
     let pairs = ours.iter().flat_map(|ours| theirs.iter().map(move |theirs| (ours.network, theirs.network)));
     pairs.into_iter().find(|(ours, theirs)| ours.contains(theirs) || theirs.contains(ours))
 }

@@ -29,7 +29,7 @@ pub use usage::Container;
 use super::{Options, files};
 use crate::config::{Config, Report};
 use crate::ipam::{Ipam, IpamError, MANAGED, Namespaces, Seconds, Source};
-use crate::network::{Change, Driver, Labels, Spec};
+use crate::network::{Change, Driver, Labels, Spec, Subnet};
 use crate::observe::{self, Disconnected, Status};
 use crate::sys::clock::wall_clock;
 use crate::sys::netlink::{Netlink, NetlinkError};
@@ -338,11 +338,14 @@ fn on_another_interface(spec: &Spec, tun: Option<&str>) -> Result<Option<String>
     for address in netlink.addresses()? {
         let network = address.address.trunc();
         let Some(link) = links.iter().find(|link| link.index == address.link_index) else { continue };
-        if Some(link.name.as_str()) == tun || spec.interfaces().any(|name| name == link.name) || network.prefix_len() == 32 {
+        if Some(link.name.as_str()) == tun
+            || spec.interfaces().any(|name| name == link.name)
+            || network.prefix_len() == network.max_prefix_len()
+        {
             continue;
         }
         let shared = |subnet: &IpNet| subnet.contains(&network) || network.contains(subnet);
-        if let Some(subnet) = spec.prefixes().into_iter().map(IpNet::V4).find(shared) {
+        if let Some(subnet) = spec.prefixes().into_iter().find(shared) {
             let name = &spec.name;
             return Ok(Some(format!("{subnet} of network {name} overlaps {network}, the network of {} here", link.name)));
         }
@@ -429,18 +432,14 @@ fn tell_journal(list: &List, host: &HostFacts, state_dir: &Path) -> Result<Vec<S
     for network in list.wanted() {
         let Some(pool) = &network.pool else { continue };
         let mut blocks = network.spec.blocks(&host.blocks);
+        let subnets = &network.spec.subnets;
+        let has_ipv6 = subnets.iter().any(Subnet::is_ipv6);
         if pool == MANAGED {
-            // Drivers speak of IPv4; what this host has of IPv6 is the default network's.
+            // Most drivers speak of IPv4 alone; what this host has of IPv6 is the default network's then.
             let more = unclaimed(list, host).into_iter();
-            blocks.extend(more.filter(|block| network.spec.subnets.is_empty() || block.addr().is_ipv6()));
+            blocks.extend(more.filter(|block| subnets.is_empty() || (!has_ipv6 && block.addr().is_ipv6())));
         }
-        if blocks.is_empty() {
-            let subnets: Vec<String> = network.spec.prefixes().iter().map(ToString::to_string).collect();
-            let subnets = subnets.join(", ");
-            let name = &network.spec.name;
-            warnings
-                .push(format!("network {name}: this host owns no block of {subnets}: containers get no address on it here"));
-        }
+        warnings.extend(without_blocks(&network.spec, &blocks));
         let reserved = network.spec.reserved(&blocks).unwrap_or_else(|| {
             let name = &network.spec.name;
             warnings.push(format!("network {name}: start_address and end_address leave out too much of a block to be kept"));
@@ -472,6 +471,26 @@ fn tell_journal(list: &List, host: &HostFacts, state_dir: &Path) -> Result<Vec<S
         }
     }
     Ok(warnings)
+}
+
+/// A family of a network's subnets of which this host has nothing to give, in words.
+fn without_blocks(spec: &Spec, blocks: &[IpNet]) -> Option<String> {
+    let is_missing = |subnet: &&Subnet| !blocks.iter().any(|block| block.addr().is_ipv6() == subnet.is_ipv6());
+    let missing: Vec<&Subnet> = spec.subnets.iter().filter(is_missing).collect();
+    let listed: Vec<String> = missing.iter().map(|subnet| subnet.network.to_string()).collect();
+    let (name, listed) = (&spec.name, listed.join(", "));
+    let what = match missing.as_slice() {
+        [] => return None,
+        [one, ..] if missing.len() < spec.subnets.len() => {
+            if one.is_ipv6() {
+                "no IPv6 address"
+            } else {
+                "no IPv4 address"
+            }
+        }
+        _ => "no address",
+    };
+    Some(format!("network {name}: this host owns no block of {listed}: containers get {what} on it here"))
 }
 
 /// This host's blocks that are in no network's subnets.

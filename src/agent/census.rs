@@ -21,9 +21,8 @@ use super::docker::{self, Docker};
 use super::drivers::List;
 use crate::attach;
 use crate::docker::{RUNTIME, View};
-use crate::ipam::{
-    Beyond, Book, Ipam, IpamError, JOURNAL, Lease, MANAGED, Network, Owner, Refusal, Seconds, Source, listed,
-};
+use crate::ipam::{Beyond, Book, Ipam, IpamError, JOURNAL, Lease, MANAGED, Network, Owner, Refusal, Seconds, Source};
+use crate::model::{MacAddress, listed};
 use crate::observe::ContainerState;
 use crate::store::Endpoint;
 use crate::store::etcd::{Asker, Claimed, Refused, Tight, Usage};
@@ -261,7 +260,7 @@ fn endpoint(lease: &Lease, docker: &[View], macs: &BTreeMap<IpAddr, attach::Hard
         runtime: if is_docker { RUNTIME } else { "cni" }.to_owned(),
         state: state.name().to_owned(),
         ips: lease.addresses.clone(),
-        mac: mac.map(|mac| mac.map(|octet| format!("{octet:02x}")).join(":")),
+        mac: mac.map(|mac| MacAddress(*mac).to_string()),
         names: view.map(|view| view.name.clone()).or_else(|| about.name.clone()).into_iter().collect(),
         aliases: view.map_or(&about.aliases, |view| &view.aliases).clone(),
         labels: view.map(|view| view.labels.clone()).unwrap_or_default(),

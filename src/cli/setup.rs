@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::output::{complain, print, print_json};
 use super::{CONFIG_FILE, Exit, Places};
-use crate::agent::drivers::{CONFLIST_PREFIX, link_plugins, missing_links};
+use crate::agent::drivers::{self, CONFLIST_PREFIX, link_plugins, missing_links};
 use crate::agent::files;
 use crate::config::{Config, Report};
 use crate::network::{BRIDGE_PLUGINS, CniFile, Driver, IPAM_PLUGIN, Subnet};
@@ -323,7 +323,7 @@ impl Setup<'_> {
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, (String, Exit)> {
-    std::path::absolute(path).map_err(|error| (format!("{}: {error}", path.display()), Exit::Failed))
+    drivers::absolute(path).map_err(|error| (error.to_string(), Exit::Failed))
 }
 
 /// The text of the first `key = "text"`: as much TOML as two keys need, which stand in one section of containerd's.

@@ -438,7 +438,12 @@ fn compose_files_are_told_from_configurations() {
         ("decompose.yaml", "overlay: {}", false),
         ("underpass.yaml", "[", false),
     ] {
-        assert_eq!(is_compose(Path::new(name), text.as_bytes()), expected, "{name}: {text}");
+        let read = parse_if_compose(Path::new(name), text.as_bytes(), &|_| None, false);
+        assert_eq!(read.is_some(), expected, "{name}: {text}");
+        if let Some((drivers, report)) = read {
+            let (same, told) = parse(Path::new(name), text.as_bytes(), &|_| None, false);
+            assert_eq!((drivers, report.to_string()), (same, told.to_string()));
+        }
     }
 }
 

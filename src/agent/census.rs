@@ -7,9 +7,7 @@
 //! Plugins and the watcher of Docker that need what the journal does not have ask by [`Beyond`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -27,6 +25,7 @@ use crate::observe::ContainerState;
 use crate::store::Endpoint;
 use crate::store::etcd::{Asker, Claimed, Refused, Tight, Usage};
 use crate::sys::clock::wall_clock;
+use crate::sys::file::{Stamp, stamp};
 
 /// From which part of its addresses on a network wants its next block: so many quarters.
 const TIGHT_QUARTERS: u128 = 3;
@@ -50,8 +49,8 @@ pub(super) struct Census {
     lent: Mutex<Option<(Arc<Vec<Claimed>>, bool)>>,
 }
 
-/// What a count is made of: the journal's device, inode, length and time, and what Docker says.
-type Sources = (Option<(u64, u64, u64, i64, i64)>, Vec<View>);
+/// What a count is made of: the journal, and what Docker says.
+type Sources = (Option<Stamp>, Vec<View>);
 
 impl Census {
     pub(super) fn new(state_dir: &Path, asker: Option<Asker>, docker: Option<Docker>) -> Self {
@@ -71,7 +70,7 @@ impl Census {
         let Some(asker) = &self.asker else { return Ok(None) };
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let views = self.docker.as_ref().map(Docker::views).unwrap_or_default();
-        let sources = (self.stamp(), views);
+        let sources = (stamp(&self.state_dir.join(JOURNAL)), views);
         if !again && told.as_ref() == Some(&sources) {
             return Ok(None);
         }
@@ -79,11 +78,6 @@ impl Census {
         asker.set_usage(usage.clone());
         *told = Some(sources);
         Ok(Some(usage))
-    }
-
-    fn stamp(&self) -> Option<(u64, u64, u64, i64, i64)> {
-        let metadata = fs::metadata(self.state_dir.join(JOURNAL)).ok()?;
-        Some((metadata.dev(), metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
     }
 
     /// Leases to other hosts what they have or want out of our blocks, and takes back what they have no more. Returns what cannot be, in
@@ -225,7 +219,9 @@ fn usage(book: &Book, docker: &[View], now: Seconds) -> Usage {
             let Owner { container, interface, cni_network } = &lease.owner;
             // None of them has a colon or a slash.
             let key = format!("{name}/{container}:{interface}:{cni_network}");
-            usage.endpoints.insert(key, endpoint(lease, docker, &macs));
+            if !lease.pending {
+                usage.endpoints.insert(key, endpoint(lease, docker, &macs));
+            }
             let beyond = |address: &&IpAddr| {
                 !network.is_own(**address) && network.beyond().iter().any(|subnet| subnet.contains(*address))
             };

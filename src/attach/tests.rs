@@ -8,6 +8,9 @@ use super::*;
 use crate::sys::netlink::{Netlink, VethEnd};
 use crate::sys::netns::Namespace;
 
+/// The fence's tables.
+const TABLES: &str = "underpass-net";
+
 /// A host with nothing, and containers with nothing.
 struct World {
     host: Namespace,
@@ -44,6 +47,10 @@ fn owner(container: usize) -> Owner {
 }
 
 impl World {
+    fn keep(&self, keeper: &mut Keeper) -> (bool, bool) {
+        self.host.run(|| keeper.look()).unwrap().unwrap()
+    }
+
     fn attachment(&self, container: usize) -> Attachment {
         Attachment {
             owner: owner(container),
@@ -392,4 +399,48 @@ fn running_containers_follow_the_tunnel_and_their_network() {
     assert_eq!((follow(&said), follow(&said)), (3, 0));
     assert_eq!([mtus(0), mtus(1), mtus(2)], [(1300, 1300); 3]);
     assert_eq!(mtu_of(&world.host, "br-test"), 1300);
+}
+
+#[test]
+fn a_fence_that_somebody_took_away_comes_back() {
+    let world = world(3);
+    let mut keeper = Keeper::default();
+    assert_eq!(world.keep(&mut keeper), (true, false), "there is none yet");
+    let published = Publication { protocol: 6, port: 80 };
+    let with_port = Attachment { published: vec![published], ..world.attachment(0) };
+    world.host.run(|| attach(&network("br-test"), &with_port)).unwrap().unwrap();
+    world.attach(1).unwrap();
+    assert_eq!(world.keep(&mut keeper), (true, false));
+    assert_eq!(world.keep(&mut keeper), (false, false), "nothing has changed");
+    let before = world.state();
+    assert!(before.contains("published4") && before.contains(". 80 }"), "{before}");
+    world.nft(&["flush", "ruleset"]);
+    assert!(world.check(0).is_err());
+    assert_eq!(world.keep(&mut keeper), (true, true));
+    assert_eq!(world.state(), before);
+    world.check(0).and(world.check(1)).unwrap();
+    assert!(world.pings(0, "10.42.1.3"));
+    // Somebody comes meanwhile, and somebody goes: the fence is there again, for the one, and the others are to come back.
+    world.nft(&["delete", "table", "bridge", TABLES]);
+    world.nft(&["delete", "table", "inet", TABLES]);
+    world.attach(2).unwrap();
+    world.host.run(|| detach(&owner(1))).unwrap().unwrap();
+    assert!(world.check(0).is_err(), "the newcomer's fence cut it off");
+    assert_eq!(world.keep(&mut keeper), (true, true));
+    world.check(0).and(world.check(2)).unwrap();
+    let rules = world.nft(&["list", "ruleset"]);
+    assert!(!rules.contains("10.42.1.3") && !rules.contains(&port_of(&owner(1))), "{rules}");
+    assert_eq!(world.keep(&mut keeper), (false, false));
+}
+
+#[test]
+fn a_fence_that_was_taken_down_stays_down() {
+    let world = world(1);
+    let mut keeper = Keeper::default();
+    world.attach(0).unwrap();
+    assert_eq!(world.keep(&mut keeper), (true, false));
+    // The container is still there, as where a network is removed by force.
+    world.host.run(|| forget(&network("br-test"))).unwrap().unwrap();
+    assert_eq!(world.keep(&mut keeper), (true, false));
+    assert_eq!(world.nft(&["list", "tables"]), "");
 }

@@ -95,6 +95,10 @@ fn as_text(book: &Book, shown: &[(&str, &Network)]) -> String {
             }
         }
     }
+    if text.is_empty() {
+        let names: Vec<String> = shown.iter().map(|(name, _)| plain(name)).collect();
+        text = format!("{}: no addresses: this host owns no block of it\n", names.join(", "));
+    }
     text
 }
 

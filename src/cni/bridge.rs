@@ -46,7 +46,11 @@ fn add(request: &Request, conf: &Conf) -> Result<Success, Fault> {
     };
     // A second ADD must not cost the first one its addresses.
     let netns = PathBuf::from(&request.netns);
-    if attach::has_interface(&netns, &request.interface)? {
+    let present = attach::has_interface(&netns, &request.interface).map_err(|error| match error {
+        AttachError::Namespace(error) => Fault::namespace(format!("CNI_NETNS {}: {error}", request.netns)),
+        other => other.into(),
+    });
+    if present? {
         return Err(AttachError::Present(request.interface.clone()).into());
     }
     let given = delegate::add(request)?;
@@ -59,6 +63,10 @@ fn add(request: &Request, conf: &Conf) -> Result<Success, Fault> {
 }
 
 fn connect(request: &Request, conf: &Conf, netns: PathBuf, mut given: Success, before: Success) -> Result<Success, Fault> {
+    if let Some(gateway) = conf.keys.said_address.filter(|_| delegate::gives_ours(request)) {
+        // Our own plugin for addresses knows nothing of the bridge; others say themselves which gateway they mean.
+        given.addresses.iter_mut().filter(|it| it.address.contains(&gateway)).for_each(|it| it.gateway = Some(gateway));
+    }
     let network = network(conf, &given.addresses);
     if !network.on_link.is_empty() {
         alone_on_the_link(conf, &mut given.addresses)?;

@@ -342,7 +342,7 @@ impl Book {
             addresses.sort();
             addresses.dedup();
         }
-        Ok(Lease { network: name, addresses, owner, sandbox, since: now, about })
+        Ok(Lease { network: name, addresses, owner, sandbox, since: now, pending: false, about })
     }
 }
 
@@ -401,7 +401,7 @@ impl Book {
         network.may_have(name, address, true, &[])?;
         let (network, owner) = (name.clone(), Owner::host(host, address));
         let (sandbox, about) = (Sandbox::nowhere(), About::default());
-        Ok(Lease { network, addresses: vec![address], owner, sandbox, since: now, about })
+        Ok(Lease { network, addresses: vec![address], owner, sandbox, since: now, pending: false, about })
     }
 }
 

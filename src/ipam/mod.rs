@@ -235,9 +235,19 @@ impl Ipam {
 
     /// The same, also with addresses that are in none of the blocks: nobody may use them before they are claimed.
     fn lease_beyond(&mut self, request: Request, now: Seconds) -> Result<Lease, IpamError> {
-        let lease = self.book.choose(request, true, now)?;
+        let lease = Lease { pending: true, ..self.book.choose(request, true, now)? };
         self.write(Record::Lease(lease.clone()))?;
         Ok(lease)
+    }
+
+    /// What a lease waited for is had. Returns it; none if it was taken back meanwhile.
+    fn settle(&mut self, lease: Lease) -> Result<Option<Lease>, IpamError> {
+        if self.book.lease_of(&lease.network, &lease.owner) != Some(&lease) {
+            return Ok(None);
+        }
+        let lease = Lease { pending: false, ..lease };
+        self.write(Record::Lease(lease.clone()))?;
+        Ok(Some(lease))
     }
 
     /// As [`Self::lease`]. Where everything is taken, what containers left behind whose namespaces are gone is taken back first; that

@@ -147,6 +147,10 @@ pub struct Lease {
     pub sandbox: Sandbox,
     /// When it was given.
     pub since: Seconds,
+    /// Whether somebody is still being asked for what is in none of this host's blocks: until that is settled nobody may use it, and who
+    /// was killed meanwhile never had it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
     /// What else is known of its owner.
     #[serde(flatten)]
     pub about: About,

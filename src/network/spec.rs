@@ -143,6 +143,11 @@ impl Spec {
         self.cni_config.iter().filter(|file| !is_our_bridge(file)).filter_map(bridge_of)
     }
 
+    /// The bridges of our own plugins.
+    pub fn our_bridges(&self) -> impl Iterator<Item = &str> {
+        self.cni_config.iter().filter(|file| is_our_bridge(file)).filter_map(bridge_of)
+    }
+
     /// This host's interfaces that its plugins connect containers to.
     pub fn interfaces(&self) -> impl Iterator<Item = &str> {
         let masters = self.cni_config.iter().filter_map(|file| text(&file.netconf, "master"));
@@ -260,6 +265,9 @@ impl Spec {
             if let (Some(length), Some(Value::Object(ipam))) = (length, members.get_mut("ipam")) {
                 ipam.entry("subnetPrefixSize").or_insert_with(|| format!("/{length}").into());
             }
+            if let Some(gateway) = self.own_gateway(host.blocks).filter(|_| has_ours) {
+                members.entry("bridgeIP").or_insert_with(|| gateway.to_string().into());
+            }
         }
         if has_ours || ipam == IPAM_PLUGIN {
             let own = members.entry("underpass").or_insert_with(|| json!({}));
@@ -275,13 +283,23 @@ impl Spec {
         netconf
     }
 
-    /// The length of the subnet that this host's IPv4 addresses are in: the whole network looks like one link. With IPv6 a container is alone
-    /// on its link.
+    /// The length of the subnet that this host's addresses are in: the whole network looks like one link.
     fn prefix_len(&self, blocks: &[IpNet]) -> Option<u8> {
+        self.own_subnet(blocks).map(|subnet| subnet.network.prefix_len())
+    }
+
+    /// Its gateway, if that is another than the first address, which plugins take by themselves.
+    fn own_gateway(&self, blocks: &[IpNet]) -> Option<IpAddr> {
+        let subnet = self.own_subnet(blocks)?;
+        Some(subnet.gateway).filter(|gateway| *gateway != Subnet::whole(subnet.network).gateway)
+    }
+
+    /// The subnet of IPv4 that this host's addresses are in. With IPv6 a container is alone on its link.
+    fn own_subnet(&self, blocks: &[IpNet]) -> Option<&Subnet> {
         let own = self.blocks(blocks);
         let holds = |subnet: &&Subnet| own.iter().any(|block| subnet.network.contains(block));
         let ipv4 = || self.subnets.iter().filter(|subnet| !subnet.is_ipv6());
-        ipv4().find(holds).or(ipv4().next()).map(|subnet| subnet.network.prefix_len())
+        ipv4().find(holds).or(ipv4().next())
     }
 }
 

@@ -6,7 +6,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::ops::Deref;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -53,6 +53,25 @@ pub fn read_bounded(file: &File, max: usize) -> io::Result<Secret> {
     let mut octets = Vec::with_capacity(len + 1);
     file.take(max as u64).read_to_end(&mut octets)?;
     Ok(Secret::new(octets))
+}
+
+/// By what a file can be told from what it was before, without reading it: device, inode, length and time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stamp {
+    place: (u64, u64),
+    length: u64,
+    changed: (i64, i64),
+}
+
+/// The stamp of a file; none if there is no file. Whoever reads it takes this before.
+#[must_use]
+pub fn stamp(path: &Path) -> Option<Stamp> {
+    let metadata = fs::metadata(path).ok()?;
+    Some(Stamp {
+        place: (metadata.dev(), metadata.ino()),
+        length: metadata.len(),
+        changed: (metadata.mtime(), metadata.mtime_nsec()),
+    })
 }
 
 /// Makes a folder with everything above it, where it is not there.

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use super::clash::clash;
 use super::list::{List, Network, Origin, State};
 use super::settle::uninstall;
 use super::usage::Container;
-use super::{bridges, clash, containers, named};
+use super::{bridges, containers, named};
 use crate::ipam::Seconds;
 use crate::network::{Change, Driver, Labels, Spec};
 
@@ -50,7 +51,8 @@ impl Reconciler<'_> {
             // Else its own bridge of before is taken for another network's.
             self.warnings.extend(bridges::take_down(&others, &network.spec));
         }
-        let clash = clash(&others, &spec);
+        // While somebody is on it, the network's own bridge of before would be in its way.
+        let clash = if containers.is_empty() { clash(&others, &spec) } else { None };
         if change.refused.is_empty() || (containers.is_empty() && clash.is_none()) {
             if network.spec != spec {
                 tracing::info!("network {}: changed: {}", spec.name, [change.in_place, change.refused].concat().join(", "));
@@ -60,13 +62,14 @@ impl Reconciler<'_> {
         }
         let why = clash.unwrap_or_else(|| {
             let who = named(&containers);
-            format!("stop {who}, and reload; or bring it under another name")
+            format!("while containers use it: stop {who}, and reload; or bring it under another name")
         });
+        let why = if containers.is_empty() { format!(": {why}") } else { format!(" {why}") };
         if !change.in_place.is_empty() {
             tracing::info!("network {}: changed: {}", spec.name, change.in_place.join(", "));
         }
         let keys = change.refused.join(", ");
-        self.warnings.push(format!("network {}: {keys} cannot be changed while containers use it: {why}", spec.name));
+        self.warnings.push(format!("network {}: {keys} cannot be changed{why}", spec.name));
         network.spec = change.spec;
     }
 

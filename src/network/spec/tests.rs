@@ -63,6 +63,21 @@ fn the_example_is_a_list_of_plugins() {
 }
 
 #[test]
+fn a_gateway_of_its_own_is_the_bridges_address() {
+    let bridge_ip = |subnet: &str| {
+        let spec = spec_of(&format!(
+            "s: {{network_driver: {{name: D, default_network: {{name: n, subnets: [{{network_address: 10.42.0.0/16{subnet}}}]}}, \
+             cni_config: {{a.conf: {{type: underpass-cni}}, b.conf: {{type: bridge, ipam: {{type: rancher-cni-ipam}}}}}}}}}}"
+        ));
+        let list = spec.conflist("n", &host(&["10.42.1.0/24".parse().unwrap()], Some("managed")));
+        [0, 1].map(|index| list["plugins"][index].get("bridgeIP").cloned())
+    };
+    assert_eq!(bridge_ip(""), [None, None], "the first one is taken by itself");
+    assert_eq!(bridge_ip(", gateway: 10.42.0.1"), [None, None]);
+    assert_eq!(bridge_ip(", gateway: 10.42.0.254"), [Some(json!("10.42.0.254")), None], "Debian's plugin has no such key");
+}
+
+#[test]
 fn others_plugins_get_what_their_driver_says_and_no_more() {
     let spec = spec_of(
         "s: {network_driver: {name: Plain, default_network: {name: plain, host_ports: false}, cni_config: {

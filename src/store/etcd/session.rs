@@ -450,7 +450,7 @@ impl Follower {
             if records.is_alive(id) && !force {
                 let message =
                     "the store has heard of it within the last half minute; --force removes it all the same".to_owned();
-                return Err(ApiError::Refused { path: "host rm", message }.into());
+                return Err(ApiError::Kept(message).into());
             }
             let mut blocks = records.blocks_of(id);
             let is_last = blocks.len() <= MAX_FREED;

@@ -49,6 +49,11 @@ impl Message {
         Self { kind: BATCH_END, ..Self::batch_begin(subsystem) }
     }
 
+    /// The family of the table.
+    pub(super) const fn family(&self) -> u8 {
+        self.family
+    }
+
     /// The value of the first attribute of this type.
     pub(super) fn attribute(&self, kind: u16) -> Option<&[u8]> {
         attribute(&self.attributes, kind)

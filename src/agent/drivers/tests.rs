@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Command;
 
+use ipnet::IpNet;
+
 use super::*;
 use crate::attach::{self, HostNetwork};
 use crate::ipam::{About, Ipam, Owner, Request, Sandbox, Wish};

@@ -170,7 +170,7 @@ impl Request {
     /// `portMappings`: the container's ports that are published at its host.
     pub(super) fn port_mappings(&self) -> Result<Vec<PortMapping>, Fault> {
         let wrong = |item: &Value| {
-            let expected = "expected {hostPort, containerPort, protocol, hostIP}";
+            let expected = "expected {hostPort, containerPort, protocol}";
             Fault::configuration(format!("runtimeConfig.portMappings: {expected}, got {item}"))
         };
         let items = match self.capability("portMappings") {

@@ -19,9 +19,8 @@ use super::docker::{self, Docker};
 use super::drivers::List;
 use crate::attach;
 use crate::docker::{RUNTIME, View};
-use crate::ipam::{
-    Beyond, Book, Ipam, IpamError, JOURNAL, Lease, MANAGED, Network, Owner, Refusal, Seconds, Source, listed,
-};
+use crate::ipam::{Beyond, Book, Ipam, IpamError, JOURNAL, Lease, MANAGED, Network, Owner, Refusal, Seconds, Source};
+use crate::model::{MacAddress, listed};
 use crate::observe::ContainerState;
 use crate::store::Endpoint;
 use crate::store::etcd::{Asker, Claimed, Refused, Tight, Usage};
@@ -141,8 +140,7 @@ impl Census {
         let names: Vec<String> = ipam.book().networks().filter(is_ours).map(|(name, _)| name.to_owned()).collect();
         for name in names {
             let network = list.wanted().find(|network| network.pool.as_deref() == Some(&*name));
-            let prefixes: Option<Vec<IpNet>> =
-                network.map(|network| network.spec.prefixes().into_iter().map(IpNet::V4).collect());
+            let prefixes: Option<Vec<IpNet>> = network.map(|network| network.spec.prefixes());
             let beyond = match prefixes {
                 Some(prefixes) if !prefixes.is_empty() => common(subnets, &prefixes),
                 None if name != MANAGED => Vec::new(),
@@ -258,7 +256,7 @@ fn endpoint(lease: &Lease, docker: &[View], macs: &BTreeMap<IpAddr, attach::Hard
         runtime: if is_docker { RUNTIME } else { "cni" }.to_owned(),
         state: state.name().to_owned(),
         ips: lease.addresses.clone(),
-        mac: mac.map(|mac| mac.map(|octet| format!("{octet:02x}")).join(":")),
+        mac: mac.map(|mac| MacAddress(*mac).to_string()),
         names: view.map(|view| view.name.clone()).or_else(|| about.name.clone()).into_iter().collect(),
         aliases: view.map_or(&about.aliases, |view| &view.aliases).clone(),
         labels: view.map(|view| view.labels.clone()).unwrap_or_default(),

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::drivers::List;
+use super::drivers::{self, List};
 use super::passage::Passage;
 use crate::attach;
 use crate::docker;
@@ -61,12 +61,22 @@ impl Containers {
         let seen = Some(Seen { networks: List::stamp(&self.state_dir), tun_mtu });
         let now = Instant::now();
         let news = seen != self.seen;
-        if !news && now < self.next {
+        let is_time = news || now >= self.next;
+        if is_time || changed {
+            self.forget_networks();
+        }
+        if !is_time {
             return None;
         }
         (self.seen, self.next) = (seen, now + NET);
         self.follow_mtu();
         news.then(|| foreign_bridges(&self.state_dir))
+    }
+
+    /// Networks that were removed by force leave this host with their last container.
+    fn forget_networks(&self) {
+        let warnings = drivers::forget_gone(&self.state_dir).unwrap_or_else(|error| vec![error.to_string()]);
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     }
 
     /// Puts the fence back if somebody took it away. Returns whether any nftables table changed, whosever.

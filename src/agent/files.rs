@@ -50,6 +50,12 @@ pub fn parse_compose(file: &Path, octets: &Secret, strict: bool) -> (Vec<Driver>
     network::parse(file, octets.expose(), &|name| std::env::var(name).ok(), strict)
 }
 
+/// The same, if it is a compose file and not an agent's configuration.
+#[must_use]
+pub fn parse_if_compose(file: &Path, octets: &Secret, strict: bool) -> Option<(Vec<Driver>, Report)> {
+    network::parse_if_compose(file, octets.expose(), &|name| std::env::var(name).ok(), strict)
+}
+
 /// Reads the files that `store` names, if it is etcd. What is wrong with them goes into the report.
 pub(super) fn load_credentials(config: &Config, report: &mut Report) -> Credentials {
     let mut credentials = Credentials::default();

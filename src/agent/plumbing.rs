@@ -13,7 +13,7 @@ use super::delivery::is_single;
 use super::preflight;
 use crate::config::Config;
 use crate::observe::Tun;
-use crate::sys::netlink::{Netlink, NetlinkError, RouteSpec, absent_is_fine};
+use crate::sys::netlink::{Netlink, NetlinkError, RouteSpec, absent_is_fine, without_link_local_address};
 use crate::sys::nft::{self, CONTAINERS_GROUP, Guard, GuardCounters};
 use crate::sys::udp::Buffers;
 
@@ -111,7 +111,8 @@ impl Plumbing {
         netlink.set_mtu(&self.tun, mtu.into())?;
         netlink.set_txqueuelen(&self.tun, TX_QUEUE)?;
         self.tx_queue = Some(netlink.link(&self.tun)?.txqueuelen);
-        self.without_link_local_address();
+        // No peer owns such addresses, and each packet would be a drop.
+        without_link_local_address(&self.tun);
         for &address in &config.overlay.addresses {
             netlink.replace_address(&self.tun, address.into())?;
             self.addresses.insert(address);
@@ -122,13 +123,6 @@ impl Plumbing {
             self.routes.insert(route);
         }
         Ok(())
-    }
-
-    /// Keeps the kernel from giving the device a link-local address, and from asking for routers through the tunnel: no peer
-    /// owns those addresses, and each packet would be a drop. Where there is no IPv6 there is nothing to do.
-    fn without_link_local_address(&self) {
-        const NONE: &str = "1";
-        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/addr_gen_mode", self.tun), NONE);
     }
 
     fn route(&self, (destination, source): (IpNet, Option<IpAddr>)) -> RouteSpec<'_> {

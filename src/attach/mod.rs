@@ -29,7 +29,7 @@ mod tests;
 mod wire;
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -44,6 +44,7 @@ pub use wire::{
 };
 
 use crate::ipam::Owner;
+pub use crate::network::IPV6_GATEWAY;
 use crate::sys::faults;
 pub use crate::sys::netlink::HardwareAddress;
 use crate::sys::netlink::NetlinkError;
@@ -52,9 +53,6 @@ use crate::sys::nft::GuardError;
 
 /// The agent's device, unless it is configured otherwise.
 pub const TUN: &str = "underpass0";
-
-/// The bridge's address as the gateway of IPv6, on every host: link-local, so it is in nobody's block and there is nothing to reserve.
-pub const IPV6_GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// A network, as this host has it.
 #[derive(Clone, PartialEq, Eq, Debug)]

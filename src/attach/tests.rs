@@ -187,7 +187,9 @@ fn a_bridge_of_somebody_else_is_given_back_as_it_was() {
         let words: Vec<&str> = words.split(' ').collect();
         run(&world.host, words[0], &words[1..]).1
     };
-    for line in ["link add docker0 type bridge", "address add 172.17.0.1/16 dev docker0", "link set docker0 up"] {
+    // Without an address that the kernel gives it in its own time.
+    let made = ["link add docker0 type bridge", "link set docker0 addrgenmode none"];
+    for line in made.into_iter().chain(["address add 172.17.0.1/16 dev docker0", "link set docker0 up"]) {
         on_host(&format!("ip {line}"));
     }
     let state = || {
@@ -207,9 +209,6 @@ fn a_bridge_of_somebody_else_is_given_back_as_it_was() {
         let words = all.iter().flat_map(|text| text.split_whitespace().filter(|word| !is_carrier(word)));
         words.collect::<Vec<_>>().join(" ")
     };
-    // Its own link-local address comes with IPv6, and is had at once.
-    on_host("sysctl -qw net.ipv6.conf.docker0.accept_dad=0");
-    on_host("sysctl -qw net.ipv6.conf.docker0.disable_ipv6=0");
     let before = state();
     let on_docker = HostNetwork {
         gateways: ["10.42.0.1/16", "fe80::1/64"].map(|net| net.parse().unwrap()).into(),

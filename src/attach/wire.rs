@@ -14,7 +14,7 @@ use super::mtu::least;
 use super::name::link_local_of;
 use super::{AttachError, Attached, Attachment, HardwareAddress, HostNetwork, Route, fence, host, mac_of, port_of, step};
 use crate::ipam::Owner;
-use crate::sys::netlink::{Link, Netlink, NetlinkError, RouteSpec, VethEnd, absent_is_fine};
+use crate::sys::netlink::{Link, Netlink, NetlinkError, RouteSpec, VethEnd, absent_is_fine, without_link_local_address};
 use crate::sys::netns::Namespace;
 
 /// How a port's alias begins; the CNI network, the container and its interface follow.
@@ -123,18 +123,13 @@ fn hardware_address(link: &Link) -> HardwareAddress {
 /// Makes the near end a port of the bridge, and switches it on.
 fn plug_in(netlink: &mut Netlink, network: &HostNetwork, attachment: &Attachment, port: &str) -> Result<(), AttachError> {
     netlink.set_alias(port, &alias(attachment))?;
+    // Nobody speaks IPv6 with a port.
     without_link_local_address(port);
     netlink.join_bridge(port, &network.bridge)?;
     if attachment.hairpin {
         netlink.set_hairpin(port, true)?;
     }
     Ok(netlink.set_up(port)?)
-}
-
-/// Nobody speaks IPv6 with a port. Where there is no IPv6 there is nothing to do.
-fn without_link_local_address(port: &str) {
-    const NONE: &str = "1";
-    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{port}/addr_gen_mode"), NONE);
 }
 
 fn alias(attachment: &Attachment) -> String {

@@ -9,7 +9,7 @@ use super::output::{complain, print, print_json};
 use super::{Exit, Places};
 use crate::agent::files;
 use crate::config::{Config, Placed, Report, Severity, Store};
-use crate::network::{self, Driver};
+use crate::network::Driver;
 use crate::observe::counted;
 use crate::store;
 
@@ -22,8 +22,7 @@ pub(super) fn run(places: &Places, file: &Path, strict: bool) -> Exit {
             return complain(format_args!("{}: {error}", file.display()), exit);
         }
     };
-    if network::is_compose(file, octets.expose()) {
-        let (drivers, report) = files::parse_compose(file, &octets, strict);
+    if let Some((drivers, report)) = files::parse_if_compose(file, &octets, strict) {
         let what: Vec<String> = drivers.iter().map(describe).collect();
         return tell(places, &report, false, &what.join("; "), Some(drivers.iter().map(driver_json).collect()));
     }

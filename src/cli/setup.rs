@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::output::{complain, print, print_json};
 use super::{CONFIG_FILE, Exit, Places};
-use crate::agent::drivers::{CONFLIST_PREFIX, link_plugins, missing_links};
+use crate::agent::drivers::{self, CONFLIST_PREFIX, link_plugins, missing_links};
 use crate::agent::files;
 use crate::config::{Config, Report};
 use crate::network::{BRIDGE_PLUGINS, CniFile, Driver, IPAM_PLUGIN, Subnet};
@@ -196,7 +196,7 @@ impl Setup<'_> {
             let subnets = self.drivers.iter().filter_map(|driver| driver.default_network.as_ref());
             let mut subnets = subnets.flat_map(|network| network.subnets.iter().map(move |subnet| (network, subnet)));
             let shared = |subnet: &Subnet| {
-                let subnet = IpNet::V4(subnet.network);
+                let subnet = subnet.network;
                 subnet.contains(&prefix.trunc()) || prefix.trunc().contains(&subnet)
             };
             if let Some((network, subnet)) = subnets.find(|(_, subnet)| shared(subnet)) {
@@ -361,7 +361,7 @@ fn same_socket(one: &Path, other: &Path) -> bool {
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, (String, Exit)> {
-    std::path::absolute(path).map_err(|error| (format!("{}: {error}", path.display()), Exit::Failed))
+    drivers::absolute(path).map_err(|error| (error.to_string(), Exit::Failed))
 }
 
 /// The text of the first `key = "text"`: as much TOML as two keys need, which stand in one section of containerd's.

@@ -17,7 +17,7 @@ use super::request::{Command, Request, one_mac};
 use super::result::{self, Address, Fault, Interface, Route, Success};
 use super::{Plugin, delegate, ipam};
 use crate::attach::{self, AttachError, Attached, Attachment, HostNetwork, IPV6_GATEWAY, Publication};
-use crate::model::PortMapping;
+use crate::model::{MacAddress, PortMapping};
 use crate::network::first_address;
 
 /// The prefix length of link-local addresses (RFC 4291 §2.5.6).
@@ -102,18 +102,15 @@ fn connect(request: &Request, conf: &Conf, netns: PathBuf, mut given: Success, b
 }
 
 fn interfaces(request: &Request, conf: &Conf, attached: &Attached) -> [Interface; 3] {
-    let on_host = |name: &str, mac| Interface { name: name.to_owned(), mac: mac_text(mac), mtu: None, sandbox: None };
+    let on_host =
+        |name: &str, mac| Interface { name: name.to_owned(), mac: MacAddress(mac).to_string(), mtu: None, sandbox: None };
     let inside = Interface {
         name: request.interface.clone(),
-        mac: mac_text(attached.mac),
+        mac: MacAddress(attached.mac).to_string(),
         mtu: Some(attached.mtu),
         sandbox: Some(request.netns.clone()),
     };
     [on_host(&conf.keys.bridge, attached.bridge_mac), on_host(&attached.port, attached.port_mac), inside]
-}
-
-fn mac_text(mac: attach::HardwareAddress) -> String {
-    mac.map(|octet| format!("{octet:02x}")).join(":")
 }
 
 /// By which addresses containers leave the network: at most one of each family.

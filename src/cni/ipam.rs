@@ -18,7 +18,7 @@ use super::result::{self, Address, Fault, Route, Success};
 use crate::config::{RUN_DIR, STATE_DIR};
 use crate::control::{self, Client, ClientError, FaultKind};
 use crate::ipam::{self, Beyond, Ipam, IpamError, JOURNAL, Lease, MANAGED, Owner, Refusal, Sandbox, Source, Wish};
-use crate::network::first_address;
+use crate::network::{addresses_in, first_address};
 use crate::sys::clock::wall_clock;
 
 /// The prefix length that containers see unless `subnetPrefixSize` says another, as it always was.
@@ -98,7 +98,7 @@ fn check(request: &Request, conf: &Conf) -> Result<(), Fault> {
     let Some(previous) = request.netconf.get("prevResult") else {
         return Err(Fault::configuration("CHECK needs prevResult"));
     };
-    let told = result::addresses_in(previous);
+    let told = addresses_in(previous);
     match lease.addresses.iter().find(|address| !told.contains(address)) {
         None => Ok(()),
         Some(address) => Err(Fault::new(

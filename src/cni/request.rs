@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::result::{Fault, Version};
 use crate::ipam::About;
-use crate::model::{PortMapping, Protocol};
+use crate::model::{MacAddress, PortMapping, Protocol};
 
 /// What is to be done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -170,7 +170,7 @@ impl Request {
     /// `portMappings`: the container's ports that are published at its host.
     pub(super) fn port_mappings(&self) -> Result<Vec<PortMapping>, Fault> {
         let wrong = |item: &Value| {
-            let expected = "expected {hostPort, containerPort, protocol, hostIP}";
+            let expected = "expected {hostPort, containerPort, protocol}";
             Fault::configuration(format!("runtimeConfig.portMappings: {expected}, got {item}"))
         };
         let items = match self.capability("portMappings") {
@@ -336,15 +336,7 @@ fn mac(netconf: &Map<String, Value>, args: &[(String, String)]) -> Result<Option
 
 /// A unicast address in six groups.
 pub(super) fn one_mac(text: &str) -> Result<[u8; 6], String> {
-    let wrong = || format!("{text:?} is no link-layer address");
-    let mut octets = [0; 6];
-    let mut groups = text.split(':');
-    for octet in &mut octets {
-        let group = groups.next().filter(|group| matches!(group.len(), 1 | 2)).ok_or_else(wrong)?;
-        *octet = u8::from_str_radix(group, 16).map_err(|_| wrong())?;
-    }
-    let is_unicast = octets[0] & 1 == 0 && octets != [0; 6];
-    if groups.next().is_none() && is_unicast { Ok(octets) } else { Err(wrong()) }
+    MacAddress::parse(text).map(|mac| mac.0).ok_or_else(|| format!("{text:?} is no link-layer address"))
 }
 
 fn one_wanted(text: &str) -> Result<Wanted, String> {

@@ -203,13 +203,6 @@ fn route(route: &Route) -> Value {
     Value::Object(value)
 }
 
-/// The addresses in a result of any version, as in `prevResult`.
-pub(super) fn addresses_in(result: &Value) -> Vec<IpAddr> {
-    let listed = result.get("ips").and_then(Value::as_array).into_iter().flatten().filter_map(|ip| ip.get("address"));
-    let single = ["ip4", "ip6"].into_iter().filter_map(|key| result.get(key)?.get("ip"));
-    listed.chain(single).filter_map(|text| text.as_str()?.parse::<IpNet>().ok()).map(|net| net.addr()).collect()
-}
-
 /// Why nothing was done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Fault {

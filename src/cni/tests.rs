@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::request::{Command, Request, Wanted};
-use super::result::{Address, Fault, Route, Success, Version, addresses_in};
+use super::result::{Address, Fault, Route, Success, Version};
 use super::*;
+use crate::network::addresses_in;
 
 fn parse(command: &str, variables: &[(&str, &str)], netconf: &Value) -> Result<Request, Fault> {
     let mut all = BTreeMap::from([("CNI_CONTAINERID", "c1"), ("CNI_NETNS", "/run/netns/x"), ("CNI_IFNAME", "eth0")]);

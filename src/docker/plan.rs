@@ -41,7 +41,9 @@ impl Plan {
         };
         let wrong = |why| Refusal::Wish(format!("network {}: {why}", spec.name));
         let conf = BridgeConf::of(plugin, netconf).map_err(wrong)?;
-        let mut subnets = spec.subnets.iter().filter_map(|it| IpNet::new(it.gateway.into(), it.network.prefix_len()).ok());
+        // Containers by label have IPv4 only.
+        let ipv4 = || spec.subnets.iter().filter(|subnet| !subnet.is_ipv6());
+        let mut subnets = ipv4().filter_map(|it| IpNet::new(it.gateway, it.network.prefix_len()).ok());
         let gateways: Vec<IpNet> = match conf.address {
             // What nobody said is what the driver says of the subnet.
             Some(first) if conf.said_address.is_none() => {
@@ -59,7 +61,7 @@ impl Plan {
             network: HostNetwork {
                 bridge: conf.bridge,
                 gateways,
-                subnets: spec.prefixes().into_iter().map(IpNet::V4).collect(),
+                subnets: ipv4().map(|subnet| subnet.network).collect(),
                 on_link: Vec::new(),
                 tun: tun.to_owned(),
                 host_nat: conf.host_nat,

@@ -21,11 +21,12 @@ pub use record::{About, Lease, NamespaceId, Owner, Sandbox, Source};
 
 /// The network of the agent's `overlay`: the one that containers get which name none.
 pub use crate::model::MANAGED;
+use crate::model::listed;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{fmt, fs, io};
+use std::{fs, io};
 
 use ipnet::IpNet;
 
@@ -145,13 +146,6 @@ pub enum IpamError {
 
 const fn family(ipv6: bool) -> &'static str {
     if ipv6 { "IPv6" } else { "IPv4" }
-}
-
-pub(crate) fn listed(items: &[impl fmt::Display]) -> String {
-    if items.is_empty() {
-        return "none".to_owned();
-    }
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The journal in our hands: while this lives, nobody else changes it.

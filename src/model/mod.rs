@@ -14,6 +14,7 @@ mod secret;
 mod selector;
 mod spi;
 mod suite;
+mod text;
 mod time;
 
 pub use child::{ChildSaParams, Lifetime, SaKey, Ticket};
@@ -27,6 +28,7 @@ pub use secret::Secret;
 pub use selector::TrafficSelector;
 pub use spi::{IkeSpi, Spi, WorkerIndex};
 pub use suite::{AeadAlgorithm, ChildSuite, IkeSuite, KeGroup, PrfAlgorithm};
+pub use text::{MacAddress, listed};
 pub use time::Instant;
 
 /// By this name containers choose the default network, whatever its own name is.

@@ -11,15 +11,14 @@
 //! The labels are Rancher's. There a label that made no sense was ignored, and a wished address that was taken became another
 //! one; here both are errors, as nobody finds out otherwise.
 
-use std::fmt;
 use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use super::Labels;
 use crate::config::scalar;
 use crate::config::section::shortened;
-use crate::model::MANAGED;
+use crate::model::{MANAGED, MacAddress, listed};
 
 /// The label by which a container of Docker asks for the managed network.
 pub const LABEL_NETWORK: &str = "io.rancher.container.network";
@@ -62,7 +61,7 @@ pub struct KnownNetwork<'n> {
     /// Its name.
     pub name: &'n str,
     /// Its subnets; none if some other plugin decides.
-    pub subnets: &'n [Ipv4Net],
+    pub subnets: &'n [IpNet],
 }
 
 /// Where a container belongs.
@@ -128,17 +127,6 @@ pub enum AddressWish {
     OneOf(Vec<IpAddr>),
 }
 
-/// An Ethernet address of one interface.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct MacAddress(pub [u8; 6]);
-
-impl fmt::Display for MacAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
 /// Why there is no choice.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ChoiceError {
@@ -173,7 +161,7 @@ pub enum ChoiceError {
         /// The network.
         network: String,
         /// Its subnets.
-        subnets: Vec<Ipv4Net>,
+        subnets: Vec<IpNet>,
     },
     /// The container shares somebody else's namespace.
     #[error(
@@ -185,13 +173,6 @@ pub enum ChoiceError {
         /// The mode.
         mode: String,
     },
-}
-
-fn listed(items: &[impl ToString]) -> String {
-    if items.is_empty() {
-        return "none".to_owned();
-    }
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn meant(name: &str, known: &[String]) -> String {
@@ -325,10 +306,11 @@ fn address(labels: &Labels, network: &KnownNetwork<'_>) -> Result<AddressWish, C
     Ok(AddressWish::OneOf(addresses))
 }
 
-/// Whether the network can have it. Subnets are of IPv4; what they say of IPv6 is nothing.
+/// Whether the network can have it. Subnets of IPv4 alone say nothing of IPv6.
 fn inside(label: &'static str, address: IpAddr, network: &KnownNetwork<'_>) -> Result<(), ChoiceError> {
-    let IpAddr::V4(inner) = address else { return Ok(()) };
-    if network.subnets.is_empty() || network.subnets.iter().any(|subnet| subnet.contains(&inner)) {
+    let speaks = |subnet: &&IpNet| address.is_ipv4() || subnet.addr().is_ipv6();
+    let mut subnets = network.subnets.iter().filter(speaks).peekable();
+    if subnets.peek().is_none() || subnets.any(|subnet| subnet.contains(&address)) {
         return Ok(());
     }
     Err(ChoiceError::Outside { label, address, network: network.name.to_owned(), subnets: network.subnets.to_vec() })
@@ -336,21 +318,8 @@ fn inside(label: &'static str, address: IpAddr, network: &KnownNetwork<'_>) -> R
 
 fn mac(labels: &Labels) -> Result<Option<MacAddress>, ChoiceError> {
     let Some(text) = label(labels, LABEL_MAC).filter(|text| !text.is_empty()) else { return Ok(None) };
-    let mut octets = [0; 6];
-    let mut parts = text.split([':', '-']);
-    let mut whole = true;
-    for octet in &mut octets {
-        let digits = |part: &&str| part.len() == 2 && part.bytes().all(|digit| digit.is_ascii_hexdigit());
-        match parts.next().filter(digits).and_then(|part| u8::from_str_radix(part, 16).ok()) {
-            Some(value) => *octet = value,
-            None => whole = false,
-        }
-    }
-    // The lowest bit of the first octet means "many": no interface has such an address.
-    if !whole || parts.next().is_some() || octets[0] & 1 == 1 || octets == [0; 6] {
-        return Err(wrong(LABEL_MAC, "the address of one interface such as 02:42:0a:2a:01:07", text));
-    }
-    Ok(Some(MacAddress(octets)))
+    let wrong = || wrong(LABEL_MAC, "the address of one interface such as 02:42:0a:2a:01:07", text);
+    MacAddress::parse(text).map(Some).ok_or_else(wrong)
 }
 
 fn overhead(labels: &Labels) -> Result<Option<u16>, ChoiceError> {

@@ -5,24 +5,25 @@ use std::path::Path;
 
 use super::{Driver, Variables, interpolate, read};
 use crate::config::section::Field;
-use crate::config::yaml::{self, Duplicates, Node, Value};
+use crate::config::yaml::{self, Node, Value};
 use crate::config::{DriverBlock, Report};
 
 /// The key of the block.
 const BLOCK: &str = "network_driver";
 
-/// Whether this is a compose file and not the agent's configuration: by its name, or because it holds a block.
-#[must_use]
-pub fn is_compose(file: &Path, octets: &[u8]) -> bool {
+/// Whether this is a compose file by its name.
+pub(super) fn is_called_so(file: &Path) -> bool {
     let stem = file.file_stem().map(|stem| stem.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    if stem == "compose" || stem.ends_with("-compose") {
-        return true;
-    }
-    // Whoever asks reads the file himself next, in one way or the other: here only what may hold a block is.
-    if !octets.windows(BLOCK.len()).any(|part| part == BLOCK.as_bytes()) {
-        return false;
-    }
-    yaml::parse(octets, Duplicates::LastWins, &mut Report::new(file)).is_some_and(|root| !blocks(&root).is_empty())
+    stem == "compose" || stem.ends_with("-compose")
+}
+
+/// Whether a file may hold a block: only then it is worth to be read for that.
+pub(super) fn may_have_block(octets: &[u8]) -> bool {
+    octets.windows(BLOCK.len()).any(|part| part == BLOCK.as_bytes())
+}
+
+pub(super) fn has_block(root: &Node) -> bool {
+    !blocks(root).is_empty()
 }
 
 /// A block: the service that it belongs to, its full key and the key's line.

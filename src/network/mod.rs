@@ -17,21 +17,22 @@ mod compose;
 mod interpolate;
 mod netconf;
 mod read;
+mod result;
 mod spec;
 mod types;
 
 pub use bridge::{BridgeConf, first_address};
 pub use change::Change;
-pub use compose::is_compose;
+pub use result::addresses_in;
 pub use spec::{BRIDGE_PLUGINS, IPAM_PLUGIN, OnHost, Spec};
-pub use types::{CniFile, DefaultNetwork, Driver, Labels, Subnet};
+pub use types::{CniFile, DefaultNetwork, Driver, IPV6_GATEWAY, Labels, Subnet};
 
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::config::scalar;
-use crate::config::yaml::{self, Duplicates};
+use crate::config::yaml::{self, Duplicates, Node};
 use crate::config::{DriverBlock, Report};
 
 /// The value of a variable for `${NAME}`, or none if it is not set.
@@ -44,10 +45,30 @@ pub type Variables<'v> = &'v dyn Fn(&str) -> Option<String>;
 #[must_use]
 pub fn parse(file: &Path, octets: &[u8], variables: Variables<'_>, strict: bool) -> (Vec<Driver>, Report) {
     let mut report = Report::new(file);
-    let mut drivers = match yaml::parse(octets, Duplicates::LastWins, &mut report) {
-        Some(root) => compose::drivers(&root, variables, &mut report),
-        None => Vec::new(),
-    };
+    let root = yaml::parse(octets, Duplicates::LastWins, &mut report);
+    drivers_of(root.as_ref(), report, variables, strict)
+}
+
+/// The same if this is a compose file, and not the agent's configuration: by its name, or because it holds a block.
+#[must_use]
+pub fn parse_if_compose(
+    file: &Path,
+    octets: &[u8],
+    variables: Variables<'_>,
+    strict: bool,
+) -> Option<(Vec<Driver>, Report)> {
+    let is_called_so = compose::is_called_so(file);
+    if !is_called_so && !compose::may_have_block(octets) {
+        return None;
+    }
+    let mut report = Report::new(file);
+    let root = yaml::parse(octets, Duplicates::LastWins, &mut report);
+    let is_compose = is_called_so || root.as_ref().is_some_and(compose::has_block);
+    is_compose.then(|| drivers_of(root.as_ref(), report, variables, strict))
+}
+
+fn drivers_of(root: Option<&Node>, mut report: Report, variables: Variables<'_>, strict: bool) -> (Vec<Driver>, Report) {
+    let mut drivers = root.map(|root| compose::drivers(root, variables, &mut report)).unwrap_or_default();
     if strict {
         report.harden();
     }
@@ -117,11 +138,11 @@ pub fn check_together(drivers: &[(PathBuf, Driver)], report: &mut Report) {
     }
 }
 
-fn overlapping(ours: Ipv4Net, name: &str, theirs: Ipv4Net, other: &str, place: &str) -> String {
+fn overlapping(ours: IpNet, name: &str, theirs: IpNet, other: &str, place: &str) -> String {
     format!("{ours} of network {name} overlaps {theirs} of network {other} ({place}): on one host they cannot be told apart")
 }
 
-fn overlap(ours: &[Subnet], theirs: &[Subnet]) -> Option<(Ipv4Net, Ipv4Net)> {
+fn overlap(ours: &[Subnet], theirs: &[Subnet]) -> Option<(IpNet, IpNet)> {
     let pairs = ours.iter().flat_map(|ours| theirs.iter().map(move |theirs| (ours.network, theirs.network)));
     pairs.into_iter().find(|(ours, theirs)| ours.contains(theirs) || theirs.contains(ours))
 }

@@ -259,6 +259,14 @@ fn bridge_makes_sense(
         let message = "hairpinMode and promiscMode exclude each other: the plugin refuses both together";
         report.error(line("promiscMode"), key("promiscMode"), message);
     }
+    let subnets = network.map(|network| network.subnets.as_slice()).unwrap_or_default();
+    if let (Some(said), Some(known)) =
+        (text("bridgeSubnet6").and_then(|text| text.parse::<IpNet>().ok()), subnets.iter().find(|subnet| subnet.is_ipv6()))
+        && said.trunc() != known.network
+    {
+        let message = format!("expected the network's IPv6 subnet {}, or leave this key out; got {said}", known.network);
+        report.error(line("bridgeSubnet6"), key("bridgeSubnet6"), message);
+    }
     let Some(subnet) = text("bridgeSubnet").and_then(|text| text.parse::<IpNet>().ok()) else { return };
     if let Some(bridge) = text("bridgeIP").and_then(|text| address(text).ok())
         && !subnet.contains(&bridge)
@@ -275,8 +283,7 @@ fn bridge_makes_sense(
             format!("/{size} is not the length of bridgeSubnet {subnet}: containers and bridge would not see one network");
         report.warning(line("ipam"), key("ipam.subnetPrefixSize"), message);
     }
-    let subnets = network.map(|network| network.subnets.as_slice()).unwrap_or_default();
-    if !subnets.is_empty() && !subnets.iter().any(|known| IpNet::V4(known.network) == subnet) {
+    if !subnets.is_empty() && !subnets.iter().any(|known| known.network == subnet) {
         let listed: Vec<String> = subnets.iter().map(|subnet| subnet.network.to_string()).collect();
         let message =
             format!("{subnet} is none of the network's subnets ({}): both must be changed together", listed.join(", "));

@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use serde_json::Map;
 
-use super::{DefaultNetwork, Driver, Subnet, netconf};
+use super::{DefaultNetwork, Driver, IPV6_GATEWAY, Subnet, netconf};
 use crate::config::Report;
 use crate::config::scalar::{self, Expected};
 use crate::config::section::{Field, Placed, Section};
@@ -21,10 +21,10 @@ const MAX_TEXT: usize = 256;
 const DEFAULT_NETWORK: Ipv4Addr = Ipv4Addr::new(10, 44, 0, 0);
 
 /// The prefix length where neither `cidr_size` nor the address says one.
-const DEFAULT_CIDR_SIZE: u8 = 24;
+const DEFAULT_CIDR_SIZES: [u8; 2] = [24, 64];
 
-/// Bounds of a subnet's prefix length.
-const CIDR_SIZE: (u64, u64) = (8, 28);
+/// Bounds of a subnet's prefix length, of IPv4 and of IPv6.
+const CIDR_SIZES: [(u64, u64); 2] = [(8, 28), (16, 124)];
 
 /// Reads a block.
 pub(super) fn driver(service: &str, field: &Field<'_>, report: &mut Report) -> Option<Driver> {
@@ -93,28 +93,34 @@ fn subnet(field: &Field<'_>, report: &mut Report) -> Option<Placed<Subnet>> {
     // Known, and without a meaning of their own.
     section.take("name");
     section.take("description");
-    let size = section
-        .take("cidr_size")
-        .and_then(|field| field.read(report, |text| scalar::number(text, CIDR_SIZE.0, CIDR_SIZE.1).map(|size| size as u8)));
     let network = section.take("network_address");
-    let mut address = |key: &'static str| {
-        section.take(key).and_then(|field| {
-            field.read(report, |text| text.parse::<Ipv4Addr>().map_err(|_| Expected::new("an IPv4 address")))
-        })
-    };
+    let is_ipv6 = network.as_ref().is_some_and(|field| matches!(&field.node.value, Value::Text(text) if text.contains(':')));
+    let (least, most) = CIDR_SIZES[usize::from(is_ipv6)];
+    let length = |text: &str| scalar::number(text, least, most).map(|size| size as u8);
+    let size = section.take("cidr_size").and_then(|field| field.read(report, length));
+    let family = if is_ipv6 { "an IPv6 address" } else { "an IPv4 address" };
+    let parse =
+        |text: &str| text.parse::<IpAddr>().ok().filter(|it| it.is_ipv6() == is_ipv6).ok_or_else(|| Expected::new(family));
+    let mut address = |key: &'static str| section.take(key).and_then(|field| field.read(report, parse));
     let (gateway, start, end) = (address("gateway"), address("start_address"), address("end_address"));
     section.finish_leniently(report);
-    let network = network_address(field, network.as_ref(), size.as_ref(), report)?;
+    let network = network_address(field, network.as_ref(), size.as_ref(), is_ipv6, report)?;
     let whole = Subnet::whole(network);
-    let said = |placed: &Option<Placed<Ipv4Addr>>| placed.as_ref().map(|placed| placed.value);
+    let said = |placed: &Option<Placed<IpAddr>>| placed.as_ref().map(|placed| placed.value);
     let subnet = Subnet {
         network,
         gateway: said(&gateway).unwrap_or(whole.gateway),
         start: said(&start).unwrap_or(whole.start),
         end: said(&end).unwrap_or(whole.end),
     };
-    for placed in [&gateway, &start, &end].into_iter().flatten() {
-        let edge = placed.value == network.network() || placed.value == network.broadcast();
+    if let Some(gateway) = gateway.as_ref().filter(|gateway| is_ipv6 && gateway.value != IPV6_GATEWAY) {
+        let message =
+            format!("the gateway of IPv6 is {IPV6_GATEWAY} on every host: leave this key out, got {}", gateway.value);
+        gateway.error(report, message);
+    }
+    for placed in [gateway.filter(|_| !is_ipv6), start, end].iter().flatten() {
+        // The last address of IPv6 is one like others, the first one is its routers' (RFC 4291 §2.6.1).
+        let edge = placed.value == network.network() || (!is_ipv6 && placed.value == network.broadcast());
         if !network.contains(&placed.value) || edge {
             placed.error(report, format!("expected an address of a container in {network}, got {}", placed.value));
         }
@@ -131,19 +137,23 @@ fn network_address(
     field: &Field<'_>,
     address: Option<&Field<'_>>,
     size: Option<&Placed<u8>>,
+    is_ipv6: bool,
     report: &mut Report,
-) -> Option<Ipv4Net> {
+) -> Option<IpNet> {
     let Some(address) = address else {
         let length = size.map_or(16, |size| size.value);
         let message = format!("no network_address: {DEFAULT_NETWORK}/{length} stands in, as it always did");
         report.warning(field.line, &*field.key, message);
-        return Ipv4Net::new(DEFAULT_NETWORK, length).ok().map(|net| net.trunc());
+        return IpNet::new(DEFAULT_NETWORK.into(), length).ok().map(|net| net.trunc());
     };
-    let what = format!("an IPv4 prefix such as 10.42.0.0/16, of a length from {} to {}", CIDR_SIZE.0, CIDR_SIZE.1);
+    let (least, most) = CIDR_SIZES[usize::from(is_ipv6)];
+    let example = if is_ipv6 { "an IPv6 prefix such as fd00:42::/48" } else { "an IPv4 prefix such as 10.42.0.0/16" };
+    let what = format!("{example}, of a length from {least} to {most}");
     let parsed = address.read(report, |text| {
         let (base, length) = text.split_once('/').map_or((text, None), |(base, length)| (base, Some(length)));
-        let base: Ipv4Addr = base.parse().map_err(|_| Expected::new(&what))?;
-        let length = length.map(|length| scalar::number(length, CIDR_SIZE.0, CIDR_SIZE.1)).transpose();
+        let base = base.parse::<IpAddr>().ok().filter(|base| base.is_ipv6() == is_ipv6);
+        let base = base.ok_or_else(|| Expected::new(&what))?;
+        let length = length.map(|length| scalar::number(length, least, most)).transpose();
         Ok((base, length.map_err(|_| Expected::new(&what))?.map(|length| length as u8)))
     })?;
     let (base, length) = parsed.value;
@@ -152,15 +162,15 @@ fn network_address(
     {
         size.warning(report, format!("the length /{length} in network_address counts, not this {}", size.value));
     }
-    let length = length.or(size.map(|size| size.value)).unwrap_or(DEFAULT_CIDR_SIZE);
-    let network = Ipv4Net::new(base, length).ok()?;
+    let length = length.or(size.map(|size| size.value)).unwrap_or(DEFAULT_CIDR_SIZES[usize::from(is_ipv6)]);
+    let network = IpNet::new(base, length).ok()?;
     if network.trunc() != network {
         parsed.warning(report, format!("{base} is an address in the network {}, which is what counts", network.trunc()));
     }
     Some(network.trunc())
 }
 
-/// Subnets of one network must not share addresses.
+/// Subnets of one network must not share addresses, and plugins take one of IPv6.
 fn disjoint(subnets: &[Placed<Subnet>], report: &mut Report) {
     for (index, late) in subnets.iter().enumerate() {
         let shared = |early: &&Placed<Subnet>| {
@@ -169,6 +179,12 @@ fn disjoint(subnets: &[Placed<Subnet>], report: &mut Report) {
         if let Some(early) = subnets[..index].iter().find(shared) {
             let line = early.line.map_or_else(String::new, |line| format!(" (line {line})"));
             late.error(report, format!("{} overlaps {}{line}", late.value.network, early.value.network));
+        } else if late.value.is_ipv6()
+            && let Some(early) = subnets[..index].iter().find(|early| early.value.is_ipv6())
+        {
+            let (late_net, early_net) = (late.value.network, early.value.network);
+            let message = format!("expected one IPv6 subnet that holds all blocks, got {late_net} beside {early_net}");
+            late.error(report, message);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! which want one list of plugins per network. Both are made here, of the same [`Spec`].
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -27,7 +27,7 @@ const REFERENCE_BRIDGE: &str = "cni0";
 pub const IPAM_PLUGIN: &str = "rancher-cni-ipam";
 
 /// Addresses outside of `start_address` to `end_address` that are listed one by one for the journal: a block of 4096.
-const MAX_RESERVED: usize = 4096;
+const MAX_RESERVED: u128 = 4096;
 
 /// A network.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -105,7 +105,7 @@ impl Spec {
             driver: String::new(),
             description: String::new(),
             host_ports,
-            subnets: vec![Subnet::whole(subnet)],
+            subnets: vec![Subnet::whole(subnet.into())],
             dns: Vec::new(),
             dns_search: Vec::new(),
             metadata: Map::new(),
@@ -161,20 +161,20 @@ impl Spec {
 
     /// Its subnets as prefixes.
     #[must_use]
-    pub fn prefixes(&self) -> Vec<Ipv4Net> {
+    pub fn prefixes(&self) -> Vec<IpNet> {
         self.subnets.iter().map(|subnet| subnet.network).collect()
     }
 
     /// The subnet of ours and the one of theirs that share addresses.
     #[must_use]
-    pub fn overlap(&self, other: &Self) -> Option<(Ipv4Net, Ipv4Net)> {
+    pub fn overlap(&self, other: &Self) -> Option<(IpNet, IpNet)> {
         super::overlap(&self.subnets, &other.subnets)
     }
 
     /// Those of this host's blocks that are in its subnets.
     #[must_use]
     pub fn blocks(&self, blocks: &[IpNet]) -> Vec<IpNet> {
-        let inside = |block: &&IpNet| self.subnets.iter().any(|subnet| IpNet::V4(subnet.network).contains(*block));
+        let inside = |block: &&IpNet| self.subnets.iter().any(|subnet| subnet.network.contains(*block));
         blocks.iter().filter(inside).copied().collect()
     }
 
@@ -182,25 +182,30 @@ impl Spec {
     /// if they are too many to be listed.
     #[must_use]
     pub fn reserved(&self, blocks: &[IpNet]) -> Option<Vec<IpAddr>> {
-        let mut reserved: BTreeSet<Ipv4Addr> = BTreeSet::new();
+        let mut reserved: BTreeSet<IpAddr> = BTreeSet::new();
         for block in blocks {
-            let IpNet::V4(block) = block else { continue };
             let Some(subnet) = self.subnets.iter().find(|subnet| subnet.network.contains(block)) else { continue };
-            let (first, last) = (u32::from(block.network()), u32::from(block.broadcast()));
-            let before = first..u32::from(subnet.start).clamp(first, last);
-            let behind = u32::from(subnet.end).saturating_add(1).clamp(first, last)..last;
-            // An end below the block leaves nothing of it, its last address included, which nobody gets anyway.
-            if before.len() + behind.len() > MAX_RESERVED {
+            let (first, last) = (number(block.network()), number(block.broadcast()));
+            let before = first..number(subnet.start).clamp(first, last);
+            // The last address of IPv4 nobody gets anyway.
+            let beyond = if subnet.is_ipv6() { last.saturating_add(1) } else { last };
+            let behind = number(subnet.end).saturating_add(1).clamp(first, beyond)..beyond;
+            let count = (before.end - before.start).saturating_add(behind.end - behind.start);
+            if count > MAX_RESERVED {
                 return None;
             }
-            reserved.extend(before.chain(behind).map(Ipv4Addr::from));
+            let address = |number: u128| match block {
+                IpNet::V4(_) => IpAddr::V4(Ipv4Addr::from(number as u32)),
+                IpNet::V6(_) => IpAddr::V6(Ipv6Addr::from(number)),
+            };
+            reserved.extend(before.chain(behind).map(address));
             if block.contains(&subnet.gateway) {
                 reserved.insert(subnet.gateway);
             }
             // Its network address is never given out.
             reserved.remove(&block.network());
         }
-        Some(reserved.into_iter().map(IpAddr::V4).collect())
+        Some(reserved.into_iter().collect())
     }
 
     /// The files as whoever runs them one by one gets them.
@@ -251,6 +256,9 @@ impl Spec {
             let all = json!({"portMappings": true, "ips": true, "mac": true, "aliases": true});
             let without_ports = json!({"ips": true, "mac": true, "aliases": true});
             members.entry("capabilities").or_insert(if self.host_ports { all } else { without_ports });
+            if let Some(subnet) = self.subnets.iter().find(|subnet| subnet.is_ipv6()) {
+                members.entry("bridgeSubnet6").or_insert_with(|| subnet.network.to_string().into());
+            }
         }
         if ipam == IPAM_PLUGIN {
             let length = self.prefix_len(host.blocks);
@@ -281,15 +289,24 @@ impl Spec {
     }
 
     /// Its gateway, if that is another than the first address, which plugins take by themselves.
-    fn own_gateway(&self, blocks: &[IpNet]) -> Option<Ipv4Addr> {
+    fn own_gateway(&self, blocks: &[IpNet]) -> Option<IpAddr> {
         let subnet = self.own_subnet(blocks)?;
         Some(subnet.gateway).filter(|gateway| *gateway != Subnet::whole(subnet.network).gateway)
     }
 
+    /// The subnet of IPv4 that this host's addresses are in. With IPv6 a container is alone on its link.
     fn own_subnet(&self, blocks: &[IpNet]) -> Option<&Subnet> {
         let own = self.blocks(blocks);
-        let holds = |subnet: &&Subnet| own.iter().any(|block| IpNet::V4(subnet.network).contains(block));
-        self.subnets.iter().find(holds).or(self.subnets.first())
+        let holds = |subnet: &&Subnet| own.iter().any(|block| subnet.network.contains(block));
+        let ipv4 = || self.subnets.iter().filter(|subnet| !subnet.is_ipv6());
+        ipv4().find(holds).or(ipv4().next())
+    }
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u32::from(address).into(),
+        IpAddr::V6(address) => address.into(),
     }
 }
 

@@ -223,6 +223,66 @@ fn what_cannot_work_is_an_error() {
 }
 
 #[test]
+fn a_subnet_of_ipv6_is_read_like_one_of_ipv4() {
+    let with = |subnets: &str| network_with(&format!("      subnets: {subnets}\n"));
+    let (drivers, messages) = with("[{network_address: 10.42.0.0/16}, {network_address: 'fd00:42::', cidr_size: 48}]");
+    assert_eq!(messages, "");
+    let subnets = |drivers: &[Driver]| drivers[0].default_network.clone().unwrap().subnets;
+    let shown = |subnet: &Subnet| format!("{} {} {}-{}", subnet.network, subnet.gateway, subnet.start, subnet.end);
+    assert_eq!(shown(&subnets(&drivers)[1]), "fd00:42::/48 fe80::1 fd00:42::1-fd00:42:0:ffff:ffff:ffff:ffff:ffff");
+    let (drivers, messages) = with(
+        "[{network_address: 'fd00:42::/48', gateway: 'fe80::1', start_address: 'fd00:42::1:0', end_address: 'fd00:42::1:ff'}]",
+    );
+    assert_eq!(messages, "");
+    assert_eq!(shown(&subnets(&drivers)[0]), "fd00:42::/48 fe80::1 fd00:42::1:0-fd00:42::1:ff");
+    for (bad, expected) in [
+        (
+            "[{network_address: 'fd00:42::/48', gateway: 'fd00:42::1'}]",
+            "fe80::1 on every host: leave this key out, got fd00:42::1",
+        ),
+        ("[{network_address: 'fd00:42::/48', start_address: 10.42.0.2}]", "start_address: expected an IPv6 address"),
+        ("[{network_address: 10.42.0.0/16, end_address: 'fd00::1'}]", "end_address: expected an IPv4 address"),
+        (
+            "[{network_address: 'fd00:42::/48', end_address: 'fd00:43::1'}]",
+            "an address of a container in fd00:42::/48, got fd00:43::1",
+        ),
+        (
+            "[{network_address: 'fd00:42::/48', start_address: 'fd00:42::'}]",
+            "an address of a container in fd00:42::/48, got fd00:42::",
+        ),
+        (
+            "[{network_address: 'fd00:42::/48', start_address: 'fd00:42::2', end_address: 'fd00:42::1'}]",
+            "start_address before end_address",
+        ),
+        ("[{network_address: 'fd00:42::/127'}]", "an IPv6 prefix such as fd00:42::/48, of a length from 16 to 124"),
+        ("[{network_address: 'fd00:42:::'}]", "an IPv6 prefix such as fd00:42::/48"),
+        ("[{network_address: 'fd00:42::', cidr_size: 8}]", "from 16 to 124"),
+        (
+            "[{network_address: 'fd00:42::/48'}, {network_address: 'fd00:43::/48'}]",
+            "expected one IPv6 subnet that holds all blocks, got fd00:43::/48 beside fd00:42::/48",
+        ),
+        ("[{network_address: 'fd00:42::/48'}, {network_address: 'fd00:42::/64'}]", "fd00:42::/64 overlaps fd00:42::/48"),
+    ] {
+        let (_, messages) = with(bad);
+        assert!(messages.contains(expected) && messages.starts_with("r.yml:"), "{bad}: {messages}");
+    }
+    let plugin = |prefix: &str| {
+        let text = format!(
+            "s: {{network_driver: {{name: D, default_network: {{name: d, subnets: [{{network_address: 'fd00:42::/48'}}]}}, cni_config: {{
+              a.conf: {{type: rancher-bridge, bridgeSubnet6: '{prefix}', ipam: {{type: rancher-cni-ipam}}}}}}}}}}"
+        );
+        read(&text).1
+    };
+    assert_eq!(plugin("fd00:42::/48"), "");
+    let other = plugin("fd00:43::/48");
+    assert!(
+        other.contains("r.yml:2: ")
+            && other.contains("the network's IPv6 subnet fd00:42::/48, or leave this key out; got fd00:43::/48"),
+        "{other}"
+    );
+}
+
+#[test]
 fn subnets_are_held_against_themselves() {
     let with = |subnets: &str| network_with(&format!("      subnets: {subnets}\n")).1;
     assert_eq!(with("[]"), "");
@@ -378,7 +438,12 @@ fn compose_files_are_told_from_configurations() {
         ("decompose.yaml", "overlay: {}", false),
         ("underpass.yaml", "[", false),
     ] {
-        assert_eq!(is_compose(Path::new(name), text.as_bytes()), expected, "{name}: {text}");
+        let read = parse_if_compose(Path::new(name), text.as_bytes(), &|_| None, false);
+        assert_eq!(read.is_some(), expected, "{name}: {text}");
+        if let Some((drivers, report)) = read {
+            let (same, told) = parse(Path::new(name), text.as_bytes(), &|_| None, false);
+            assert_eq!((drivers, report.to_string()), (same, told.to_string()));
+        }
     }
 }
 

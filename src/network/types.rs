@@ -1,14 +1,17 @@
 //! What a `network_driver` block says, checked and with every default filled in.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// A host's labels, or a container's.
 pub type Labels = BTreeMap<String, String>;
+
+/// The bridge's address as the gateway of IPv6, on every host: link-local, so it is in nobody's block and there is nothing to reserve.
+pub const IPV6_GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// How a value begins that stands for a label of the host.
 const HOST_LABEL: &str = "__host_label__:";
@@ -41,7 +44,7 @@ pub struct DefaultNetwork {
     pub description: String,
     /// `host_ports`: whether containers may publish ports of the host.
     pub host_ports: bool,
-    /// `subnets`, in the order in which addresses are taken from them. They do not overlap.
+    /// `subnets`, in the order in which addresses are taken from them. They do not overlap, and at most one is of IPv6.
     pub subnets: Vec<Subnet>,
     /// `dns`: name servers of the containers.
     pub dns: Vec<IpAddr>,
@@ -55,13 +58,14 @@ pub struct DefaultNetwork {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Subnet {
     /// `network_address` and `cidr_size`.
-    pub network: Ipv4Net,
-    /// `gateway`: the bridge's address on every host. The subnet's first address unless the file says otherwise.
-    pub gateway: Ipv4Addr,
+    pub network: IpNet,
+    /// `gateway`: the bridge's address on every host. The subnet's first address unless the file says otherwise; of IPv6 always
+    /// [`IPV6_GATEWAY`].
+    pub gateway: IpAddr,
     /// `start_address`: the first that a container can get.
-    pub start: Ipv4Addr,
+    pub start: IpAddr,
     /// `end_address`: the last.
-    pub end: Ipv4Addr,
+    pub end: IpAddr,
 }
 
 /// A file of `cni_config`.
@@ -87,11 +91,26 @@ impl Subnet {
 
     /// A subnet with every default: the first address is the gateway.
     #[must_use]
-    pub fn whole(network: Ipv4Net) -> Self {
-        let first = u32::from(network.network());
-        let beyond = u32::from(network.broadcast()).wrapping_add(1);
-        let at = |number: u32| Ipv4Addr::from(number);
-        Self { network, gateway: at(first + 1), start: at(first + 2), end: at(beyond.wrapping_sub(Self::LEFT_AT_END)) }
+    pub fn whole(network: IpNet) -> Self {
+        match network {
+            IpNet::V4(ipv4) => {
+                let first = u32::from(ipv4.network());
+                let beyond = u32::from(ipv4.broadcast()).wrapping_add(1);
+                let at = |number: u32| IpAddr::V4(Ipv4Addr::from(number));
+                let end = at(beyond.wrapping_sub(Self::LEFT_AT_END));
+                Self { network, gateway: at(first + 1), start: at(first + 2), end }
+            }
+            IpNet::V6(ipv6) => {
+                let start = Ipv6Addr::from(u128::from(ipv6.network()) + 1);
+                Self { network, gateway: IPV6_GATEWAY.into(), start: start.into(), end: ipv6.broadcast().into() }
+            }
+        }
+    }
+
+    /// Whether it is of IPv6.
+    #[must_use]
+    pub const fn is_ipv6(&self) -> bool {
+        matches!(self.network, IpNet::V6(_))
     }
 
     /// As a block, without what goes without saying.

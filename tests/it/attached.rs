@@ -10,6 +10,7 @@ use underpass::sys::netns::Namespace;
 
 use crate::attach::{datagram, outside, pings, stream};
 use crate::lab::agent::{Agent, AgentConfig, PeerConfig, both_up};
+use crate::lab::command::text;
 use crate::lab::site::{Site, run};
 use crate::lab::{Host, Lab, wait_for};
 
@@ -195,4 +196,56 @@ fn ipv6_reaches_containers_on_other_hosts() {
     run(&stranger, &format!("ip address add {there}/128 dev lo nodad"));
     assert_eq!(datagram(near.inside("c1"), here, &stranger, there), None, "nothing leaves in clear");
     assert!(pings(near.inside("c1"), neighbour, &[]), "the rest goes on");
+}
+
+/// A driver names a subnet of each family, and the runtime runs the list that the agent writes.
+#[test]
+fn a_drivers_ipv6_subnet_reaches_containers_on_other_hosts() {
+    let lab = Lab::direct();
+    let folder = tempfile::tempdir().expect("a folder");
+    let of_driver = |host: &Host, peer: &Host, own: usize| {
+        let mut config = dual(host, peer, own);
+        let folder = folder.path().join(host.name).display().to_string();
+        config.more = format!(
+            "drivers:
+  - name: Both
+    default_network:
+      name: both
+      subnets:
+        - network_address: 10.42.0.0/16
+        - {{network_address: 'fd00:42::', cidr_size: 32, start_address: 'fd00:42:1::8'}}
+    cni_config: {{10-both.conf: {{type: underpass-cni, bridge: up-both}}}}
+cni: {{conf_dir: {folder}/net.d, bin_dir: {folder}/bin, cache_dir: {folder}/cache}}
+"
+        );
+        config
+    };
+    let alpha = Agent::running(&lab.alpha, &of_driver(&lab.alpha, &lab.beta, 0));
+    let beta = Agent::running(&lab.beta, &of_driver(&lab.beta, &lab.alpha, 1));
+    let (mut near, mut far) = (Site::of_agent(&lab.alpha, &alpha), Site::of_agent(&lab.beta, &beta));
+    for (site, host, names) in [(&mut near, &lab.alpha, &["c1", "c2"][..]), (&mut far, &lab.beta, &["c1"])] {
+        let list = folder.path().join(host.name).join("net.d/10-underpass-both.conflist");
+        let list: Value = serde_json::from_slice(&std::fs::read(list).expect("the agent's list")).expect("JSON");
+        let mut conf = list["plugins"][0].clone();
+        assert_eq!(conf["bridgeSubnet6"], NETWORK6, "{list}");
+        conf["name"] = list["name"].clone();
+        conf["cniVersion"] = list["cniVersion"].clone();
+        for name in names {
+            site.add_with(name, &conf);
+        }
+    }
+    both_up(&alpha, &beta);
+    let addresses = [address6(&near, "c1"), address6(&near, "c2"), address6(&far, "c1")];
+    let expected: [IpAddr; 3] = ["fd00:42:1::8", "fd00:42:1::9", "fd00:42:2::2"].map(|it| it.parse().unwrap());
+    assert_eq!(addresses, expected, "from start_address on, out of this host's blocks");
+    let [here, neighbour, there] = expected;
+    for (from, to, own, address) in [(&near, &far, here, there), (&far, &near, there, here)] {
+        assert!(pings(from.inside("c1"), address, &[]), "{own} to {address}");
+        assert_eq!(stream(from.inside("c1"), to.inside("c1"), address, 1_000_000).unwrap(), own);
+        assert!(pings(from.inside("c1"), to.address("c1"), &[]), "IPv4 as well");
+    }
+    assert!(pings(near.inside("c1"), neighbour, &[]), "on one host");
+    assert_eq!(alpha.status()["warnings"], json!([]));
+    let shown = text(&alpha.control(&["net", "show", "both"]).stdout);
+    assert!(shown.contains("fd00:42::/32 (gateway fe80::1, fd00:42:1::8 to fd00:42:ffff:"), "{shown}");
 }

@@ -137,6 +137,19 @@ impl Site {
         serde_json::from_slice(&output.stdout).unwrap_or_default()
     }
 
+    /// Bridges of our plugins, tables of the fence, and routes that make networks unreachable.
+    fn left(&self) -> [String; 3] {
+        let lines = |words: &[&str], part: &str| {
+            let shown = self.host.run(words);
+            shown.lines().filter(|line| line.contains(part)).collect::<Vec<_>>().join("; ")
+        };
+        [
+            lines(&["ip", "-o", "link", "show", "type", "bridge"], "up-ours"),
+            lines(&["nft", "list", "tables"], "underpass-net"),
+            lines(&["ip", "route", "show", "type", "unreachable"], "4294967294"),
+        ]
+    }
+
     fn net(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let output = self.agent.control(&[&["net"], arguments].concat());
         (output.status.code(), text(&output.stdout) + &text(&output.stderr))
@@ -245,6 +258,28 @@ fn two_drivers_side_by_side_and_one_removed_under_its_containers() {
     let (code, said) = site.net(&["rm", "ours"]);
     assert_eq!((code, said.as_str()), (Some(0), "network ours is removed\n"));
     assert!(!site.list("managed").exists(), "no default network is left");
+    assert_eq!(site.left(), NOTHING);
+}
+
+/// What is there of our networks' bridges, fence and routes.
+const NOTHING: [&str; 3] = [""; 3];
+
+/// A network is taken away under its last container: nothing of it is left when that has ended.
+#[test]
+fn a_network_that_was_removed_by_force_leaves_nothing_behind_its_last_container() {
+    let site = Site::new(&drivers);
+    let c1 = Container::new("c1");
+    site.add("ours", &c1);
+    assert!(c1.reaches("10.42.0.1"), "the gateway");
+    assert_eq!(site.net(&["rm", "theirs"]).0, Some(0));
+    let (code, said) = site.net(&["rm", "ours", "--force"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(site.left()[0].contains("up-ours"), "below its container it stays: {:?}", site.left());
+    site.del("ours", &c1);
+    crate::lab::wait_for("nothing to be left", std::time::Duration::from_secs(90), || {
+        (site.left() == NOTHING).then_some(())
+    });
+    assert_eq!(site.agent.status()["disconnected"], json!([]));
 }
 
 /// The example of the documents that describe the original network, unchanged, in the agent's hands.

@@ -49,11 +49,14 @@ fn on_another_interface(spec: &Spec, tun: Option<&str>) -> Result<Option<String>
     for address in netlink.addresses()? {
         let network = address.address.trunc();
         let Some(link) = links.iter().find(|link| link.index == address.link_index) else { continue };
-        if Some(link.name.as_str()) == tun || spec.interfaces().any(|name| name == link.name) || network.prefix_len() == 32 {
+        if Some(link.name.as_str()) == tun
+            || spec.interfaces().any(|name| name == link.name)
+            || network.prefix_len() == network.max_prefix_len()
+        {
             continue;
         }
         let shared = |subnet: &IpNet| subnet.contains(&network) || network.contains(subnet);
-        if let Some(subnet) = spec.prefixes().into_iter().map(IpNet::V4).find(shared) {
+        if let Some(subnet) = spec.prefixes().into_iter().find(shared) {
             let name = &spec.name;
             return Ok(Some(format!("{subnet} of network {name} overlaps {network}, the network of {} here", link.name)));
         }

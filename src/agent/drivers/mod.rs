@@ -1,8 +1,8 @@
 //! Network drivers at work: a driver brings its network once, and its CNI configuration is where runtimes look.
 //!
 //! The networks of a host stand in a file of the state directory (`list.rs`). The agent holds them against its configuration at the
-//! start and at each reload (`apply`); `underpass net` changes them by itself ([`create`], [`remove`]). Then, in either case, what
-//! follows from them is made true (`settle`): which network is the default one, which blocks each has in the journal of addresses,
+//! start and at each reload (`reconcile.rs`); `underpass net` changes them by itself ([`create`], [`remove`]). Then, in either case, what
+//! follows from them is made true (`settle.rs`): which network is the default one, which blocks each has in the journal of addresses,
 //! and the files of runtimes (`install.rs`).
 //!
 //! A network is never changed or removed below its containers (`usage.rs`) unless somebody insists; then they are shown as
@@ -12,14 +12,13 @@ mod bridges;
 mod clash;
 mod install;
 mod list;
+mod reconcile;
+mod settle;
 mod usage;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-
-use ipnet::IpNet;
 
 pub use bridges::sweep_fence;
 use clash::clash;
@@ -27,12 +26,14 @@ use install::Places;
 pub use install::{CONFLIST_PREFIX, link_plugins, missing_links};
 use list::ListLock;
 pub use list::{HostFacts, List, Network, Origin, State};
+use reconcile::Reconciler;
+pub(super) use settle::forget_gone;
+use settle::{settle, uninstall};
 pub use usage::Container;
 
 use super::{Options, files};
 use crate::config::{Config, Report};
-use crate::ipam::{Ipam, IpamError, MANAGED, Namespaces, Seconds, Source};
-use crate::network::{Change, Driver, Labels, Spec};
+use crate::network::Spec;
 use crate::observe::{self, Disconnected, Status};
 use crate::sys::clock::wall_clock;
 
@@ -141,7 +142,11 @@ fn try_apply(config: &Config, options: &Options) -> Result<Vec<String>, Networks
     Ok(warnings)
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, NetworksError> {
+/// A path from the root on.
+///
+/// # Errors
+/// [`NetworksError::Io`]: it is empty, or nobody can say where we are.
+pub fn absolute(path: &Path) -> Result<PathBuf, NetworksError> {
     std::path::absolute(path).map_err(|error| NetworksError::Io(path.to_owned(), error))
 }
 
@@ -155,116 +160,6 @@ fn host_facts(config: &Config, options: &Options) -> Result<HostFacts, NetworksE
         addresses: config.overlay.addresses.clone(),
         tun: config.tun.name.clone(),
     })
-}
-
-/// The networks while the agent holds them against its drivers.
-struct Reconciler<'l> {
-    list: &'l mut List,
-    state_dir: &'l Path,
-    labels: &'l Labels,
-    now: Seconds,
-    warnings: &'l mut Vec<String>,
-}
-
-impl Reconciler<'_> {
-    /// A driver that is configured: its network is made, or changed.
-    fn driver(&mut self, driver: &Driver) {
-        let Some(spec) = Spec::of(driver, self.labels) else {
-            self.warnings.push(format!("driver {}: no default_network: it brings no network", driver.name));
-            return;
-        };
-        let containers = self.list.find(&spec.name).map(|network| self.containers(network)).unwrap_or_default();
-        if self.list.find(&spec.name).is_none() {
-            if let Some(clash) = clash(self.list, &spec) {
-                self.warnings.push(format!("driver {}: {clash}", driver.name));
-                return;
-            }
-            tracing::info!("driver {} brings network {}", driver.name, spec.name);
-            self.list.networks.push(Network::new(spec, Origin::Driver, self.now));
-            return;
-        }
-        let others: List = {
-            let mut others = self.list.clone();
-            others.networks.retain(|network| network.spec.name != spec.name);
-            others
-        };
-        let Some(network) = self.list.find_mut(&spec.name) else { return };
-        network.origin = Origin::Driver;
-        if !network.state.is_wanted() {
-            return;
-        }
-        let change = Change::between(&network.spec, &spec);
-        if containers.is_empty() && !change.refused.is_empty() {
-            // Else its own bridge of before is taken for another network's.
-            self.warnings.extend(bridges::take_down(&others, &network.spec));
-        }
-        // While somebody is on it, the network's own bridge of before would be in its way.
-        let clash = if containers.is_empty() { clash(&others, &spec) } else { None };
-        if change.refused.is_empty() || (containers.is_empty() && clash.is_none()) {
-            if network.spec != spec {
-                tracing::info!("network {}: changed: {}", spec.name, [change.in_place, change.refused].concat().join(", "));
-            }
-            network.spec = spec;
-            return;
-        }
-        let why = clash.unwrap_or_else(|| {
-            let who = named(&containers);
-            format!("while containers use it: stop {who}, and reload; or bring it under another name")
-        });
-        let why = if containers.is_empty() { format!(": {why}") } else { format!(" {why}") };
-        if !change.in_place.is_empty() {
-            tracing::info!("network {}: changed: {}", spec.name, change.in_place.join(", "));
-        }
-        let keys = change.refused.join(", ");
-        self.warnings.push(format!("network {}: {keys} cannot be changed{why}", spec.name));
-        network.spec = change.spec;
-    }
-
-    /// Networks whose driver is not configured: they go when nobody is on them.
-    fn without_driver(&mut self, drivers: &[Driver]) {
-        let brought = |name: &str| {
-            drivers.iter().any(|driver| driver.default_network.as_ref().is_some_and(|network| network.name == name))
-        };
-        let orphans: Vec<String> = self
-            .list
-            .networks
-            .iter()
-            .filter(|network| network.origin == Origin::Driver && !brought(&network.spec.name))
-            .map(|network| network.spec.name.clone())
-            .collect();
-        for name in orphans {
-            let Some(network) = self.list.find(&name) else { continue };
-            let containers = self.containers(network);
-            match network.state {
-                State::Removed => self.list.networks.retain(|network| network.spec.name != name),
-                // It goes when its containers do.
-                State::Disconnected => {
-                    if let Some(network) = self.list.find_mut(&name) {
-                        network.origin = Origin::Command;
-                    }
-                }
-                State::Active | State::Failed if containers.is_empty() => {
-                    tracing::info!("network {name}: removed, as its driver is");
-                    let spec = network.spec.clone();
-                    self.warnings.extend(uninstall(self.list, &name, self.state_dir));
-                    self.list.networks.retain(|network| network.spec.name != name);
-                    self.warnings.extend(bridges::take_down(self.list, &spec));
-                }
-                State::Active | State::Failed => {
-                    let who = named(&containers);
-                    let message = format!(
-                        "network {name}: its driver is not configured any more, but it is in use by {who}: it stays until they \
-                         are stopped and the configuration is read again; `underpass net rm {name} --force` disconnects them"
-                    );
-                    self.warnings.push(message);
-                }
-            }
-        }
-    }
-
-    fn containers(&self, network: &Network) -> Vec<Container> {
-        containers(self.list, network, self.state_dir)
-    }
 }
 
 /// Shows the networks in a status. What cannot be read stands among its warnings.
@@ -353,142 +248,6 @@ pub fn members(list: &List, state_dir: &Path) -> Vec<Member> {
         }));
     }
     members
-}
-
-/// Makes true what follows from the list. What is in the way is returned in words, and stands in the list.
-fn settle(list: &mut List, state_dir: &Path) -> Vec<String> {
-    let Some(host) = list.host.clone() else { return Vec::new() };
-    let mut warnings = forget_the_gone(list, state_dir);
-    let had_managed = list.managed.is_some();
-    choose_managed(list);
-    choose_pools(list);
-    let places = Places { host: &host, state_dir };
-    places.sweep(&list.wanted().map(|network| network.spec.name.as_str()).collect::<Vec<_>>());
-    let managed = list.managed.clone();
-    let mut linked = None;
-    for network in list.networks.iter_mut().filter(|network| network.state.is_wanted()) {
-        let linked = linked.get_or_insert_with(|| places.link_plugins());
-        let is_managed = managed.as_deref() == Some(&network.spec.name);
-        let outcome = places.install(network, is_managed).and_then(|()| linked.clone());
-        network.state = if outcome.is_ok() { State::Active } else { State::Failed };
-        network.problem = outcome.err();
-        warnings.extend(network.problem.iter().map(|problem| format!("network {}: {problem}", network.spec.name)));
-    }
-    if managed.is_none() && had_managed {
-        warnings.extend(places.uninstall_managed().err());
-    }
-    match tell_journal(list, &host, state_dir) {
-        Ok(more) => warnings.extend(more),
-        Err(error) => warnings.push(format!("CNI plugins do not know this host's blocks: {error}")),
-    }
-    warnings
-}
-
-/// Networks that were removed by force are done with when their containers are. What is in the way of that is returned in words.
-fn forget_the_gone(list: &mut List, state_dir: &Path) -> Vec<String> {
-    let gone: Vec<Spec> = list
-        .networks
-        .iter()
-        .filter(|network| network.state == State::Disconnected && disconnected(list, network, state_dir).is_empty())
-        .map(|network| network.spec.clone())
-        .collect();
-    let is_gone = |network: &Network| gone.iter().any(|spec| spec.name == network.spec.name);
-    for network in list.networks.iter_mut().filter(|network| is_gone(network)) {
-        network.state = State::Removed;
-        network.left.clear();
-    }
-    list.networks.retain(|network| network.state != State::Removed || network.origin == Origin::Driver);
-    gone.iter().flat_map(|spec| bridges::take_down(list, spec)).collect()
-}
-
-/// The default network stays what it is while it is there; else the first one becomes it.
-fn choose_managed(list: &mut List) {
-    let is_there = list.managed.as_ref().is_some_and(|name| list.wanted().any(|network| network.spec.name == *name));
-    if !is_there {
-        let first = list.wanted().next().map(|network| network.spec.name.clone());
-        list.managed = first;
-    }
-}
-
-/// A network's name in the journal stays while the network does: its leases are under it. The first network takes over what was
-/// given before there were drivers.
-fn choose_pools(list: &mut List) {
-    for index in 0..list.networks.len() {
-        let ours = list.networks[index].spec.has_our_addresses();
-        if !ours || list.networks[index].pool.is_some() {
-            continue;
-        }
-        let free = list.networks.iter().all(|network| network.pool.as_deref() != Some(MANAGED));
-        let pool = if free { MANAGED.to_owned() } else { list.networks[index].spec.name.clone() };
-        list.networks[index].pool = Some(pool);
-    }
-}
-
-/// Tells the journal which blocks each network has, and takes back leases whose namespaces are gone.
-fn tell_journal(list: &List, host: &HostFacts, state_dir: &Path) -> Result<Vec<String>, IpamError> {
-    let mut warnings = Vec::new();
-    let mut ipam = Ipam::open(state_dir)?;
-    for lease in ipam.release_gone(&Namespaces::look(), wall_clock())? {
-        tracing::info!("network {}: took back what {} had: its network namespace is gone", lease.network, lease.owner);
-    }
-    let mut pools: Vec<(String, Vec<IpNet>, Vec<IpAddr>)> = Vec::new();
-    for network in list.wanted() {
-        let Some(pool) = &network.pool else { continue };
-        let mut blocks = network.spec.blocks(&host.blocks);
-        if pool == MANAGED {
-            // Drivers speak of IPv4; what this host has of IPv6 is the default network's.
-            let more = unclaimed(list, host).into_iter();
-            blocks.extend(more.filter(|block| network.spec.subnets.is_empty() || block.addr().is_ipv6()));
-        }
-        if blocks.is_empty() {
-            let subnets: Vec<String> = network.spec.prefixes().iter().map(ToString::to_string).collect();
-            let subnets = subnets.join(", ");
-            let name = &network.spec.name;
-            warnings
-                .push(format!("network {name}: this host owns no block of {subnets}: containers get no address on it here"));
-        }
-        let reserved = network.spec.reserved(&blocks).unwrap_or_else(|| {
-            let name = &network.spec.name;
-            warnings.push(format!("network {name}: start_address and end_address leave out too much of a block to be kept"));
-            Vec::new()
-        });
-        pools.push((pool.clone(), blocks, reserved));
-    }
-    // Without drivers all blocks are the default network's. One that was removed keeps its name, and has nothing.
-    if list.networks.iter().all(|network| network.pool.as_deref() != Some(MANAGED)) {
-        pools.push((MANAGED.to_owned(), unclaimed(list, host), Vec::new()));
-    }
-    let known: Vec<String> = ipam.book().networks().map(|(name, _)| name.to_owned()).collect();
-    for name in known.into_iter().filter(|name| pools.iter().all(|(pool, ..)| pool != name)) {
-        // What a network had that is gone, nobody gets by its name; what a plugin's configuration brought is its own.
-        if ipam.book().network(&name).is_some_and(|known| known.source() == Source::Agent) {
-            ipam.set_network(&name, &[], &[], Source::Agent)?;
-        }
-    }
-    for (pool, blocks, mut reserved) in pools {
-        reserved.extend(host.addresses.iter().filter(|address| blocks.iter().any(|block| block.contains(*address))));
-        // An address is somebody's whatever its network was called when it was given.
-        let elsewhere = ipam.book().leases().filter(|lease| lease.network != pool);
-        reserved.extend(
-            elsewhere.flat_map(|lease| &lease.addresses).filter(|it| blocks.iter().any(|block| block.contains(*it))),
-        );
-        let reserved: Vec<IpAddr> = reserved.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
-        if ipam.set_network(&pool, &blocks, &reserved, Source::Agent)? {
-            tracing::debug!("wrote this host's blocks of {pool} down for CNI plugins");
-        }
-    }
-    Ok(warnings)
-}
-
-/// This host's blocks that are in no network's subnets.
-fn unclaimed(list: &List, host: &HostFacts) -> Vec<IpNet> {
-    let claimed: Vec<IpNet> = list.wanted().flat_map(|network| network.spec.blocks(&host.blocks)).collect();
-    host.blocks.iter().filter(|block| !claimed.contains(block)).copied().collect()
-}
-
-fn uninstall(list: &List, name: &str, state_dir: &Path) -> Option<String> {
-    let host = list.host.as_ref()?;
-    Places { host, state_dir }.uninstall(name).err()
 }
 
 /// Makes a network by hand, or brings one back that was removed. Returns it with what is in the way.

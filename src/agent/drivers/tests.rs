@@ -1,12 +1,15 @@
 //! Networks of a host whose folders and interfaces are a test's own: no agent runs, and no container does.
 
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Command;
 
+use ipnet::IpNet;
+
 use super::*;
 use crate::attach::{self, HostNetwork};
-use crate::ipam::{About, Owner, Request, Sandbox, Wish};
+use crate::ipam::{About, Ipam, Owner, Request, Sandbox, Wish};
 use crate::sys::netlink::Netlink;
 use crate::sys::testing::enter_new_netns;
 

@@ -9,13 +9,13 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::list::{HostFacts, Network};
 use crate::ipam::{Ipam, Namespaces};
 use crate::model::MANAGED;
+use crate::network::addresses_in;
 use crate::observe::plain;
 use crate::sys::file;
 
@@ -112,12 +112,7 @@ fn attachment(note: &Value, names: &[String]) -> Option<(String, String, Vec<IpA
     if text("kind")? != "cniCacheV1" || !names.iter().any(|name| Some(name.as_str()) == text("networkName")) {
         return None;
     }
-    let address = |value: &Value| value.as_str().and_then(|text| text.parse::<IpNet>().ok()).map(|net| net.addr());
-    let result = note.get("result");
-    let listed = result.and_then(|result| result.get("ips")).and_then(Value::as_array).into_iter().flatten();
-    let mut addresses: Vec<IpAddr> = listed.filter_map(|ip| address(ip.get("address")?)).collect();
-    let old = ["ip4", "ip6"].into_iter().filter_map(|family| result?.get(family)?.get("ip"));
-    addresses.extend(old.filter_map(address));
+    let addresses = note.get("result").map(addresses_in).unwrap_or_default();
     Some((text("containerId")?.to_owned(), text("ifName")?.to_owned(), addresses))
 }
 

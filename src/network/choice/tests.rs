@@ -8,7 +8,7 @@ fn labels(pairs: &[(&str, &str)]) -> Labels {
 
 /// Two networks, `ipsec` being the managed one, beside Docker's own `web_default`.
 fn ask(mode: &str, pairs: &[(&str, &str)]) -> Result<Choice, ChoiceError> {
-    let subnet: [Ipv4Net; 1] = ["10.42.0.0/16".parse().unwrap()];
+    let subnet: [IpNet; 1] = ["10.42.0.0/16".parse().unwrap()];
     let networks = [KnownNetwork { name: "ipsec", subnets: &subnet }, KnownNetwork { name: "blue", subnets: &[] }];
     let choices = Choices { networks: &networks, managed: Some("ipsec"), docker: &["web_default"] };
     choose(mode, &labels(pairs), &choices)

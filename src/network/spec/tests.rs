@@ -138,6 +138,31 @@ fn blocks_and_what_is_left_out_of_them() {
 }
 
 #[test]
+fn a_subnet_of_ipv6_is_the_prefix_of_our_plugins() {
+    let spec = spec_of(
+        "s: {network_driver: {name: D, default_network: {name: d, subnets: [{network_address: 'fd00:42::/48', start_address: 'fd00:42::1:3'},
+          {network_address: 10.42.0.0/16}]}, cni_config: {a.conf: {type: underpass-cni}, b.conf: {type: rancher-bridge,
+          bridgeSubnet6: 'fd00:42::/48', ipam: {type: rancher-cni-ipam}}, c.conf: {type: bridge, ipam: {type: rancher-cni-ipam}}}}}",
+    );
+    let blocks = nets(&["10.42.1.0/24", "fd00:42:0:1::/64", "fd00:43::/64", "fd00:42::1:0/112"]);
+    assert_eq!(spec.blocks(&blocks), nets(&["10.42.1.0/24", "fd00:42:0:1::/64", "fd00:42::1:0/112"]));
+    let list = spec.conflist("d", &host(&blocks, Some("d")));
+    let said = |index: usize, key: &str| list["plugins"][index][key].clone();
+    let prefixes = [0, 1, 2].map(|index| said(index, "bridgeSubnet6"));
+    assert_eq!(prefixes, [json!("fd00:42::/48"), json!("fd00:42::/48"), json!(null)]);
+    assert_eq!(said(0, "ipam")["subnetPrefixSize"], "/16");
+    let reserved = spec.reserved(&nets(&["fd00:42::1:0/112", "fd00:42:0:1::/64"])).unwrap();
+    assert_eq!(reserved, ["fd00:42::1:1", "fd00:42::1:2"].map(|it| it.parse::<IpAddr>().unwrap()));
+    let mut narrow = spec.clone();
+    narrow.subnets[0].end = "fd00:42::1:fffe".parse().unwrap();
+    let reserved = narrow.reserved(&nets(&["fd00:42::1:0/112"])).unwrap();
+    assert_eq!(reserved.last(), Some(&"fd00:42::1:ffff".parse().unwrap()), "the last one is one like others");
+    assert_eq!(narrow.reserved(&nets(&["fd00:42:0:1::/64"])), None, "too many to be listed");
+    let text = serde_json::to_string(&spec).unwrap();
+    assert_eq!(serde_json::from_str::<Spec>(&text).unwrap(), spec);
+}
+
+#[test]
 fn a_network_made_by_hand_is_whole() {
     let spec = Spec::by_hand("blue", "10.50.0.0/16".parse().unwrap(), "up-blue", false);
     let list = spec.conflist("blue", &host(&[], Some("blue")));

@@ -50,6 +50,13 @@ pub struct VethEnd<'a> {
     pub namespace: Option<BorrowedFd<'a>>,
 }
 
+/// Keeps the kernel from giving an interface a link-local address of IPv6, and from asking for routers there. Where there is no IPv6 there is
+/// nothing to do.
+pub fn without_link_local_address(name: &str) {
+    const NONE: &str = "1";
+    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode"), NONE);
+}
+
 impl Netlink {
     /// Makes two interfaces that are joined by a wire, both down.
     ///

@@ -24,7 +24,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 pub use address::Address;
 pub use error::{NetlinkError, absent_is_fine};
-pub use link::{Link, VethEnd};
+pub use link::{Link, VethEnd, without_link_local_address};
 pub use monitor::Monitor;
 pub use port::HardwareAddress;
 pub use route::{Route, RouteSpec};

@@ -83,16 +83,14 @@ pub fn forget(network: &HostNetwork) -> Result<(), AttachError> {
         absent_is_fine(netlink.delete_route(part, &network.bridge))?;
     }
     let links = netlink.links()?;
-    match links.iter().find(|link| link.name == network.bridge) {
-        Some(bridge) if bridge.alias == alias() => {
-            let is_used = links.iter().any(|link| link.controller == Some(bridge.index));
-            let gone = if is_used { Ok(()) } else { netlink.delete_link(&bridge.name) };
-            absent_is_fine(gone)?;
-        }
-        Some(bridge) if bridge.group == CONTAINERS_GROUP && fence::on_bridge(&bridge.name)?.is_empty() => {
+    let has_ports = |bridge: &Link| links.iter().any(|link| link.controller == Some(bridge.index));
+    if let Some(bridge) = links.iter().find(|link| link.name == network.bridge) {
+        let is_ours = bridge.alias == alias();
+        if is_ours && !has_ports(bridge) {
+            absent_is_fine(netlink.delete_link(&bridge.name))?;
+        } else if !is_ours && bridge.group == CONTAINERS_GROUP && fence::on_bridge(&bridge.name)?.is_empty() {
             give_back(&mut netlink, bridge)?;
         }
-        _ => {}
     }
     lowered
 }

@@ -265,7 +265,9 @@ mod tests {
         // Of two at one place the one whose policy it is; of none, the one that nobody lists.
         let two = [chain("inet", "a", "x", Some(0), false), chain("inet", "b", "y", Some(0), true)];
         assert!(command(&two, 0, "10.42.1.9", "").starts_with("nft insert rule inet b y iifname t0 oifname b0 accept; "));
-        assert!(command(std::slice::from_ref(&ours), 0, "10.42.1.9", "nat\nfilter\n").starts_with("iptables-legacy -I FORWARD "));
+        assert!(
+            command(std::slice::from_ref(&ours), 0, "10.42.1.9", "nat\nfilter\n").starts_with("iptables-legacy -I FORWARD ")
+        );
         assert_eq!(command(&[ours], 0, "10.42.1.9", "nat\n"), "", "nobody knows");
     }
 

@@ -137,8 +137,10 @@ fn labels_say_what_a_container_gets() {
     let mut alpha = running(&lab.alpha, &[]);
     alpha.start_container("wish", &[LABEL, "--label=io.rancher.container.requested_ip=10.42.1.40,10.42.1.41"]);
     assert_eq!(alpha.address("wish"), "10.42.1.40");
-    alpha.start_container("next", &[LABEL, "--label=io.rancher.container.requested_ip=10.42.1.40,10.42.1.41"]);
+    let slip = "--label=io.rancher.container.hostname_override=container_name";
+    alpha.start_container("next", &[LABEL, "--label=io.rancher.container.requested_ip=10.42.1.40,10.42.1.41", slip]);
     assert_eq!(alpha.address("next"), "10.42.1.41");
+    assert_eq!(alpha.until("next", "attached")["why"], "label io.rancher.container.hostname_override has no effect here");
     let exact = ["--label=io.rancher.cni.network=ipsec", "--label=io.rancher.container.ip=10.42.1.42/24"];
     let more =
         ["--label=io.rancher.container.mac_address=02:00:00:aa:bb:cc", "--label=io.rancher.cni.link_mtu_overhead=300"];

@@ -14,7 +14,7 @@ use crate::attach;
 use crate::config::Config;
 use crate::engine::Handle;
 use crate::node::Node;
-use crate::sys::nft::forward::{Chain, DISCARD, Trial, UDP, Verdict, chains, probe};
+use crate::sys::nft::forward::{Chain, DISCARD, Trial, UDP, Verdict, chains, clear, probe};
 use crate::wire::checksum::{Sum, checksum};
 
 /// Tried again at the soonest after a change of links or routes, while something is in the way, and otherwise.
@@ -60,8 +60,12 @@ impl Barrier {
         if self.tried.is_some_and(|tried| tried.elapsed() < pause) || !engine.can_give_host() {
             return None;
         }
+        let is_first = self.tried.is_none();
         (self.tried, self.changed) = (Some(Instant::now()), false);
         let tun = engine.tun_name();
+        if is_first && let Err(error) = clear() {
+            tracing::debug!("{error}");
+        }
         let found = match ways(config).and_then(|ways| barriers(tun, &ways, |packet| drop(engine.give_host(packet)))) {
             Ok(found) => found,
             Err(error) => {

@@ -94,8 +94,8 @@ fn what_drops_forwarded_packets_is_named_with_what_helps() {
         shell(end);
     }
     assert_eq!(said(&beta), [""; 0], "there is nothing");
-    let tables = lab.alpha.run(&["nft", "list", "tables"]);
-    assert!(!tables.contains("probe"), "{tables}");
+    let tables = || lab.alpha.run(&["nft", "list", "tables"]);
+    wait_for("no table of a trial", NEWS, || (!tables().contains("probe")).then_some(()));
     let log = alpha.log();
     assert_eq!(log.matches("WARN what the tunnel brings").count(), CASES.len() - 1, "each once: {log}");
 }

@@ -293,6 +293,8 @@ fn remote(endpoint: Endpoint, host: &str) -> Container {
     Container {
         id: endpoint.container,
         name: endpoint.names.into_iter().next(),
+        aliases: endpoint.aliases,
+        ports: endpoint.ports,
         runtime: endpoint.runtime,
         host: Some(host.to_owned()),
         network: Some(endpoint.network).filter(|network| !network.is_empty()),

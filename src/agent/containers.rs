@@ -1,5 +1,5 @@
 //! What containers and their networks need of the agent while both live: bridges of other plugins that the guard lets pass, an MTU that
-//! follows the tunnel's and the network's, and a way through Docker's filter (`passage.rs`).
+//! follows the tunnel's and the network's, a way through Docker's filter (`passage.rs`), and a fence that comes back.
 //!
 //! Commands change the networks without us, and plugins connect containers without us. So this looks, at every second, whether
 //! anything of that is another than before, which costs next to nothing, and does its work only then.
@@ -28,6 +28,9 @@ pub(super) struct Containers {
     seen: Option<Seen>,
     next: Instant,
     passage: Passage,
+    keeper: attach::Keeper,
+    /// What the log was told last of the fence.
+    told: String,
 }
 
 /// What containers' MTUs follow from.
@@ -45,6 +48,8 @@ impl Containers {
             seen: None,
             next: Instant::now(),
             passage: Passage::default(),
+            keeper: attach::Keeper::default(),
+            told: String::new(),
         }
     }
 
@@ -62,6 +67,25 @@ impl Containers {
         (self.seen, self.next) = (seen, now + NET);
         self.follow_mtu();
         news.then(|| foreign_bridges(&self.state_dir))
+    }
+
+    /// Puts the fence back if somebody took it away. Returns whether any nftables table changed, whosever.
+    pub(super) fn keep_fence(&mut self) -> bool {
+        let (changed, trouble) = match self.keeper.look() {
+            Ok((changed, put_back)) => {
+                if put_back {
+                    tracing::warn!("somebody removed the nftables tables around the containers' networks: they are back");
+                }
+                (changed, String::new())
+            }
+            // The same again is no news.
+            Err(error) => (true, format!("the nftables tables around the containers' networks: {error}")),
+        };
+        if self.told != trouble && !trouble.is_empty() {
+            tracing::warn!("{trouble}");
+        }
+        self.told = trouble;
+        changed
     }
 
     fn follow_mtu(&self) {

@@ -106,6 +106,8 @@ pub(super) fn containers(host: &str, docker: Option<&Docker>) -> Containers {
     let container = |view: docker::View| Container {
         id: view.id,
         name: Some(view.name),
+        aliases: view.aliases,
+        ports: view.ports,
         runtime: RUNTIME.to_owned(),
         host: Some(host.to_owned()),
         network: view.network,
@@ -137,6 +139,8 @@ mod tests {
         let view = |name: &str, state, why: Option<&str>| docker::View {
             id: "0".repeat(64),
             name: name.to_owned(),
+            aliases: Vec::new(),
+            ports: Vec::new(),
             labels: Default::default(),
             network: None,
             addresses: Vec::new(),

@@ -312,6 +312,11 @@ impl Agent {
 
     /// Looks after the containers that run. What the kernel refuses is tried again when something has changed.
     fn look_at_containers(&mut self, containers: &mut Containers, wish: &Wish, changed: bool) {
+        if containers.keep_fence() {
+            for complaint in self.plumbing.keep_guard(&wish.config) {
+                tracing::warn!("{complaint}");
+            }
+        }
         let Some(bridges) = containers.look(changed) else { return };
         for complaint in self.plumbing.trust(&wish.config, bridges) {
             tracing::warn!("{complaint}");

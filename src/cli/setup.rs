@@ -163,6 +163,11 @@ impl Setup<'_> {
             self.notes.push("systemctl daemon-reload makes systemd read it".to_owned());
         }
         self.notes.push("docker run --label io.rancher.container.network=true … asks for the managed network".to_owned());
+        if self.config.docker.is_none() {
+            let file = self.arguments.config.display();
+            self.notes
+                .push(format!("the agent asks Docker nothing yet: write `docker: {{}}` into {file} and start it again"));
+        }
         Ok(())
     }
 
@@ -247,7 +252,9 @@ impl Setup<'_> {
         let files = self.drivers.iter().flat_map(|driver| &driver.cni_config);
         for name in files.flat_map(CniFile::plugins).collect::<BTreeSet<_>>() {
             let (link, target) = (self.path(folder.join(name)), bin_dir.join(name));
-            if link.symlink_metadata().is_ok() || !self.path(&target).exists() {
+            // In a dry run our own are not there yet.
+            let is_done = self.steps.iter().any(|step| step.path == link);
+            if is_done || link.symlink_metadata().is_ok() || !self.path(&target).exists() {
                 continue;
             }
             if !self.arguments.dry_run {

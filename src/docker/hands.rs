@@ -19,7 +19,7 @@ use super::plan::Plan;
 use super::table::{Hands, Plugged, Refusal, refusal};
 use super::{Known, KnownNetwork, RUNTIME, Settings, Source};
 use crate::attach::{self, AttachError};
-use crate::ipam::{self, Beyond, Ipam, IpamError, Lease, Owner, Request, Sandbox, Wish};
+use crate::ipam::{self, About, Beyond, Ipam, IpamError, Lease, Owner, Request, Sandbox, Wish};
 use crate::network::Labels;
 use crate::network::choice::{self, AddressWish, Attachment, Choices, Place, choose};
 use crate::sys::clock::wall_clock;
@@ -70,6 +70,8 @@ impl Overlay {
                 sandbox: Sandbox::nowhere(),
                 wish,
                 never: plan.gateways(),
+                // Docker says it at any time.
+                about: About::default(),
             };
             match ipam::obtain(ipam, &self.settings.state_dir, &request, &*self.beyond, wall_clock()) {
                 Ok(lease) => return Ok((lease, blocks)),

@@ -30,6 +30,7 @@ fn request(container: &str, wish: &[&str]) -> Request {
         sandbox: Sandbox::look("/proc/self/ns/net"),
         wish,
         never: Vec::new(),
+        about: About::default(),
     }
 }
 
@@ -397,7 +398,7 @@ proptest! {
                 Step::Tear(len) => {
                     let line = record::emit(&record::Record::Lease(Lease {
                         network: NET.into(), addresses: vec![IpAddr::from([10, 42, 1, 9])], owner: owner("torn"),
-                        sandbox: Sandbox::look(""), since: now, pending: false,
+                        sandbox: Sandbox::look(""), since: now, pending: false, about: About::default(),
                     }));
                     let mut file = fs::OpenOptions::new().append(true).open(host.path()).unwrap();
                     file.write_all(&line[..usize::from(len) % line.len()]).unwrap();
@@ -676,4 +677,32 @@ fn what_another_host_has_of_our_block_nobody_gets_here() {
     assert_eq!(check(host.folder.path(), &Namespaces::look(), 4, true).unwrap(), []);
     host.open().release(NET, &Owner::host("b0b0", address("10.42.1.4")), 5).unwrap().unwrap();
     assert_eq!(host.lease("e", &["10.42.1.4"], 6).unwrap(), ["10.42.1.4"]);
+}
+
+#[test]
+fn what_killed_processes_left_beside_the_journal_is_found_and_removed() {
+    let host = Host::new(&["10.42.1.0/24"]);
+    let state = host.folder.path();
+    host.lease("a", &[], 100).unwrap();
+    let [key, young, own] = [".host.key.77", ".networks.json.78", "ipam.journal.new"].map(|name| state.join(name));
+    for path in [&key, &young, &own] {
+        fs::write(path, "half").unwrap();
+    }
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    fs::File::options().write(true).open(&key).unwrap().set_modified(old).unwrap();
+    let left = [Finding::Draft(key.clone()), Finding::Draft(own.clone())];
+    let namespaces = Namespaces::look();
+    assert_eq!(check(state, &namespaces, 100, false).unwrap(), left);
+    assert!(key.exists() && own.exists(), "a look changes nothing");
+    assert_eq!(check(state, &namespaces, 100, true).unwrap(), left);
+    assert!(!key.exists() && !own.exists() && young.exists(), "its writer may live");
+    assert_eq!(check(state, &namespaces, 100, true).unwrap(), []);
+    assert_eq!(host.look().leases().count(), 1);
+    // Also where no journal is.
+    let folder = tempfile::tempdir().unwrap();
+    fs::rename(&young, folder.path().join(".store.json.9")).unwrap();
+    let path = folder.path().join(".store.json.9");
+    fs::File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+    assert_eq!(check(folder.path(), &namespaces, 100, false).unwrap(), [Finding::Draft(path)]);
+    assert_eq!(check(&folder.path().join("none"), &namespaces, 100, true).unwrap(), []);
 }

@@ -27,6 +27,7 @@
 pub mod forward;
 mod message;
 mod rule;
+pub(crate) mod standing;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;

@@ -65,7 +65,7 @@ pub(crate) enum Family {
 }
 
 impl Family {
-    const fn code(self) -> u8 {
+    pub(super) const fn code(self) -> u8 {
         match self {
             Self::Inet => 1,
             Self::Bridge => 7,

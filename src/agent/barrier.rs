@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
-use crate::attach;
+use crate::attach::{self, IPV6_GATEWAY};
 use crate::config::Config;
 use crate::engine::Handle;
 use crate::node::Node;
-use crate::sys::nft::forward::{Chain, DISCARD, Trial, UDP, Verdict, chains, probe};
+use crate::sys::netlink::Netlink;
+use crate::sys::nft::forward::{Chain, DISCARD, Trial, UDP, Verdict, chains, clear, probe};
 use crate::wire::checksum::{Sum, checksum};
 
 /// Tried again at the soonest after a change of links or routes, while something is in the way, and otherwise.
@@ -60,8 +61,12 @@ impl Barrier {
         if self.tried.is_some_and(|tried| tried.elapsed() < pause) || !engine.can_give_host() {
             return None;
         }
+        let is_first = self.tried.is_none();
         (self.tried, self.changed) = (Some(Instant::now()), false);
         let tun = engine.tun_name();
+        if is_first && let Err(error) = clear() {
+            tracing::debug!("{error}");
+        }
         let found = match ways(config).and_then(|ways| barriers(tun, &ways, |packet| drop(engine.give_host(packet)))) {
             Ok(found) => found,
             Err(error) => {
@@ -82,8 +87,13 @@ impl Barrier {
 /// What could come by the tunnel: for each bridge of containers, a packet from another host to an address of ours on it.
 fn ways(config: &Config) -> Result<Vec<Way>, attach::AttachError> {
     let mut ways = Vec::new();
+    let mut netlink = Netlink::open()?;
+    let (links, addresses) = (netlink.links()?, netlink.addresses()?);
     for bridge in attach::bridges()? {
         let subnets = attach::on_bridge(&bridge.name)?;
+        let index = links.iter().find(|link| link.name == bridge.name).map(|link| link.index);
+        let on_link: Vec<IpNet> =
+            addresses.iter().filter(|it| Some(it.link_index) == index).map(|address| address.address).collect();
         for ipv6 in [false, true] {
             let of_family = |net: &&IpNet| net.addr().is_ipv6() == ipv6 && net.prefix_len() >= MIN_PREFIX;
             let subnet_of = |block: &IpNet| subnets.iter().find(|subnet| subnet.contains(block) || block.contains(*subnet));
@@ -97,7 +107,10 @@ fn ways(config: &Config) -> Result<Vec<Way>, attach::AttachError> {
             remote.sort_by_key(|block| !subnet.contains(*block));
             let source = remote.first().and_then(|block| block.hosts().next());
             let destination = narrower.hosts().rev().find(is_free);
-            if let (Some(source), Some(destination)) = (source, destination) {
+            // A network that is on no link of this host is nothing that it forwards to.
+            let is_gateway = |it: &IpNet| it.addr() == IPV6_GATEWAY || destination.is_some_and(|to| it.contains(&to));
+            let forwards = on_link.iter().any(|it| it.addr().is_ipv6() == ipv6 && is_gateway(it));
+            if let (Some(source), Some(destination), true) = (source, destination, forwards) {
                 ways.push(Way { trial: Trial { out: bridge.name.clone(), destination }, source });
             }
         }

@@ -394,8 +394,14 @@ fn port_beside(network: &HostNetwork, interface: &str, inside: &Link) -> Result<
 
 fn furnish_beside(attachment: &Attachment, mac: HardwareAddress, link: &Link, mtu: Option<u32>) -> Result<(), AttachError> {
     let mut netlink = Netlink::open()?;
+    if attachment.addresses.iter().any(|address| address.addr().is_ipv6()) {
+        prepare_ipv6(&link.name);
+    }
     for &address in &attachment.addresses {
         netlink.replace_address(&link.name, address)?;
+        if address.prefix_len() == address.max_prefix_len() {
+            continue;
+        }
         // The interface is as wide as its other network wants; this one is narrower.
         let spec = RouteSpec { source: Some(address.addr()), mtu, ..RouteSpec::new(address, &link.name) };
         netlink.replace_route(spec)?;

@@ -167,16 +167,18 @@ impl Hands for Overlay {
         };
         let prepared = attach::prepare(&plan.network).map_err(|error| failed(&error))?;
         let (lease, blocks) = self.lease(id, pool, &plan, &wish.address)?;
+        let plan = plan.with_ipv6(&lease.addresses, &blocks)?;
         let said = |address: IpAddr| match wish.address {
             AddressWish::This(this, length) if this == address => length,
             _ => None,
         };
         let seen = lease.addresses.iter().filter_map(|address| plan.seen(*address, &blocks, said(*address)));
+        let addresses: Vec<IpNet> = seen.collect();
         let mut wanted = attach::Attachment {
             owner: owner(id, SECOND),
             netns: PathBuf::from(format!("/proc/self/fd/{}", namespace.as_raw_fd())),
-            addresses: seen.collect(),
-            routes: Vec::new(),
+            routes: plan.routes6(&addresses, None),
+            addresses,
             mac: wish.mac.map(|mac| mac.0),
             mtu: plan.mtu(wish.link_mtu_overhead, prepared.tun_mtu),
             own_overhead: None,

@@ -5,8 +5,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::table::Refusal;
-use crate::attach::{HostNetwork, Route};
+use crate::attach::{HostNetwork, IPV6_GATEWAY, Route};
 use crate::network::{BRIDGE_PLUGINS, BridgeConf, Spec};
+
+/// The prefix length of link-local addresses (RFC 4291 §2.5.6).
+const LINK_LOCAL_LEN: u8 = 64;
 
 /// The MTU of a bridge that nobody gave another one.
 const ETHERNET_MTU: u32 = 1500;
@@ -18,6 +21,10 @@ pub(super) struct Plan {
     /// Where containers without another way out send everything else.
     pub default_gateway: Option<IpAddr>,
     pub hairpin: bool,
+    /// `bridgeSubnet6`, or the network's IPv6 subnet, if the bridge is the gateway to it.
+    routed6: Option<IpNet>,
+    /// `isDefaultGateway`.
+    is_default_gateway: bool,
     /// `mtu`.
     mtu: Option<u32>,
     /// `linkMTUOverhead`.
@@ -41,7 +48,9 @@ impl Plan {
         };
         let wrong = |why| Refusal::Wish(format!("network {}: {why}", spec.name));
         let conf = BridgeConf::of(plugin, netconf).map_err(wrong)?;
-        // Containers by label have IPv4 only.
+        // As the CNI plugin has it: what its configuration does not say is the network's IPv6 subnet.
+        let subnet6 =
+            conf.subnet6.or_else(|| spec.subnets.iter().find(|subnet| subnet.is_ipv6()).map(|subnet| subnet.network));
         let ipv4 = || spec.subnets.iter().filter(|subnet| !subnet.is_ipv6());
         let mut subnets = ipv4().filter_map(|it| IpNet::new(it.gateway, it.network.prefix_len()).ok());
         let gateways: Vec<IpNet> = match conf.address {
@@ -56,12 +65,14 @@ impl Plan {
         Ok(Self {
             default_gateway: gateways.first().filter(|_| conf.is_default_gateway).map(IpNet::addr),
             hairpin: conf.hairpin,
+            routed6: subnet6.filter(|_| conf.is_gateway),
+            is_default_gateway: conf.is_default_gateway,
             mtu: conf.mtu,
             overhead: conf.overhead,
             network: HostNetwork {
                 bridge: conf.bridge,
                 gateways,
-                subnets: ipv4().map(|subnet| subnet.network).collect(),
+                subnets: ipv4().map(|subnet| subnet.network).chain(subnet6).collect(),
                 on_link: Vec::new(),
                 tun: tun.to_owned(),
                 host_nat: conf.host_nat,
@@ -70,13 +81,34 @@ impl Plan {
         })
     }
 
+    /// With what this host needs for containers with these IPv6 addresses, which are out of its blocks: as the CNI plugin does it.
+    pub(super) fn with_ipv6(mut self, addresses: &[IpAddr], blocks: &[IpNet]) -> Result<Self, Refusal> {
+        for address in addresses.iter().filter(|address| address.is_ipv6()) {
+            if let Some(subnet) = self.routed6.filter(|subnet| !subnet.contains(address)) {
+                return Err(Refusal::Wish(format!("bridgeSubnet6: the address {address} is not in {subnet}")));
+            }
+            let Some(&block) = blocks.iter().find(|block| block.contains(address)) else { continue };
+            let network = &mut self.network;
+            if self.routed6.is_some() {
+                network.on_link.push(block);
+                network.gateways.extend(IpNet::new(IPV6_GATEWAY.into(), LINK_LOCAL_LEN).ok());
+            } else if !network.subnets.iter().any(|subnet| subnet.contains(&block)) {
+                network.subnets.push(block);
+            }
+        }
+        Ok(self)
+    }
+
     /// Addresses of the network that are gateways.
     pub(super) fn gateways(&self) -> Vec<IpAddr> {
         self.network.gateways.iter().map(IpNet::addr).collect()
     }
 
-    /// An address as a container sees it: the whole network looks like one link.
+    /// An address as a container sees it: the whole network looks like one link. By IPv6 it sees nobody but the gateway.
     pub(super) fn seen(&self, address: IpAddr, blocks: &[IpNet], said: Option<u8>) -> Option<IpNet> {
+        if address.is_ipv6() && self.routed6.is_some() {
+            return Some(address.into());
+        }
         let holds = |net: &&IpNet| net.contains(&address);
         let length = self.network.subnets.iter().find(holds).or_else(|| blocks.iter().find(holds)).map(IpNet::prefix_len);
         IpNet::new(address, said.or(length)?).ok()
@@ -99,13 +131,23 @@ impl Plan {
     /// The routes of a container with these addresses that has no other network. A gateway that is on none of its links is one hop away
     /// all the same.
     pub(super) fn routes(&self, addresses: &[IpNet]) -> Vec<Route> {
-        let Some(gateway) = self.default_gateway else { return Vec::new() };
+        let everywhere = IpNet::new([0; 16].into(), 0).ok().filter(|_| self.is_default_gateway);
+        let routes6 = self.routes6(addresses, everywhere);
+        let Some(gateway) = self.default_gateway else { return routes6 };
         let unspecified = if gateway.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
         let everywhere = IpNet::new(unspecified, 0).ok();
         let off_link = !addresses.iter().any(|net| net.contains(&gateway));
         let hop = off_link.then(|| Route { destination: gateway.into(), gateway: None });
         let everywhere = everywhere.map(|destination| Route { destination, gateway: Some(gateway) });
-        hop.into_iter().chain(everywhere).collect()
+        hop.into_iter().chain(everywhere).chain(routes6).collect()
+    }
+
+    /// By IPv6 the network, or `more`, is behind the gateway: for a container that has an address of it, whatever networks it has besides.
+    pub(super) fn routes6(&self, addresses: &[IpNet], more: Option<IpNet>) -> Vec<Route> {
+        let destination = more.or(self.routed6).filter(|_| self.routed6.is_some());
+        let has = addresses.iter().any(|net| net.addr().is_ipv6());
+        let route = |destination| Route { destination, gateway: Some(IPV6_GATEWAY.into()) };
+        destination.filter(|_| has).map(route).into_iter().collect()
     }
 }
 

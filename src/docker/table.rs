@@ -220,7 +220,8 @@ impl<H: Hands> Table<H> {
                 entry.view.addresses = addresses;
                 entry.view.interface = Some(interface);
                 (entry.plugged, entry.retry) = (true, None);
-                entry.turn(State::Attached, None);
+                let idle = choice::idle_labels(container.labels());
+                entry.turn(State::Attached, (!idle.is_empty()).then(|| idle.join("; ")));
                 self.hands.set_names(container, &wish);
             }
             Err(refusal) => self.refused(container, Some(&wish), refusal, now),
@@ -307,6 +308,9 @@ impl Entry {
             State::Attached => {
                 let addresses: Vec<String> = self.view.addresses.iter().map(ToString::to_string).collect();
                 tracing::info!("Docker: {title} has {} on network {network}", addresses.join(", "));
+                if !why.is_empty() {
+                    tracing::warn!("Docker: {title}: {why}");
+                }
             }
             State::Waiting => tracing::debug!("Docker: {title} waits: {why}"),
             State::Failed => tracing::warn!("Docker: {title} is left as it is: {why}"),

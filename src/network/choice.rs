@@ -41,6 +41,11 @@ pub const LABEL_MTU_OVERHEAD: &str = "io.rancher.cni.link_mtu_overhead";
 /// The label that turns our resolver on or off.
 pub const LABEL_DNS: &str = "io.rancher.container.dns";
 
+/// Labels of the original that do nothing here: names of hosts and resolvers' orders were its own servers' work, and the process of a
+/// container does not wait for its address.
+const IDLE: [&str; 3] =
+    ["io.rancher.container.hostname_override", "io.rancher.container.dns.priority", "io.rancher.cni.wait"];
+
 /// Addresses in one label.
 const MAX_ADDRESSES: usize = 64;
 
@@ -218,6 +223,28 @@ pub fn choose(mode: &str, labels: &Labels, choices: &Choices<'_>) -> Result<Choi
         dns: dns.unwrap_or(true),
     };
     Ok(Choice { place: Place::Network(attachment), dns, remarks })
+}
+
+/// Labels of a container on a network of ours that do nothing, in words: some of the original's, and misspelt ones. Others are somebody
+/// else's.
+#[must_use]
+pub fn idle_labels(labels: &Labels) -> Vec<String> {
+    let known = [LABEL_NETWORK, LABEL_CNI_NETWORK, LABEL_IP, LABEL_REQUESTED_IP, LABEL_MAC, LABEL_MTU_OVERHEAD, LABEL_DNS];
+    let one = |label: &String| {
+        let name = label.strip_prefix("annotation.").unwrap_or(label);
+        if known.contains(&name) {
+            return None;
+        }
+        if IDLE.contains(&name) {
+            return Some(format!("label {name} has no effect here"));
+        }
+        // Only the last word may be misspelt: the original has many labels that look alike.
+        let (start, last) = name.rsplit_once('.')?;
+        let words: Vec<&str> = known.iter().filter_map(|it| it.strip_prefix(start)?.strip_prefix('.')).collect();
+        let meant = scalar::closest(last, &words)?;
+        Some(format!("label {} has no effect: did you mean {start}.{meant}?", shortened(name)))
+    };
+    labels.keys().filter_map(one).collect()
 }
 
 impl<'n> Choices<'n> {

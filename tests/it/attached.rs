@@ -113,7 +113,7 @@ const NETWORK6: &str = "fd00:42::/32";
 const BLOCKS6: [&str; 2] = ["fd00:42:1::/64", "fd00:42:2::/64"];
 
 /// An agent with a block of each family.
-fn dual(host: &Host, peer: &Host, own: usize) -> AgentConfig {
+pub fn dual(host: &Host, peer: &Host, own: usize) -> AgentConfig {
     let mut config = AgentConfig::new(host, &[PeerConfig::at(peer)]);
     config.overlay = format!("[{}, 'fd00:42:{}::1']", host.inner, own + 1);
     config.blocks = format!("{}, '{}'", host.block, BLOCKS6[own]);
@@ -121,7 +121,7 @@ fn dual(host: &Host, peer: &Host, own: usize) -> AgentConfig {
     config
 }
 
-fn dual_conf(site: &Site) -> Value {
+pub fn dual_conf(site: &Site) -> Value {
     let mut conf = site.conf();
     conf["bridgeSubnet6"] = json!(NETWORK6);
     conf["underpass"].as_object_mut().unwrap().remove("blocks");
@@ -129,7 +129,7 @@ fn dual_conf(site: &Site) -> Value {
 }
 
 /// A container's address of the network's IPv6 prefix.
-fn address6(site: &Site, container: &str) -> IpAddr {
+pub fn address6(site: &Site, container: &str) -> IpAddr {
     let listed = site.inside(container).run(|| Netlink::open().unwrap().addresses_of("eth0").unwrap()).unwrap();
     let addresses = listed.iter().map(|address| address.address.addr());
     addresses.into_iter().find(|address| address.to_string().starts_with("fd00:42:")).expect("an IPv6 address")

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use crate::attach::pings;
-use crate::lab::agent::{Agent, paired};
+use crate::attached::{address6, dual, dual_conf};
+use crate::lab::agent::{Agent, paired, started};
 use crate::lab::site::Site;
 use crate::lab::{Host, Lab, wait_for};
 
@@ -94,8 +95,36 @@ fn what_drops_forwarded_packets_is_named_with_what_helps() {
         shell(end);
     }
     assert_eq!(said(&beta), [""; 0], "there is nothing");
-    let tables = lab.alpha.run(&["nft", "list", "tables"]);
-    assert!(!tables.contains("probe"), "{tables}");
+    let tables = || lab.alpha.run(&["nft", "list", "tables"]);
+    wait_for("no table of a trial", NEWS, || (!tables().contains("probe")).then_some(()));
     let log = alpha.log();
     assert_eq!(log.matches("WARN what the tunnel brings").count(), CASES.len() - 1, "each once: {log}");
+}
+
+/// IPv6 has filters of its own.
+#[test]
+fn ipv6_is_tried_by_itself() {
+    let lab = Lab::direct();
+    let (alpha, beta) = started(&lab, &dual(&lab.alpha, &lab.beta, 0), &dual(&lab.beta, &lab.alpha, 1));
+    let mut sites = [(&lab.alpha, &alpha), (&lab.beta, &beta)].map(|(host, agent)| Site::of_agent(host, agent));
+    for site in &mut sites {
+        let conf = dual_conf(site);
+        site.add_with("c", &conf);
+    }
+    let passes = || pings(sites[1].inside("c"), address6(&sites[0], "c"), &[]);
+    wait_for("a ping between containers", NEWS, || passes().then_some(()));
+    for policy in ["DROP", "ACCEPT"] {
+        lab.alpha.run(&["ip6tables", "-P", "FORWARD", policy]);
+        assert_eq!(passes(), policy == "ACCEPT");
+        stir(&lab.alpha);
+        let wanted = || {
+            let said = said(&alpha);
+            let is_named =
+                |text: &String| text.contains("FORWARD of the nftables table ip6 filter") && text.contains("`ip6tables -I");
+            (said.iter().filter(|text| is_named(text)).count() == said.len() && said.is_empty() == (policy == "ACCEPT"))
+                .then_some(())
+        };
+        wait_for(&format!("the status with policy {policy}"), NEWS, wanted);
+    }
+    assert!(pings(sites[1].inside("c"), sites[0].address("c"), &[]), "IPv4 was not concerned");
 }

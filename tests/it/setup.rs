@@ -73,7 +73,9 @@ impl Machine {
             );
         }
         // Other networks of this machine's runtimes are none of its business.
-        script += "; rm -f /etc/cni/net.d/*; touch /run/ready; while :; do sleep 1000 & wait; done";
+        script += "; rm -f /etc/cni/net.d/*; touch /run/ready; ";
+        // Who has no processes of its own leaves none either: this one is the one that is killed.
+        script += if own_processes { "while :; do sleep 1000 & wait; done" } else { "exec sleep infinity" };
         let netns = format!("--net=/run/netns/{}", host.netns);
         let processes: &[&str] = if own_processes { &["--pid", "--fork", "--kill-child", "--mount-proc"] } else { &[] };
         let argv = [&["nsenter", &netns, "unshare", "--mount"], processes, &["sh", "-c", &script]].concat();

@@ -130,3 +130,19 @@ fn labels_that_make_no_sense_are_errors() {
     }
     assert_eq!(place("bridge", &[(LABEL_IP, "nonsense")]), "Bridge", "whoever is left alone may have any labels");
 }
+
+#[test]
+fn labels_that_do_nothing_are_told() {
+    let idle = |names: &[&str]| idle_labels(&names.iter().map(|name| ((*name).to_owned(), "x".to_owned())).collect());
+    let fine =
+        [LABEL_NETWORK, LABEL_IP, LABEL_DNS, "io.rancher.container.uuid", "io.rancher.container.name", "other", "io.x.ip"];
+    assert_eq!(idle(&fine), [""; 0]);
+    assert_eq!(idle(&["annotation.io.rancher.cni.wait"]), ["label io.rancher.cni.wait has no effect here"]);
+    assert_eq!(
+        idle(&["io.rancher.container.request_ip", "io.rancher.cni.netwrok"]),
+        [
+            "label io.rancher.cni.netwrok has no effect: did you mean io.rancher.cni.network?",
+            "label io.rancher.container.request_ip has no effect: did you mean io.rancher.container.requested_ip?"
+        ]
+    );
+}

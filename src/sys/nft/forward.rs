@@ -121,12 +121,20 @@ pub fn probe(tun: &str, trials: &[Trial], mut send: impl FnMut(&Trial)) -> Resul
     priorities.sort_unstable();
     priorities.dedup();
     // What a killed one has left counts no more.
-    remove_table(Family::Inet, TABLE)?;
+    clear()?;
     checkpoints(tun, trials, &priorities).commit()?;
     trials.iter().for_each(&mut send);
     let verdicts = verdicts(trials, &priorities);
-    remove_table(Family::Inet, TABLE)?;
+    clear()?;
     verdicts
+}
+
+/// Takes away what stands for a moment, if somebody was killed in it.
+///
+/// # Errors
+/// [`GuardError`].
+pub fn clear() -> Result<(), GuardError> {
+    remove_table(Family::Inet, TABLE).map(drop)
 }
 
 /// One checkpoint before everybody, and one behind each priority: a new chain stands before those of its own priority.

@@ -54,8 +54,8 @@ pub struct DockerHost {
     /// The control groups of its containers, below each controller.
     groups: String,
     dockerd: Option<Daemon>,
-    /// Whether Docker filters what this host forwards, as it does by default.
-    filters: bool,
+    /// Further options of the daemon.
+    options: &'static [&'static str],
     init: Daemon,
     /// Last: the others tell their logs.
     folder: TempDir,
@@ -64,15 +64,20 @@ pub struct DockerHost {
 impl DockerHost {
     /// A host of the laboratory with a running daemon; the agent does not run yet.
     pub fn new(host: &Host) -> Self {
-        Self::with(host, false)
+        Self::with(host, &["--iptables=false"])
     }
 
     /// The same, with a daemon that filters what the host forwards.
     pub fn with_filter(host: &Host) -> Self {
-        Self::with(host, true)
+        Self::with(host, &["--iptables=true"])
     }
 
-    fn with(host: &Host, filters: bool) -> Self {
+    /// The same, with a daemon whose containers go on without it.
+    pub fn with_live_restore(host: &Host) -> Self {
+        Self::with(host, &["--iptables=true", "--live-restore"])
+    }
+
+    fn with(host: &Host, options: &'static [&'static str]) -> Self {
         for tool in [DOCKERD, DOCKER, BUSYBOX] {
             assert!(Path::new(tool).exists(), "{tool} is missing: tests/run installs it");
         }
@@ -88,7 +93,7 @@ impl DockerHost {
         wait_for("the host", PATIENCE, || host.attempt(&["test", "-d", "/run/ready"]).status.success().then_some(()));
         let groups = format!("/{}", host.netns);
         let agent = Agent::new(&host);
-        let mut made = Self { host, agent, groups, dockerd: None, filters, init, folder };
+        let mut made = Self { host, agent, groups, dockerd: None, options, init, folder };
         made.start_docker();
         made.docker(&["import", &image(made.folder.path()), "bb:1"]);
         made
@@ -111,13 +116,8 @@ impl DockerHost {
         let listen = format!("unix://{}", self.socket());
         let words = [
             &[DOCKERD, "--data-root", &data, "--exec-root", &exec, "--pidfile", &pid, "--config-file", &config][..],
-            &[
-                "--host",
-                &listen,
-                "--storage-driver",
-                "vfs",
-                if self.filters { "--iptables=true" } else { "--iptables=false" },
-            ],
+            &["--host", &listen, "--storage-driver", "vfs"],
+            self.options,
             &["--ip6tables=false", "--userland-proxy=false", "--cgroup-parent", &self.groups, "--log-level", "warn"],
         ];
         let argv = self.host.on(&words.concat());

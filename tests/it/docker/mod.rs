@@ -137,8 +137,10 @@ fn labels_say_what_a_container_gets() {
     let mut alpha = running(&lab.alpha, &[]);
     alpha.start_container("wish", &[LABEL, "--label=io.rancher.container.requested_ip=10.42.1.40,10.42.1.41"]);
     assert_eq!(alpha.address("wish"), "10.42.1.40");
-    alpha.start_container("next", &[LABEL, "--label=io.rancher.container.requested_ip=10.42.1.40,10.42.1.41"]);
+    let slip = "--label=io.rancher.container.hostname_override=container_name";
+    alpha.start_container("next", &[LABEL, "--label=io.rancher.container.requested_ip=10.42.1.40,10.42.1.41", slip]);
     assert_eq!(alpha.address("next"), "10.42.1.41");
+    assert_eq!(alpha.until("next", "attached")["why"], "label io.rancher.container.hostname_override has no effect here");
     let exact = ["--label=io.rancher.cni.network=ipsec", "--label=io.rancher.container.ip=10.42.1.42/24"];
     let more =
         ["--label=io.rancher.container.mac_address=02:00:00:aa:bb:cc", "--label=io.rancher.cni.link_mtu_overhead=300"];
@@ -285,4 +287,95 @@ fn containers_ask_the_name_servers_of_their_network() {
     alpha.docker(&["restart", "-t", "0", "web"]);
     until(&alpha, "web", "nameserver 192.0.2.54; search rancher.internal");
     assert_eq!((resolver(&alpha, "mute"), resolver(&alpha, "plain")), (untouched.clone(), untouched));
+}
+
+/// Docker that lets its containers go on is away, and the agent comes and goes meanwhile.
+#[test]
+fn containers_that_outlive_docker_keep_their_addresses() {
+    let lab = Lab::direct();
+    let mut alpha = DockerHost::with_live_restore(&lab.alpha);
+    let with = config(&lab.alpha, &[PeerConfig::at(&lab.beta)], &alpha.folder());
+    alpha.start_agent(&with);
+    let beta = running(&lab.beta, &[PeerConfig::at(&lab.alpha)]);
+    alpha.start_container("web", &[LABEL]);
+    alpha.start_container("alone", &[LABEL, "--network=none"]);
+    alpha.start_container("brief", &[LABEL]);
+    beta.start_container("other", &[LABEL]);
+    let names = ["web", "alone", "brief"];
+    let [web, alone, brief] = names.map(|name| alpha.address(name));
+    beta.address("other");
+    let all_reached = || [&web, &alone].into_iter().for_each(|address| beta.reaches("other", address));
+    all_reached();
+    let first = alpha.docker(&["inspect", "--format", "{{.State.Pid}}", "brief"]);
+    alpha.stop_docker();
+    all_reached();
+    alpha.kill_agent();
+    alpha.agent.start();
+    all_reached();
+    let (_, shown) = alpha.ps();
+    assert_eq!(shown["docker"]["watching"], false, "{shown}");
+    assert_eq!(alpha.leased().len(), 3, "Docker alone says who is gone");
+    alpha.host.run(&["kill", "-9", &first]);
+    alpha.start_docker();
+    assert_eq!((alpha.address("web"), alpha.address("alone")), (web.clone(), alone.clone()));
+    assert_eq!(alpha.until("brief", "waiting")["addresses"][0], *brief);
+    all_reached();
+    for name in names {
+        alpha.docker(&["restart", "-t", "0", name]);
+    }
+    assert_eq!(names.map(|name| alpha.address(name)), [web.clone(), alone.clone(), brief]);
+    all_reached();
+}
+
+/// Both families: beside Docker's IPv4 address, alone, and on a bridge of Docker's own.
+#[test]
+fn labels_give_ipv6_as_well() {
+    let lab = Lab::direct();
+    let mut hosts = [(&lab.alpha, &lab.beta), (&lab.beta, &lab.alpha)].map(|(host, peer)| {
+        let mut made = DockerHost::new(host);
+        let block6 = |host: &Host| host.block.replace("10.42.", "fd00:42:").replace(".0/24", "::/64");
+        let mut config = config(host, &[PeerConfig::at(peer)], &made.folder());
+        config.overlay = format!("[{}, '{}']", host.inner, block6(host).replace("::/64", "::1"));
+        config.blocks = format!("{}, '{}'", host.block, block6(host));
+        config.peers[0].blocks = format!("{}, '{}'", peer.block, block6(peer));
+        config.more = config.more.replace("        isDefault", "        bridgeSubnet6: 'fd00:42::/32'\n        isDefault");
+        made.start_agent(&config);
+        made
+    });
+    hosts[0].docker(&["network", "create", "own"]);
+    hosts[0].start_container("web", &[LABEL]);
+    hosts[0].start_container("alone", &[LABEL, "--network=none"]);
+    hosts[0].start_container("second", &["--label=io.rancher.cni.network=ipsec", "--network=own"]);
+    hosts[0].start_container("four", &[LABEL, "--label=io.rancher.container.ip=10.42.1.99"]);
+    hosts[1].start_container("web", &[LABEL]);
+    let both = |host: &DockerHost, name: &str| {
+        let container = host.until(name, "attached");
+        let listed = container["addresses"].as_array().expect("a list").iter();
+        listed.map(|it| it.as_str().expect("a text").to_owned()).collect::<Vec<_>>()
+    };
+    let there = both(&hosts[1], "web");
+    assert!(there.len() == 2 && there[1].starts_with("fd00:42:2:"), "{there:?}");
+    let pings = |host: &DockerHost, name: &str, address: &str| {
+        let ping = || host.inside(name, &["ping", "-c", "1", "-W", "1", address]);
+        wait_for(&format!("{name} to ping {address}"), Duration::from_secs(30), ping);
+    };
+    for name in ["web", "alone", "second"] {
+        let here = both(&hosts[0], name);
+        assert!(here.len() == 2 && here[1].starts_with("fd00:42:1:"), "{name}: {here:?}");
+        for (near, far) in here.iter().zip(&there) {
+            pings(&hosts[0], name, far);
+            pings(&hosts[1], "web", near);
+        }
+    }
+    pings(&hosts[0], "web", &both(&hosts[0], "alone")[1]);
+    assert_eq!(both(&hosts[0], "four"), ["10.42.1.99"], "who asks for one gets that one");
+    // It is kept over restarts of the container and of the agent.
+    let had = both(&hosts[0], "web");
+    hosts[0].docker(&["restart", "-t", "0", "web"]);
+    hosts[0].kill_agent();
+    hosts[0].agent.start();
+    for name in ["web", "alone"] {
+        pings(&hosts[1], "web", &both(&hosts[0], name)[1]);
+    }
+    assert_eq!(both(&hosts[0], "web"), had);
 }

@@ -26,6 +26,7 @@
 
 mod message;
 mod rule;
+mod standing;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;

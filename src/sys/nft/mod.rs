@@ -26,7 +26,7 @@
 
 mod message;
 mod rule;
-mod standing;
+mod compare;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;

@@ -53,6 +53,8 @@ pub(super) struct Facts {
     pub loan_warnings: Vec<String>,
     /// What an operator should know of networks.
     pub driver_warnings: Vec<String>,
+    /// What an operator should know of filters in the way of containers.
+    pub barrier_warnings: Vec<String>,
     /// The store, if there is one.
     pub store: Option<(View, Own)>,
     /// What an operator should know of what it says.
@@ -168,10 +170,13 @@ impl Answers {
         }
         drivers::show(&self.state_dir, &mut status);
         status.control = self.counters.snapshot();
-        status.warnings = [&facts.warnings, &facts.driver_warnings, &facts.loan_warnings, &facts.store_warnings]
+        let lists = [&facts.driver_warnings, &facts.loan_warnings, &facts.barrier_warnings, &facts.store_warnings];
+        status.warnings = [&facts.warnings]
             .into_iter()
+            .chain(lists)
             .flatten()
             .cloned()
+            .chain(docker::complaints(&facts.docker.as_ref().map(Docker::views).unwrap_or_default()))
             .collect();
         let (table, tun) = (facts.table.clone(), facts.tun.name.clone());
         drop(facts);
@@ -288,6 +293,8 @@ fn remote(endpoint: Endpoint, host: &str) -> Container {
     Container {
         id: endpoint.container,
         name: endpoint.names.into_iter().next(),
+        aliases: endpoint.aliases,
+        ports: endpoint.ports,
         runtime: endpoint.runtime,
         host: Some(host.to_owned()),
         network: Some(endpoint.network).filter(|network| !network.is_empty()),

@@ -7,9 +7,7 @@
 //! Plugins and the watcher of Docker that need what the journal does not have ask by [`Beyond`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -28,6 +26,7 @@ use crate::observe::ContainerState;
 use crate::store::Endpoint;
 use crate::store::etcd::{Asker, Claimed, Refused, Tight, Usage};
 use crate::sys::clock::wall_clock;
+use crate::sys::file::{Stamp, stamp};
 
 /// From which part of its addresses on a network wants its next block: so many quarters.
 const TIGHT_QUARTERS: u128 = 3;
@@ -51,8 +50,8 @@ pub(super) struct Census {
     lent: Mutex<Option<(Arc<Vec<Claimed>>, bool)>>,
 }
 
-/// What a count is made of: the journal's device, inode, length and time, and what Docker says.
-type Sources = (Option<(u64, u64, u64, i64, i64)>, Vec<View>);
+/// What a count is made of: the journal, and what Docker says.
+type Sources = (Option<Stamp>, Vec<View>);
 
 impl Census {
     pub(super) fn new(state_dir: &Path, asker: Option<Asker>, docker: Option<Docker>) -> Self {
@@ -72,7 +71,7 @@ impl Census {
         let Some(asker) = &self.asker else { return Ok(None) };
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let views = self.docker.as_ref().map(Docker::views).unwrap_or_default();
-        let sources = (self.stamp(), views);
+        let sources = (stamp(&self.state_dir.join(JOURNAL)), views);
         if !again && told.as_ref() == Some(&sources) {
             return Ok(None);
         }
@@ -80,11 +79,6 @@ impl Census {
         asker.set_usage(usage.clone());
         *told = Some(sources);
         Ok(Some(usage))
-    }
-
-    fn stamp(&self) -> Option<(u64, u64, u64, i64, i64)> {
-        let metadata = fs::metadata(self.state_dir.join(JOURNAL)).ok()?;
-        Some((metadata.dev(), metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
     }
 
     /// Leases to other hosts what they have or want out of our blocks, and takes back what they have no more. Returns what cannot be, in
@@ -217,7 +211,7 @@ fn common(some: &[IpNet], others: &[IpNet]) -> Vec<IpNet> {
     some.iter().flat_map(|one| others.iter().filter_map(move |other| narrower(*one, *other))).collect()
 }
 
-/// What the journal says is used; of Docker's containers their names as well.
+/// What the journal says is used; of Docker's containers what Docker says they are called.
 fn usage(book: &Book, docker: &[View], now: Seconds) -> Usage {
     let mut usage = Usage::default();
     // Without a fence there is no container.
@@ -227,7 +221,9 @@ fn usage(book: &Book, docker: &[View], now: Seconds) -> Usage {
             let Owner { container, interface, cni_network } = &lease.owner;
             // None of them has a colon or a slash.
             let key = format!("{name}/{container}:{interface}:{cni_network}");
-            usage.endpoints.insert(key, endpoint(lease, docker, &macs));
+            if !lease.pending {
+                usage.endpoints.insert(key, endpoint(lease, docker, &macs));
+            }
             let beyond = |address: &&IpAddr| {
                 !network.is_own(**address) && network.beyond().iter().any(|subnet| subnet.contains(*address))
             };
@@ -245,6 +241,7 @@ fn usage(book: &Book, docker: &[View], now: Seconds) -> Usage {
 }
 
 fn endpoint(lease: &Lease, docker: &[View], macs: &BTreeMap<IpAddr, attach::HardwareAddress>) -> Endpoint {
+    let about = &lease.about;
     let is_docker = lease.owner.cni_network == RUNTIME;
     let view = docker.iter().find(|view| is_docker && view.id == lease.owner.container);
     let mac = lease.addresses.iter().find_map(|address| macs.get(address));
@@ -262,10 +259,10 @@ fn endpoint(lease: &Lease, docker: &[View], macs: &BTreeMap<IpAddr, attach::Hard
         state: state.name().to_owned(),
         ips: lease.addresses.clone(),
         mac: mac.map(|mac| mac.map(|octet| format!("{octet:02x}")).join(":")),
-        names: view.map(|view| view.name.clone()).into_iter().collect(),
-        aliases: Vec::new(),
+        names: view.map(|view| view.name.clone()).or_else(|| about.name.clone()).into_iter().collect(),
+        aliases: view.map_or(&about.aliases, |view| &view.aliases).clone(),
         labels: view.map(|view| view.labels.clone()).unwrap_or_default(),
-        ports: Vec::new(),
+        ports: view.map_or(&about.ports, |view| &view.ports).clone(),
         since: lease.since,
     }
 }
@@ -273,7 +270,7 @@ fn endpoint(lease: &Lease, docker: &[View], macs: &BTreeMap<IpAddr, attach::Hard
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipam::{Request, Sandbox, Wish, obtain};
+    use crate::ipam::{About, Request, Sandbox, Wish, obtain};
 
     /// Grants everything.
     struct Granting;
@@ -293,8 +290,13 @@ mod tests {
     }
 
     fn lease(state_dir: &Path, container: &str, wish: Wish) {
+        lease_to(state_dir, container, wish, About::default());
+    }
+
+    fn lease_to(state_dir: &Path, container: &str, wish: Wish, about: About) {
         let owner = Owner { container: container.into(), interface: "eth0".into(), cni_network: "net".into() };
-        let request = Request { network: MANAGED.into(), owner, sandbox: Sandbox::nowhere(), wish, never: Vec::new() };
+        let request =
+            Request { network: MANAGED.into(), owner, sandbox: Sandbox::nowhere(), wish, never: Vec::new(), about };
         obtain(Ipam::open(state_dir).unwrap(), state_dir, &request, &Granting, 100).unwrap();
     }
 
@@ -326,6 +328,44 @@ mod tests {
         let keys: Vec<&str> = used.endpoints.keys().map(String::as_str).collect();
         let expected = ["managed/c0:eth0:net", "managed/c1:eth0:net", "managed/c2:eth0:net", "managed/far:eth0:net"];
         assert_eq!(keys, expected, "another host is no container of ours");
+    }
+
+    #[test]
+    fn an_endpoint_is_what_its_runtime_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path();
+        let blocks = nets(&["10.42.1.0/24"]);
+        Ipam::open(state).unwrap().set_network(MANAGED, &blocks, &[], Source::Agent).unwrap();
+        let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let about = About { name: Some("web".into()), aliases: texts(&["x", "y"]), ports: texts(&["8080->80/tcp"]) };
+        lease_to(state, "c1", Wish::Any, about);
+        let view = View {
+            id: "d1".into(),
+            name: "db".into(),
+            aliases: texts(&["database"]),
+            ports: texts(&["5432->5432/tcp"]),
+            labels: BTreeMap::new(),
+            network: None,
+            addresses: Vec::new(),
+            interface: None,
+            state: crate::docker::State::Attached,
+            why: None,
+        };
+        let owner = Owner { container: "d1".into(), interface: "eth0".into(), cni_network: RUNTIME.into() };
+        let request = Request {
+            network: MANAGED.into(),
+            owner,
+            sandbox: Sandbox::nowhere(),
+            wish: Wish::Any,
+            never: Vec::new(),
+            about: About::default(),
+        };
+        Ipam::open(state).unwrap().lease(request, 100).unwrap();
+        let usage = usage(&Ipam::look(state).unwrap(), &[view], 100);
+        let said: Vec<_> = usage.endpoints.values().map(|it| (&it.names, &it.aliases, &it.ports)).collect();
+        let (web, db) = ((texts(&["web"]), texts(&["x", "y"])), (texts(&["db"]), texts(&["database"])));
+        let (http, sql) = (texts(&["8080->80/tcp"]), texts(&["5432->5432/tcp"]));
+        assert_eq!(said, [(&web.0, &web.1, &http), (&db.0, &db.1, &sql)]);
     }
 
     #[test]

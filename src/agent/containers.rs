@@ -1,11 +1,11 @@
 //! What containers and their networks need of the agent while both live: bridges of other plugins that the guard lets pass, an MTU that
-//! follows the tunnel's and the network's, and a way through Docker's filter (`passage.rs`).
+//! follows the tunnel's and the network's, a way through Docker's filter (`passage.rs`), and a fence that comes back.
 //!
 //! Commands change the networks without us, and plugins connect containers without us. So this looks, at every second, whether
 //! anything of that is another than before, which costs next to nothing, and does its work only then.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::drivers::List;
 use super::passage::Passage;
@@ -14,6 +14,7 @@ use crate::docker;
 use crate::ipam::Ipam;
 use crate::network::{Spec, interface_of};
 use crate::observe::counted;
+use crate::sys::file::Stamp;
 use crate::sys::netlink::Netlink;
 
 /// How often everything is looked at without a sign of change: a container may be attached in the very moment in which we look.
@@ -27,12 +28,15 @@ pub(super) struct Containers {
     seen: Option<Seen>,
     next: Instant,
     passage: Passage,
+    keeper: attach::Keeper,
+    /// What the log was told last of the fence.
+    told: String,
 }
 
 /// What containers' MTUs follow from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Seen {
-    networks: Option<SystemTime>,
+    networks: Option<Stamp>,
     tun_mtu: Option<u32>,
 }
 
@@ -44,6 +48,8 @@ impl Containers {
             seen: None,
             next: Instant::now(),
             passage: Passage::default(),
+            keeper: attach::Keeper::default(),
+            told: String::new(),
         }
     }
 
@@ -52,7 +58,7 @@ impl Containers {
     pub(super) fn look(&mut self, changed: bool) -> Option<Vec<String>> {
         self.passage.look(&self.tun, changed);
         let tun_mtu = Netlink::open().and_then(|mut netlink| netlink.link(&self.tun)).ok().map(|link| link.mtu);
-        let seen = Some(Seen { networks: List::changed(&self.state_dir), tun_mtu });
+        let seen = Some(Seen { networks: List::stamp(&self.state_dir), tun_mtu });
         let now = Instant::now();
         let news = seen != self.seen;
         if !news && now < self.next {
@@ -61,6 +67,25 @@ impl Containers {
         (self.seen, self.next) = (seen, now + NET);
         self.follow_mtu();
         news.then(|| foreign_bridges(&self.state_dir))
+    }
+
+    /// Puts the fence back if somebody took it away. Returns whether any nftables table changed, whosever.
+    pub(super) fn keep_fence(&mut self) -> bool {
+        let (changed, trouble) = match self.keeper.look() {
+            Ok((changed, put_back)) => {
+                if put_back {
+                    tracing::warn!("somebody removed the nftables tables around the containers' networks: they are back");
+                }
+                (changed, String::new())
+            }
+            // The same again is no news.
+            Err(error) => (true, format!("the nftables tables around the containers' networks: {error}")),
+        };
+        if self.told != trouble && !trouble.is_empty() {
+            tracing::warn!("{trouble}");
+        }
+        self.told = trouble;
+        changed
     }
 
     fn follow_mtu(&self) {

@@ -8,6 +8,10 @@ use super::drivers::List;
 use crate::config::Config;
 use crate::docker::{self, Known, KnownNetwork, Link, RUNTIME, Report, Settings, Watcher};
 use crate::observe::{Container, ContainerState, Containers, DockerLink};
+use crate::sys::file::Stamp;
+
+/// Containers that the status complains of by name.
+const COMPLAINTS: usize = 8;
 
 /// What is known of Docker's containers, for whoever asks.
 #[derive(Clone, Debug)]
@@ -29,7 +33,8 @@ impl Docker {
         let state_dir = std::path::absolute(state_dir).map_err(failed)?;
         let settings = Settings { socket: self.socket.clone(), state_dir: state_dir.clone(), tun: config.tun.name.clone() };
         let beyond = Box::new(Arc::clone(census));
-        Watcher::start(settings, Box::new(move || known(&state_dir)), beyond, &self.report).map_err(failed)
+        let mut networks = Networks { state_dir, read: None };
+        Watcher::start(settings, Box::new(move || networks.now()), beyond, &self.report).map_err(failed)
     }
 
     /// What is known of its containers.
@@ -38,7 +43,42 @@ impl Docker {
     }
 }
 
-/// This host's networks as they are now: commands change them without us.
+/// What the status says of those that have not what they ask for.
+pub(super) fn complaints(views: &[docker::View]) -> Vec<String> {
+    let is_bad = |view: &&docker::View| !state(view.state).is_fine();
+    let text = |view: &docker::View| {
+        let why = view.why.as_deref().unwrap_or_default();
+        format!("container {} of Docker is {}: {why}", view.name, state(view.state).name())
+    };
+    let mut said: Vec<String> = views.iter().filter(is_bad).take(COMPLAINTS).map(text).collect();
+    let more = views.iter().filter(is_bad).count().saturating_sub(COMPLAINTS);
+    if more > 0 {
+        said.push(format!("{more} more containers of Docker have not what they ask for: `underpass ps` lists them"));
+    }
+    said
+}
+
+/// This host's networks: commands change them without us, so the file is looked at, and read if it is another one.
+struct Networks {
+    state_dir: PathBuf,
+    read: Option<(Option<Stamp>, Arc<Known>)>,
+}
+
+impl Networks {
+    fn now(&mut self) -> Result<Arc<Known>, String> {
+        let stamp = List::stamp(&self.state_dir);
+        if let Some((seen, known)) = &self.read
+            && *seen == stamp
+        {
+            return Ok(Arc::clone(known));
+        }
+        let known = Arc::new(known(&self.state_dir)?);
+        self.read = Some((stamp, Arc::clone(&known)));
+        Ok(known)
+    }
+}
+
+/// As they are now.
 fn known(state_dir: &Path) -> Result<Known, String> {
     let list = List::read(state_dir).map_err(|error| error.to_string())?;
     let managed = list.managed.clone();
@@ -66,6 +106,8 @@ pub(super) fn containers(host: &str, docker: Option<&Docker>) -> Containers {
     let container = |view: docker::View| Container {
         id: view.id,
         name: Some(view.name),
+        aliases: view.aliases,
+        ports: view.ports,
         runtime: RUNTIME.to_owned(),
         host: Some(host.to_owned()),
         network: view.network,
@@ -85,5 +127,33 @@ pub(super) const fn state(state: docker::State) -> ContainerState {
         docker::State::Waiting => ContainerState::Waiting,
         docker::State::Failed => ContainerState::Failed,
         docker::State::Disconnected => ContainerState::Disconnected,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_not_what_it_asks_for_is_named_up_to_a_number() {
+        let view = |name: &str, state, why: Option<&str>| docker::View {
+            id: "0".repeat(64),
+            name: name.to_owned(),
+            aliases: Vec::new(),
+            ports: Vec::new(),
+            labels: Default::default(),
+            network: None,
+            addresses: Vec::new(),
+            interface: None,
+            state,
+            why: why.map(str::to_owned),
+        };
+        let fine = view("web", docker::State::Attached, None);
+        let bad = view("x", docker::State::Failed, Some("taken"));
+        assert_eq!(complaints(&[fine.clone(), bad.clone()]), ["container x of Docker is failed: taken"]);
+        let many: Vec<_> = (0..COMPLAINTS + 2).map(|_| bad.clone()).chain([fine]).collect();
+        let said = complaints(&many);
+        assert_eq!(said.len(), COMPLAINTS + 1);
+        assert!(said[COMPLAINTS].starts_with("2 more containers of Docker "), "{}", said[COMPLAINTS]);
     }
 }

@@ -11,6 +11,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle as SignalsHandle, Signals};
 
 use super::answers::{Answers, Facts};
+use super::barrier::Barrier;
 use super::census::Census;
 use super::containers::{Containers, foreign_bridges};
 use super::delivery::Delivery;
@@ -166,6 +167,7 @@ impl Agent {
             loan_warnings,
             warnings: std::mem::take(warnings),
             driver_warnings,
+            barrier_warnings: Vec::new(),
             store: None,
             store_warnings: Vec::new(),
         };
@@ -199,6 +201,7 @@ impl Agent {
         watch::look_at_places(&wish.config, &self.engine);
         let news = wish.news();
         let mut containers = Containers::new(&options.state_dir, &wish.config.tun.name);
+        let mut barrier = Barrier::default();
         self.look_at_containers(&mut containers, wish, true);
         loop {
             select! {
@@ -206,6 +209,9 @@ impl Agent {
                     self.look_at_store(wish, options);
                     let changed = watch.look(&wish.config, &self.engine, &self.facts);
                     self.look_at_containers(&mut containers, wish, changed);
+                    if let Some(warnings) = barrier.look(&wish.config, &self.engine, changed) {
+                        self.facts.lock().unwrap_or_else(PoisonError::into_inner).barrier_warnings = warnings;
+                    }
                 }
                 recv(news) -> _ => self.look_at_store(wish, options),
                 recv(signals) -> signal => match signal {
@@ -306,6 +312,11 @@ impl Agent {
 
     /// Looks after the containers that run. What the kernel refuses is tried again when something has changed.
     fn look_at_containers(&mut self, containers: &mut Containers, wish: &Wish, changed: bool) {
+        if containers.keep_fence() {
+            for complaint in self.plumbing.keep_guard(&wish.config) {
+                tracing::warn!("{complaint}");
+            }
+        }
         let Some(bridges) = containers.look(changed) else { return };
         for complaint in self.plumbing.trust(&wish.config, bridges) {
             tracing::warn!("{complaint}");

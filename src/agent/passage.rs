@@ -48,19 +48,23 @@ impl Default for Passage {
 }
 
 impl Passage {
-    /// Looks whether our rules are there and no others, if it is time for that.
+    /// Looks whether our rules are there and no others, if it is time for that: at once where others are wanted than before.
     pub(super) fn look(&mut self, tun: &str, changed: bool) {
         self.changed |= changed;
         let pause = if self.changed { AGAIN.0 } else { AGAIN.1 };
-        if self.asked.is_some_and(|asked| asked.elapsed() < pause) {
+        let is_time = self.asked.is_none_or(|asked| asked.elapsed() >= pause);
+        if !(is_time || changed) {
             return;
         }
-        let is_first = self.asked.is_none();
-        (self.asked, self.changed) = (Some(Instant::now()), false);
         let wanted = match attach::bridges() {
             Ok(bridges) => rules(tun, &bridges),
             Err(error) => return self.tell(&error.to_string()),
         };
+        if !is_time && wanted == self.wanted {
+            return;
+        }
+        let is_first = self.asked.is_none();
+        (self.asked, self.changed) = (Some(Instant::now()), false);
         // A host without containers pays nothing; one that has none left is cleaned up once.
         if wanted.is_empty() && self.wanted.is_empty() && !is_first {
             return;

@@ -69,6 +69,22 @@ impl Plumbing {
         self.guard(config).unwrap_or_else(|error| vec![error.to_string()])
     }
 
+    /// Puts the guard up again if somebody took it away. What is to be told of that is returned in words.
+    pub(super) fn keep_guard(&self, config: &Config) -> Vec<String> {
+        match nft::counters(&self.table) {
+            Ok(Some(_)) => Vec::new(),
+            Ok(None) => {
+                let mut told = vec![format!("somebody removed the nftables table {}: it is back", self.table)];
+                match self.guard(config) {
+                    Ok(more) => told.extend(more),
+                    Err(error) => told = vec![error.to_string()],
+                }
+                told
+            }
+            Err(error) => vec![error.to_string()],
+        }
+    }
+
     fn guard(&self, config: &Config) -> Result<Vec<String>, AgentError> {
         let remote: Vec<IpNet> = config.peers.iter().flat_map(|peer| peer.remote_blocks.iter().copied()).collect();
         let around = preflight::surroundings(config, &self.tun, &self.bridges)?;

@@ -31,7 +31,7 @@ use crate::sys::nft::table::{
 use crate::sys::nft::{Count, GuardError, Holds, Load, Rule};
 
 /// The tables' name.
-const TABLE: &str = "underpass-net";
+pub(super) const TABLE: &str = "underpass-net";
 
 /// `NF_INET_PRE_ROUTING`, `_FORWARD` and `_POST_ROUTING`, and `NF_BR_PRE_ROUTING`, which is the same.
 const PREROUTING: u32 = 0;
@@ -51,28 +51,28 @@ const FORGED: &str = "forged";
 const CLOSED: &str = "closed";
 
 /// Sets of the table `inet`.
-const TUNS: Set = Set { name: "tuns", parts: &[Part::Interface], ranges: false };
-const INSIDE: [Set; 2] = [
+pub(super) const TUNS: Set = Set { name: "tuns", parts: &[Part::Interface], ranges: false };
+pub(super) const INSIDE: [Set; 2] = [
     Set { name: "inside4", parts: &[Part::Interface, Part::Ipv4], ranges: true },
     Set { name: "inside6", parts: &[Part::Interface, Part::Ipv6], ranges: true },
 ];
-const NAT: [Set; 2] =
+pub(super) const NAT: [Set; 2] =
     [Set { name: "nat4", parts: &[Part::Ipv4], ranges: true }, Set { name: "nat6", parts: &[Part::Ipv6], ranges: true }];
-const PUBLISHED: [Set; 2] = [
+pub(super) const PUBLISHED: [Set; 2] = [
     Set { name: "published4", parts: &[Part::Protocol, Part::Ipv4, Part::Port], ranges: false },
     Set { name: "published6", parts: &[Part::Protocol, Part::Ipv6, Part::Port], ranges: false },
 ];
 
 /// A set of both tables.
-const SUBNETS: [Set; 2] = [
+pub(super) const SUBNETS: [Set; 2] = [
     Set { name: "subnets4", parts: &[Part::Ipv4], ranges: true },
     Set { name: "subnets6", parts: &[Part::Ipv6], ranges: true },
 ];
 
 /// Sets of the table `bridge`.
-const PORTS: Set = Set { name: "ports", parts: &[Part::Interface], ranges: false };
-const MACS: Set = Set { name: "macs", parts: &[Part::Interface, Part::Ether], ranges: false };
-const LEASES: [Set; 2] = [
+pub(super) const PORTS: Set = Set { name: "ports", parts: &[Part::Interface], ranges: false };
+pub(super) const MACS: Set = Set { name: "macs", parts: &[Part::Interface, Part::Ether], ranges: false };
+pub(super) const LEASES: [Set; 2] = [
     Set { name: "leases4", parts: &[Part::Interface, Part::Ether, Part::Ipv4], ranges: false },
     Set { name: "leases6", parts: &[Part::Interface, Part::Ether, Part::Ipv6], ranges: false },
 ];
@@ -99,7 +99,7 @@ pub fn counters() -> Result<Option<Counters>, GuardError> {
     Ok(Some(Counters { forged, closed, port_forged }))
 }
 
-fn of(sets: &[Set; 2], net: IpNet) -> &'static str {
+pub(super) fn of(sets: &[Set; 2], net: IpNet) -> &'static str {
     sets[usize::from(net.addr().is_ipv6())].name
 }
 
@@ -166,7 +166,10 @@ pub(super) fn strangers(network: &HostNetwork, netlink: &mut Netlink) -> Result<
 }
 
 /// The subnets that live on a bridge.
-pub(super) fn on_bridge(bridge: &str) -> Result<Vec<IpNet>, GuardError> {
+///
+/// # Errors
+/// [`GuardError`].
+pub fn on_bridge(bridge: &str) -> Result<Vec<IpNet>, GuardError> {
     let mut found = Vec::new();
     for set in &INSIDE {
         let ranges = ranges(Family::Inet, TABLE, set.name)?.into_iter().filter(|range| name_of(&range.first) == bridge);
@@ -176,7 +179,7 @@ pub(super) fn on_bridge(bridge: &str) -> Result<Vec<IpNet>, GuardError> {
 }
 
 /// The prefix from the first address to the last, both as octets.
-fn prefix(first: Option<&[u8]>, last: Option<&[u8]>) -> Option<IpNet> {
+pub(super) fn prefix(first: Option<&[u8]>, last: Option<&[u8]>) -> Option<IpNet> {
     let address = |octets: &[u8]| -> Option<IpAddr> {
         let ipv4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
         ipv4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from)).ok()
@@ -193,7 +196,7 @@ fn prefix(first: Option<&[u8]>, last: Option<&[u8]>) -> Option<IpNet> {
     IpNet::new(address(first)?, length).ok()
 }
 
-fn has_nat(subnet: IpNet) -> Result<bool, GuardError> {
+pub(super) fn has_nat(subnet: IpNet) -> Result<bool, GuardError> {
     let first = address_octets(subnet.network());
     Ok(keys(Family::Inet, TABLE, of(&NAT, subnet))?.contains(&first))
 }
@@ -353,12 +356,12 @@ pub(super) fn admits(port: &str, mac: HardwareAddress, addresses: &[IpAddr]) -> 
 }
 
 /// The interface's name at the start of a key.
-fn name_of(key: &[u8]) -> String {
+pub(super) fn name_of(key: &[u8]) -> String {
     let name = key.get(..16).unwrap_or(key);
     String::from_utf8_lossy(name.split(|&octet| octet == 0).next().unwrap_or_default()).into_owned()
 }
 
-fn inet_rules() -> Transaction {
+pub(super) fn inet_rules() -> Transaction {
     let mut table = Transaction::new(Family::Inet, TABLE);
     for set in [TUNS].iter().chain(&INSIDE).chain(&SUBNETS).chain(&NAT).chain(&PUBLISHED) {
         table.set(set);
@@ -447,7 +450,7 @@ fn host_nat() -> Vec<Rule> {
     rules
 }
 
-fn bridge_rules() -> Transaction {
+pub(super) fn bridge_rules() -> Transaction {
     /// Ethernet's types.
     const IPV4: [u8; 2] = [0x08, 0x00];
     const ARP: [u8; 2] = [0x08, 0x06];

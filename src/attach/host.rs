@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::{AttachError, HardwareAddress, HostNetwork, fence, mac_of, step};
+use super::{AttachError, HardwareAddress, HostNetwork, IPV6_GATEWAY, fence, mac_of, step};
 use crate::sys::netlink::{Link, Netlink, RouteSpec, absent_is_fine};
 use crate::sys::nft::CONTAINERS_GROUP;
 
@@ -80,13 +81,37 @@ pub fn forget(network: &HostNetwork) -> Result<(), AttachError> {
         absent_is_fine(netlink.delete_route(part, &network.bridge))?;
     }
     let links = netlink.links()?;
-    let bridge = links.iter().find(|link| link.name == network.bridge && link.alias == alias());
-    if let Some(bridge) = bridge
-        && !links.iter().any(|link| link.controller == Some(bridge.index))
-    {
-        absent_is_fine(netlink.delete_link(&bridge.name))?;
+    match links.iter().find(|link| link.name == network.bridge) {
+        Some(bridge) if bridge.alias == alias() => {
+            if !links.iter().any(|link| link.controller == Some(bridge.index)) {
+                absent_is_fine(netlink.delete_link(&bridge.name))?;
+            }
+        }
+        Some(bridge) if bridge.group == CONTAINERS_GROUP && fence::on_bridge(&bridge.name)?.is_empty() => {
+            give_back(&mut netlink, bridge)?;
+        }
+        _ => {}
     }
     lowered
+}
+
+/// A bridge of somebody else's is as if we had not used it: what [`prepare`] set on it is what new interfaces have.
+fn give_back(netlink: &mut Netlink, bridge: &Link) -> Result<(), AttachError> {
+    /// In hundredths of a second, as the kernel has it (`arp_tbl`).
+    const USUAL_PROXY_DELAY: &str = "80";
+    let name = &bridge.name;
+    absent_is_fine(netlink.set_group(name, 0))?;
+    let usual_proxy_arp = fs::read_to_string("/proc/sys/net/ipv4/conf/default/proxy_arp").unwrap_or_default();
+    for (path, value) in [
+        (format!("/proc/sys/net/ipv4/conf/{name}/proxy_arp"), usual_proxy_arp.trim()),
+        (format!("/proc/sys/net/ipv4/neigh/{name}/proxy_delay"), USUAL_PROXY_DELAY),
+    ] {
+        // A bridge that is gone meanwhile has nothing to be set.
+        if Path::new(&path).exists() {
+            set(&path, value)?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes whatever networks live on a bridge off this host, as [`forget`] does. A bridge of ours on which a container hangs stays
@@ -103,11 +128,19 @@ pub fn forget_bridge(bridge: &str) -> Result<(), AttachError> {
         return Ok(());
     }
     let subnets = fence::on_bridge(bridge)?;
-    let lives_there = |net: &IpNet| subnets.iter().any(|subnet| subnet.contains(&net.addr()));
-    let mut gateways = Vec::new();
+    let (mut gateways, mut on_link) = (Vec::new(), Vec::new());
     if let Some(link) = found {
         let listed = netlink.addresses()?.into_iter().filter(|address| address.link_index == link.index);
-        gateways.extend(listed.map(|address| address.address).filter(lives_there));
+        let here: Vec<IpNet> = listed.map(|address| address.address).collect();
+        gateways.extend(here.iter().copied().filter(|net| lives_in(&subnets, net)));
+        // Docker, too, gives a bridge this address, but only beside another one of IPv6.
+        let is_strangers =
+            |net: &IpNet| matches!(net.addr(), IpAddr::V6(it) if !it.is_unicast_link_local()) && !lives_in(&subnets, net);
+        if subnets.iter().any(|net| net.addr().is_ipv6()) && !here.iter().any(is_strangers) {
+            gateways.extend(here.iter().copied().filter(|net| net.addr() == IPV6_GATEWAY));
+        }
+        let routes = netlink.routes_by(link.index)?.into_iter().filter(|route| route.gateway.is_none());
+        on_link.extend(routes.map(|route| route.destination).filter(|net| lives_in(&subnets, net)));
     }
     forget(&HostNetwork {
         bridge: bridge.to_owned(),
@@ -116,8 +149,12 @@ pub fn forget_bridge(bridge: &str) -> Result<(), AttachError> {
         tun: String::new(),
         host_nat: false,
         promiscuous: false,
-        on_link: Vec::new(),
+        on_link,
     })
+}
+
+fn lives_in(subnets: &[IpNet], net: &IpNet) -> bool {
+    subnets.iter().any(|subnet| subnet.contains(&net.addr()))
 }
 
 /// A bridge that containers of ours hang on.
@@ -242,9 +279,9 @@ fn is(path: &str, value: &str) -> bool {
     fs::read_to_string(path).is_ok_and(|now| now.trim() == value)
 }
 
-fn set(path: &str, value: &'static str) -> Result<(), AttachError> {
+fn set(path: &str, value: &str) -> Result<(), AttachError> {
     if is(path, value) {
         return Ok(());
     }
-    fs::write(path, value).map_err(|reason| AttachError::Setting { path: path.to_owned(), value, reason })
+    fs::write(path, value).map_err(|reason| AttachError::Setting { path: path.to_owned(), value: value.to_owned(), reason })
 }

@@ -5,7 +5,7 @@
 //! (`fence.rs`): nftables rules by which overlay addresses come and go only by the tunnel and our bridges, and each port speaks
 //! for its own container alone. [`attach()`] does that and then connects one container (`wire.rs`); if a step fails, those before
 //! it are taken back. [`detach`] takes a container off, whatever is left of it; [`check`] says whether one is as it was left.
-//! [`follow_mtu`] gives containers that run another MTU (`mtu.rs`).
+//! [`follow_mtu`] gives containers that run another MTU (`mtu.rs`); a [`Keeper`] puts the fence back that somebody took away (`keeper.rs`).
 //!
 //! ```text
 //!   container                     host
@@ -21,6 +21,7 @@
 mod announce;
 mod fence;
 mod host;
+mod keeper;
 mod mtu;
 mod name;
 #[cfg(test)]
@@ -33,8 +34,9 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-pub use fence::{Counters, admitted, counters};
+pub use fence::{Counters, admitted, counters, on_bridge};
 pub use host::{Bridge, Prepared, bridges, forget, forget_bridge, prepare};
+pub use keeper::Keeper;
 pub use mtu::{follow_mtu, set_mtu};
 pub use name::{mac_of, port_of};
 pub use wire::{
@@ -149,7 +151,7 @@ pub enum AttachError {
         /// Its file.
         path: String,
         /// What it should be.
-        value: &'static str,
+        value: String,
         /// The system's reason.
         reason: io::Error,
     },

@@ -8,6 +8,9 @@ use super::*;
 use crate::sys::netlink::{Netlink, VethEnd};
 use crate::sys::netns::Namespace;
 
+/// The fence's tables.
+const TABLES: &str = "underpass-net";
+
 /// A host with nothing, and containers with nothing.
 struct World {
     host: Namespace,
@@ -44,6 +47,10 @@ fn owner(container: usize) -> Owner {
 }
 
 impl World {
+    fn keep(&self, keeper: &mut Keeper) -> (bool, bool) {
+        self.host.run(|| keeper.look()).unwrap().unwrap()
+    }
+
     fn attachment(&self, container: usize) -> Attachment {
         Attachment {
             owner: owner(container),
@@ -170,6 +177,71 @@ fn what_a_network_needs_is_made_once_and_taken_away() {
         })
         .unwrap();
     assert_eq!(world.state(), before);
+}
+
+/// A bridge as Docker has it, with addresses of its own, on which two networks live one after the other.
+#[test]
+fn a_bridge_of_somebody_else_is_given_back_as_it_was() {
+    let world = world(0);
+    let on_host = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        run(&world.host, words[0], &words[1..]).1
+    };
+    for line in ["link add docker0 type bridge", "address add 172.17.0.1/16 dev docker0", "link set docker0 up"] {
+        on_host(&format!("ip {line}"));
+    }
+    let state = || {
+        let shown = [
+            "link show docker0",
+            "-4 address show docker0",
+            "-6 address show docker0",
+            "route show table all",
+            "-6 route show table all",
+        ];
+        let mut all: Vec<String> = shown.map(|line| on_host(&format!("ip {line}"))).into();
+        let settings = ["ipv4/conf/docker0/proxy_arp", "ipv4/neigh/docker0/proxy_delay"];
+        all.extend(settings.map(|setting| on_host(&format!("cat /proc/sys/net/{setting}"))));
+        all.push(world.state());
+        // Whether the bridge has a carrier, which it loses in its own time.
+        let is_carrier = |word: &&str| word.starts_with('<') || ["UNKNOWN", "DOWN", "UP", "linkdown"].contains(word);
+        let words = all.iter().flat_map(|text| text.split_whitespace().filter(|word| !is_carrier(word)));
+        words.collect::<Vec<_>>().join(" ")
+    };
+    // Its own link-local address comes with IPv6, and is had at once.
+    on_host("sysctl -qw net.ipv6.conf.docker0.accept_dad=0");
+    on_host("sysctl -qw net.ipv6.conf.docker0.disable_ipv6=0");
+    let before = state();
+    let on_docker = HostNetwork {
+        gateways: ["10.42.0.1/16", "fe80::1/64"].map(|net| net.parse().unwrap()).into(),
+        on_link: vec!["fd00:42::/80".parse().unwrap()],
+        ..network("docker0")
+    };
+    world.host.run(|| prepare(&on_docker).unwrap()).unwrap();
+    let used = state();
+    for there in ["fd00:42::/80 dev docker0", "fe80::1/64", "10.42.0.1/16", "group 30064", "underpass-net"] {
+        assert!(used.contains(there), "{there}: {used}");
+    }
+    assert_eq!(on_host("cat /proc/sys/net/ipv4/conf/docker0/proxy_arp"), "1\n");
+    // A network beside it keeps what both need.
+    let other = HostNetwork {
+        gateways: vec!["10.43.0.1/16".parse().unwrap()],
+        subnets: vec!["10.43.0.0/16".parse().unwrap()],
+        ..network("docker0")
+    };
+    world.host.run(|| prepare(&other).unwrap()).unwrap();
+    world.host.run(|| forget(&on_docker).unwrap()).unwrap();
+    assert!(state().contains("group 30064") && state().contains("10.43.0.1/16"), "{}", state());
+    world.host.run(|| prepare(&on_docker).unwrap()).unwrap();
+    world.host.run(|| forget_bridge("docker0").unwrap()).unwrap();
+    assert_eq!(state(), before);
+    // What Docker has of IPv6 stays Docker's.
+    on_host("ip address add 2001:db8::1/64 dev docker0 nodad");
+    on_host("ip address add fe80::1/64 dev docker0 nodad");
+    world.host.run(|| prepare(&on_docker).unwrap()).unwrap();
+    world.host.run(|| forget_bridge("docker0").unwrap()).unwrap();
+    let addresses = on_host("ip -6 -o address show docker0");
+    assert!(addresses.contains("fe80::1/64") && addresses.contains("2001:db8::1/64"), "{addresses}");
+    assert_eq!(on_host("ip -6 route show fd00:42::/80"), "");
 }
 
 #[test]
@@ -370,4 +442,48 @@ fn running_containers_follow_the_tunnel_and_their_network() {
     assert_eq!((follow(&said), follow(&said)), (3, 0));
     assert_eq!([mtus(0), mtus(1), mtus(2)], [(1300, 1300); 3]);
     assert_eq!(mtu_of(&world.host, "br-test"), 1300);
+}
+
+#[test]
+fn a_fence_that_somebody_took_away_comes_back() {
+    let world = world(3);
+    let mut keeper = Keeper::default();
+    assert_eq!(world.keep(&mut keeper), (true, false), "there is none yet");
+    let published = Publication { protocol: 6, port: 80 };
+    let with_port = Attachment { published: vec![published], ..world.attachment(0) };
+    world.host.run(|| attach(&network("br-test"), &with_port)).unwrap().unwrap();
+    world.attach(1).unwrap();
+    assert_eq!(world.keep(&mut keeper), (true, false));
+    assert_eq!(world.keep(&mut keeper), (false, false), "nothing has changed");
+    let before = world.state();
+    assert!(before.contains("published4") && before.contains(". 80 }"), "{before}");
+    world.nft(&["flush", "ruleset"]);
+    assert!(world.check(0).is_err());
+    assert_eq!(world.keep(&mut keeper), (true, true));
+    assert_eq!(world.state(), before);
+    world.check(0).and(world.check(1)).unwrap();
+    assert!(world.pings(0, "10.42.1.3"));
+    // Somebody comes meanwhile, and somebody goes: the fence is there again, for the one, and the others are to come back.
+    world.nft(&["delete", "table", "bridge", TABLES]);
+    world.nft(&["delete", "table", "inet", TABLES]);
+    world.attach(2).unwrap();
+    world.host.run(|| detach(&owner(1))).unwrap().unwrap();
+    assert!(world.check(0).is_err(), "the newcomer's fence cut it off");
+    assert_eq!(world.keep(&mut keeper), (true, true));
+    world.check(0).and(world.check(2)).unwrap();
+    let rules = world.nft(&["list", "ruleset"]);
+    assert!(!rules.contains("10.42.1.3") && !rules.contains(&port_of(&owner(1))), "{rules}");
+    assert_eq!(world.keep(&mut keeper), (false, false));
+}
+
+#[test]
+fn a_fence_that_was_taken_down_stays_down() {
+    let world = world(1);
+    let mut keeper = Keeper::default();
+    world.attach(0).unwrap();
+    assert_eq!(world.keep(&mut keeper), (true, false));
+    // The container is still there, as where a network is removed by force.
+    world.host.run(|| forget(&network("br-test"))).unwrap().unwrap();
+    assert_eq!(world.keep(&mut keeper), (true, false));
+    assert_eq!(world.nft(&["list", "tables"]), "");
 }

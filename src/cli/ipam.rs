@@ -95,6 +95,10 @@ fn as_text(book: &Book, shown: &[(&str, &Network)]) -> String {
             }
         }
     }
+    if text.is_empty() {
+        let names: Vec<String> = shown.iter().map(|(name, _)| plain(name)).collect();
+        text = format!("{}: no addresses: this host owns no block of it\n", names.join(", "));
+    }
     text
 }
 
@@ -106,6 +110,7 @@ fn sentence(finding: &Finding) -> String {
     match finding {
         Finding::Tail { octets } => format!("{octets} octets of a request whose process was killed before it was answered"),
         Finding::Damage { line, what } => format!("line {line}: {what}; what it said is lost, and with it perhaps a lease"),
+        Finding::Draft(path) => format!("{}: a process was killed while it wrote it", path.display()),
         Finding::Gone(lease) => format!("{}, and its network namespace is gone ({})", who(lease), lease.sandbox.netns),
         Finding::Outside(lease, address) => format!("{}, and {address} is in no block of this host any more", who(lease)),
         Finding::Reserved(lease, address) => format!("{}, and {address} is reserved for the host", who(lease)),

@@ -32,7 +32,7 @@ pub(super) enum NetCommand {
         /// Its subnet. None of another network or interface of this host may share addresses with it.
         #[arg(long, value_name = "PREFIX")]
         subnet: Option<Ipv4Net>,
-        /// Its bridge, made with the first container; by default its name with `up-` before it.
+        /// Its bridge, made with the first container; by default what its name begins with, and `up-` before it.
         #[arg(long, value_name = "NAME", requires = "subnet")]
         bridge: Option<String>,
         /// Its containers may not publish ports of the host.
@@ -156,15 +156,28 @@ fn wanted(name: &str, subnet: Option<Ipv4Net>, bridge: Option<&str>, host_ports:
     }
     let bridge = match bridge {
         Some(bridge) => bridge.to_owned(),
-        None => format!("up-{name}").chars().take(15).collect(),
+        None => own_bridge(&name),
     };
     let bridge = interface_of(&bridge)?;
     Ok(Wanted::New(Box::new(Spec::by_hand(&name, subnet, &bridge, host_ports))))
 }
 
+/// The bridge of a network that names none. The end of a long name counts as well: no two networks have one bridge.
+fn own_bridge(name: &str) -> String {
+    /// The longest name that an interface can have.
+    const LIMIT: usize = 15;
+    let whole = format!("up-{name}");
+    if whole.len() <= LIMIT {
+        return whole;
+    }
+    let sum = name.bytes().fold(0u32, |sum, octet| sum.wrapping_mul(31).wrapping_add(octet.into()));
+    let start: String = whole.chars().take(LIMIT - 5).collect();
+    format!("{start}-{:04x}", sum & 0xffff)
+}
+
 fn create(places: &Places, wanted: Wanted) -> Result<Exit, NetworksError> {
     let (network, warnings) = drivers::create(&places.state_dir, wanted)?;
-    tell(&warnings);
+    tell(&network.spec.name, &warnings);
     let exit = if network.state == State::Failed { Exit::Failed } else { Exit::Fine };
     if places.json {
         let list = List::read(&places.state_dir)?;
@@ -177,7 +190,7 @@ fn rm(places: &Places, name: &str, force: bool) -> Result<Exit, NetworksError> {
     // `managed` is another network's name a moment later.
     let name = &List::read(&places.state_dir)?.find(name).map_or_else(|| name.to_owned(), |it| it.spec.name.clone());
     let (containers, warnings) = drivers::remove(&places.state_dir, name, force)?;
-    tell(&warnings);
+    tell(name, &warnings);
     if places.json {
         let value = json!({"schema": "underpass.network-removed/1", "network": name, "disconnected": containers});
         return Ok(print_json(&value, Exit::Fine));
@@ -186,8 +199,10 @@ fn rm(places: &Places, name: &str, force: bool) -> Result<Exit, NetworksError> {
     Ok(print(&format!("network {name} is removed{lost}\n"), Exit::Fine))
 }
 
-fn tell(warnings: &[String]) {
-    for warning in warnings {
+/// Says what is in the way. What is in other networks' way stands in `status`.
+fn tell(name: &str, warnings: &[String]) {
+    let own = format!("network {name}: ");
+    for warning in warnings.iter().filter(|warning| !warning.starts_with("network ") || warning.starts_with(&own)) {
         let _ = complain(warning, Exit::Fine);
     }
 }

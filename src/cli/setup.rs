@@ -23,6 +23,9 @@ use crate::sys::file::replace;
 /// The first line of every file of ours.
 const MARK: &str = "# Written by `underpass setup`; what is changed here is lost when it runs again.";
 
+/// Where Docker listens unless it is told otherwise.
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+
 /// Where containerd looks for plugins if nobody told it, and `ctr` always.
 const OPT_CNI_BIN: &str = "/opt/cni/bin";
 
@@ -139,18 +142,37 @@ impl Setup<'_> {
     }
 
     fn docker(&mut self) -> Outcome {
-        self.docker_addresses()?;
+        let Some(watched) = &self.config.docker else {
+            let message = format!(
+                "{}: the agent watches no Docker: add `docker: {{socket: {DOCKER_SOCKET}}}`",
+                self.arguments.config.display()
+            );
+            return Err((message, Exit::BadConfig));
+        };
+        self.docker_daemon(&watched.socket)?;
+        let is_ours = |driver: &&Driver| {
+            driver.default_network.is_some()
+                && driver.cni_config.iter().flat_map(CniFile::plugins).any(|name| BRIDGE_PLUGINS.contains(&name))
+        };
+        if !self.drivers.iter().any(|driver| is_ours(&driver)) {
+            self.notes.push(format!("no driver brings a network with {}: labels find none", BRIDGE_PLUGINS.join(" or ")));
+        }
         let text = format!("{MARK}\n[Unit]\nWants=underpass.service\nAfter=underpass.service\n");
         let written = self.write("/etc/systemd/system/docker.service.d/50-underpass.conf", &text)?;
         if written {
             self.notes.push("systemctl daemon-reload makes systemd read it".to_owned());
         }
         self.notes.push("docker run --label io.rancher.container.network=true … asks for the managed network".to_owned());
+        if self.config.docker.is_none() {
+            let file = self.arguments.config.display();
+            self.notes
+                .push(format!("the agent asks Docker nothing yet: write `docker: {{}}` into {file} and start it again"));
+        }
         Ok(())
     }
 
-    /// Docker gives addresses of its own: they must be others than ours.
-    fn docker_addresses(&mut self) -> Outcome {
+    /// Docker gives addresses of its own: they must be others than ours. And it must be where the agent looks for it.
+    fn docker_daemon(&mut self, watched: &Path) -> Outcome {
         let path = self.path("/etc/docker/daemon.json");
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
@@ -159,6 +181,13 @@ impl Setup<'_> {
         };
         let value: Value = serde_json::from_str(&text)
             .map_err(|error| (format!("{}: expected JSON: {error}", path.display()), Exit::BadConfig))?;
+        let hosts: Vec<&str> =
+            value.get("hosts").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let is_there = |host: &&str| host.strip_prefix("unix://").is_some_and(|path| same_socket(Path::new(path), watched));
+        if !(hosts.is_empty() || hosts.iter().any(|host| is_there(host) || host.starts_with("fd://"))) {
+            let (path, watched) = (path.display(), watched.display());
+            self.notes.push(format!("{path}: Docker listens at {}, and docker.socket is {watched}", hosts.join(", ")));
+        }
         let pools = value.get("default-address-pools").and_then(Value::as_array).into_iter().flatten();
         let named = ["bip", "fixed-cidr"].into_iter().filter_map(|key| Some((key, value.get(key)?)));
         let pools = pools.filter_map(|pool| Some(("default-address-pools", pool.get("base")?)));
@@ -223,7 +252,9 @@ impl Setup<'_> {
         let files = self.drivers.iter().flat_map(|driver| &driver.cni_config);
         for name in files.flat_map(CniFile::plugins).collect::<BTreeSet<_>>() {
             let (link, target) = (self.path(folder.join(name)), bin_dir.join(name));
-            if link.symlink_metadata().is_ok() || !self.path(&target).exists() {
+            // In a dry run our own are not there yet.
+            let is_done = self.steps.iter().any(|step| step.path == link);
+            if is_done || link.symlink_metadata().is_ok() || !self.path(&target).exists() {
                 continue;
             }
             if !self.arguments.dry_run {
@@ -320,6 +351,13 @@ impl Setup<'_> {
         }
         print(&text, exit)
     }
+}
+
+/// `/var/run` is `/run` on systems of today.
+fn same_socket(one: &Path, other: &Path) -> bool {
+    let plain =
+        |path: &Path| path.strip_prefix("/var/run").map_or_else(|_| path.to_owned(), |rest| Path::new("/run").join(rest));
+    plain(one) == plain(other)
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, (String, Exit)> {

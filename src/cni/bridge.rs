@@ -17,6 +17,7 @@ use super::request::{Command, Request, one_mac};
 use super::result::{self, Address, Fault, Interface, Route, Success};
 use super::{Plugin, delegate, ipam};
 use crate::attach::{self, AttachError, Attached, Attachment, HostNetwork, IPV6_GATEWAY, Publication};
+use crate::model::PortMapping;
 use crate::network::first_address;
 
 /// The prefix length of link-local addresses (RFC 4291 §2.5.6).
@@ -45,7 +46,11 @@ fn add(request: &Request, conf: &Conf) -> Result<Success, Fault> {
     };
     // A second ADD must not cost the first one its addresses.
     let netns = PathBuf::from(&request.netns);
-    if attach::has_interface(&netns, &request.interface)? {
+    let present = attach::has_interface(&netns, &request.interface).map_err(|error| match error {
+        AttachError::Namespace(error) => Fault::namespace(format!("CNI_NETNS {}: {error}", request.netns)),
+        other => other.into(),
+    });
+    if present? {
         return Err(AttachError::Present(request.interface.clone()).into());
     }
     let given = delegate::add(request)?;
@@ -58,6 +63,10 @@ fn add(request: &Request, conf: &Conf) -> Result<Success, Fault> {
 }
 
 fn connect(request: &Request, conf: &Conf, netns: PathBuf, mut given: Success, before: Success) -> Result<Success, Fault> {
+    if let Some(gateway) = conf.keys.said_address.filter(|_| delegate::gives_ours(request)) {
+        // Our own plugin for addresses knows nothing of the bridge; others say themselves which gateway they mean.
+        given.addresses.iter_mut().filter(|it| it.address.contains(&gateway)).for_each(|it| it.gateway = Some(gateway));
+    }
     let network = network(conf, &given.addresses);
     if !network.on_link.is_empty() {
         alone_on_the_link(conf, &mut given.addresses)?;
@@ -200,26 +209,10 @@ fn routes(conf: &Conf, given: &Success, gateways: &[IpAddr]) -> Result<Vec<Route
     Ok(routes)
 }
 
-/// `portMappings`: which of the container's ports the fence lets others reach. Whoever publishes them on the host is another plugin.
+/// Which of the container's ports the fence lets others reach. Whoever publishes them on the host is another plugin.
 fn published(request: &Request) -> Result<Vec<Publication>, Fault> {
-    let wrong = |item: &Value| {
-        let expected = "expected {hostPort, containerPort, protocol}";
-        Fault::configuration(format!("runtimeConfig.portMappings: {expected}, got {item}"))
-    };
-    let items = match request.netconf.get("runtimeConfig").and_then(|config| config.get("portMappings")) {
-        None | Some(Value::Null) => return Ok(Vec::new()),
-        Some(Value::Array(items)) => items,
-        Some(other) => return Err(wrong(other)),
-    };
-    let one = |item: &Value| {
-        let port =
-            item.get("containerPort")?.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)?;
-        let protocol = item.get("protocol").and_then(Value::as_str).unwrap_or("tcp").to_ascii_lowercase();
-        // IANA's numbers.
-        let protocol = [("tcp", 6), ("udp", 17), ("sctp", 132)].into_iter().find(|(name, _)| *name == protocol)?.1;
-        Some(Publication { protocol, port })
-    };
-    items.iter().map(|item| one(item).ok_or_else(|| wrong(item))).collect()
+    let opened = |it: PortMapping| Publication { protocol: it.protocol.number(), port: it.container };
+    Ok(request.port_mappings()?.into_iter().map(opened).collect())
 }
 
 fn del(request: &Request) -> Result<(), Fault> {

@@ -16,6 +16,11 @@ fn name(request: &Request) -> Result<&str, Fault> {
     kind.filter(|kind| !kind.is_empty()).ok_or_else(|| Fault::configuration("ipam.type: expected the name of a plugin"))
 }
 
+/// Whether our own plugin gives them.
+pub(super) fn gives_ours(request: &Request) -> bool {
+    name(request).is_ok_and(is_ours)
+}
+
 fn is_ours(name: &str) -> bool {
     name == Plugin::Ipam.name()
 }

@@ -37,6 +37,8 @@ struct Conf {
     state_dir: PathBuf,
     network: String,
     blocks: Vec<IpNet>,
+    /// The bridge's own address, where its plugin has one.
+    bridge_address: Option<IpAddr>,
     prefix_len: u8,
     routes: Vec<Route>,
 }
@@ -72,6 +74,7 @@ fn give(request: &Request, conf: &Conf) -> Result<Success, Fault> {
         sandbox: Sandbox::look(&request.netns),
         wish,
         never: conf.gateways(&blocks),
+        about: request.about()?,
     };
     let agent = Agent { run_dir: &conf.run_dir };
     let lease = ipam::obtain(ipam, &conf.state_dir, &asked, &agent, wall_clock())?;
@@ -238,6 +241,7 @@ impl Conf {
             state_dir: PathBuf::from(state_dir),
             network: text(own, "underpass", "network")?.unwrap_or(MANAGED).to_owned(),
             blocks: blocks(own)?,
+            bridge_address: request.netconf.get("bridgeIP").and_then(Value::as_str).and_then(bridge_address),
             prefix_len,
             routes: routes(ours)?,
         })
@@ -260,10 +264,10 @@ impl Conf {
         Ok(())
     }
 
-    /// The gateways of this host's blocks.
+    /// The gateways of this host's blocks: nobody else's addresses.
     fn gateways(&self, blocks: &[IpNet]) -> Vec<IpAddr> {
         let seen = |block: &IpNet| IpNet::new(block.addr(), self.prefix_len).ok();
-        blocks.iter().filter_map(|block| first_address(seen(block)?)).collect()
+        blocks.iter().filter_map(|block| first_address(seen(block)?)).chain(self.bridge_address).collect()
     }
 
     fn success(&self, request: &Request, lease: &Lease, blocks: &[IpNet]) -> Success {
@@ -312,6 +316,11 @@ fn blocks(own: &Map<String, Value>) -> Result<Vec<IpNet>, Fault> {
             .ok_or_else(wrong),
         Some(_) => Err(wrong()),
     }
+}
+
+/// An address, with or without the length of a prefix; the bridge's plugin complains of anything else.
+fn bridge_address(text: &str) -> Option<IpAddr> {
+    text.parse().ok().or_else(|| Some(text.parse::<IpNet>().ok()?.addr()))
 }
 
 fn routes(ours: &Map<String, Value>) -> Result<Vec<Route>, Fault> {

@@ -11,6 +11,8 @@ use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use super::result::{Fault, Version};
+use crate::ipam::About;
+use crate::model::{PortMapping, Protocol};
 
 /// What is to be done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -164,6 +166,58 @@ impl Request {
         };
         Ok(asked)
     }
+
+    /// `portMappings`: the container's ports that are published at its host.
+    pub(super) fn port_mappings(&self) -> Result<Vec<PortMapping>, Fault> {
+        let wrong = |item: &Value| {
+            let expected = "expected {hostPort, containerPort, protocol, hostIP}";
+            Fault::configuration(format!("runtimeConfig.portMappings: {expected}, got {item}"))
+        };
+        let items = match self.capability("portMappings") {
+            Value::Null => return Ok(Vec::new()),
+            Value::Array(items) => items,
+            other => return Err(wrong(other)),
+        };
+        items.iter().map(|item| port_mapping(item).ok_or_else(|| wrong(item))).collect()
+    }
+
+    /// What the runtime says of the container besides: its name, which podman says as the name of a pod, its aliases on this network, and
+    /// its ports.
+    pub(super) fn about(&self) -> Result<About, Fault> {
+        let wrong = |found: &Value| {
+            Fault::configuration(format!("runtimeConfig.aliases: expected {{network: [names]}}, got {found}"))
+        };
+        let aliases = match self.capability("aliases") {
+            Value::Null => &Value::Null,
+            Value::Object(networks) => networks.get(&self.network).unwrap_or(&Value::Null),
+            other => return Err(wrong(other)),
+        };
+        let aliases: Vec<&str> = match aliases {
+            Value::Null => Vec::new(),
+            Value::Array(items) => {
+                items.iter().map(|item| item.as_str().ok_or_else(|| wrong(aliases))).collect::<Result<_, _>>()?
+            }
+            other => return Err(wrong(other)),
+        };
+        let name = argument(&self.args, &["K8S_POD_NAME"]);
+        Ok(About::new(&self.container, name, aliases, &self.port_mappings()?))
+    }
+
+    fn capability(&self, key: &str) -> &Value {
+        self.netconf.get("runtimeConfig").and_then(|config| config.get(key)).unwrap_or(&Value::Null)
+    }
+}
+
+fn port_mapping(item: &Value) -> Option<PortMapping> {
+    let port = |value: &Value| value.as_u64().and_then(|port| u16::try_from(port).ok());
+    let protocol = item.get("protocol").and_then(Value::as_str).unwrap_or("tcp");
+    let address = item.get("hostIP").and_then(Value::as_str).filter(|text| !text.is_empty());
+    Some(PortMapping {
+        protocol: Protocol::of_name(protocol)?,
+        address: address.map(str::parse).transpose().ok()?,
+        container: port(item.get("containerPort")?).filter(|port| *port != 0)?,
+        host: item.get("hostPort").and_then(port).filter(|port| *port != 0),
+    })
 }
 
 fn version(netconf: &Map<String, Value>) -> Result<Version, Fault> {

@@ -155,3 +155,39 @@ fn a_program_is_known_by_the_end_of_its_path() {
     assert_eq!(of("rancher-cni-ipam-2"), None);
     assert_eq!(of(""), None);
 }
+
+#[test]
+fn what_a_runtime_says_of_a_container_is_heard() {
+    let about = |args: &str, runtime: Value| {
+        let mut netconf = conf("1.0.0");
+        netconf["runtimeConfig"] = runtime;
+        let id = "3914054c7b15cdc6a80ff1e666dc5fbb8de0b1f65dcf4bdf8638b772816028ea";
+        let request = parse("ADD", &[("CNI_ARGS", args), ("CNI_CONTAINERID", id)], &netconf).unwrap();
+        request.about().map_err(|fault| (fault.code, fault.message))
+    };
+    // Octet by octet as podman 4.3.1 sends it for `--name web --network net --network-alias x --network-alias web.local -p 8080:80
+    // -p 127.0.0.1:5353:53/udp`; on a second network the other's aliases are not this one's.
+    let podman = json!({
+        "aliases": {"net": ["x", "web.local", "3914054c7b15"], "two": ["y", "3914054c7b15"]},
+        "portMappings": [
+            {"hostPort": 5353, "containerPort": 53, "protocol": "udp", "hostIP": "127.0.0.1"},
+            {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+        ],
+    });
+    let said = about("IgnoreUnknown=1;K8S_POD_NAME=web", podman).unwrap();
+    assert_eq!(said.name.as_deref(), Some("web"));
+    assert_eq!(said.aliases, ["x", "web.local"]);
+    assert_eq!(said.ports, ["8080->80/tcp", "127.0.0.1:5353->53/udp"]);
+    let plain = json!({"aliases": {"net": ["3914054c7b15"]}});
+    assert_eq!(about("", plain), Ok(crate::ipam::About::default()), "an id is no name");
+    let many: Vec<String> = (0..1000).map(|number| format!("a{}", number % 500)).collect();
+    let many = about("K8S_POD_NAME=a0", json!({"aliases": {"net": many}})).unwrap().aliases;
+    assert_eq!((many.len(), many[0].as_str(), many[63].as_str()), (64, "a1", "a64"), "each once, and not the name again");
+    let long = "a".repeat(254);
+    assert_eq!(about(&format!("K8S_POD_NAME={long}"), json!({"aliases": {"net": [long, ""]}})), Ok(Default::default()));
+    for wrong in [json!(["x"]), json!({"net": "x"}), json!({"net": [7]})] {
+        let (code, message) = about("", json!({"aliases": wrong})).unwrap_err();
+        assert_eq!(code, 7);
+        assert!(message.starts_with("runtimeConfig.aliases: expected {network: [names]}, got "), "{message}");
+    }
+}

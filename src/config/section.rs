@@ -59,7 +59,10 @@ impl<'n> Section<'n> {
 
     /// The value of a key that may be there.
     pub(crate) fn take(&mut self, key: &'static str) -> Option<Field<'n>> {
-        self.known.push(key);
+        // One that is read twice, for two purposes, is listed once.
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
         let (found, node) = self.entries.iter().find(|(entry, _)| entry.text == key)?;
         let path = self.path(key);
         Some(Field { line: found.line, key: path, node })

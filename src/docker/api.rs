@@ -3,6 +3,7 @@
 //! Everything here is older than the oldest API that Docker serves today. A request names a version that both sides know: ours, which is
 //! that of Docker 20.10, or the oldest that a later daemon still speaks.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -10,6 +11,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::http::{Exchange, HttpError, Line, Stop};
+use crate::ipam::About;
+use crate::model::{PortMapping, Protocol};
 use crate::network::Labels;
 
 /// The version of the API that we speak.
@@ -103,6 +106,9 @@ pub(super) struct Container {
     pub config: Config,
     /// What the host gives it.
     pub host_config: HostConfig,
+    /// What it has of networks of Docker's own.
+    #[serde(default)]
+    pub network_settings: NetworkSettings,
     /// Where its `/etc/resolv.conf` is on the host; empty if it has none.
     #[serde(default)]
     pub resolv_conf_path: PathBuf,
@@ -146,7 +152,59 @@ pub(super) struct HostConfig {
     pub dns_search: Option<Vec<String>>,
 }
 
+/// `NetworkSettings`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct NetworkSettings {
+    /// Where each port (`80/tcp`) is published; null for those that are not. Empty while it does not run.
+    ports: Option<BTreeMap<String, Option<Vec<Binding>>>>,
+    /// By name.
+    networks: Option<BTreeMap<String, NetworkOfDocker>>,
+}
+
+/// A place where a port is published.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Binding {
+    host_ip: String,
+    host_port: String,
+}
+
+/// A network of Docker's own that it is on.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct NetworkOfDocker {
+    aliases: Option<Vec<String>>,
+}
+
+impl NetworkSettings {
+    /// What makes no sense is left out: it is for people.
+    fn port_mappings(&self) -> Vec<PortMapping> {
+        let bound = |(port, bindings): (&String, &Option<Vec<Binding>>)| {
+            let (container, protocol) = port.split_once('/')?;
+            let (container, protocol) = (container.parse().ok()?, Protocol::of_name(protocol)?);
+            let mapping = |binding: &Binding| {
+                let (address, host) = (binding.host_ip.parse().ok(), Some(binding.host_port.parse().ok()?));
+                Some(PortMapping { protocol, address, container, host })
+            };
+            Some(bindings.iter().flatten().filter_map(mapping).collect::<Vec<_>>())
+        };
+        self.ports.iter().flatten().filter_map(bound).flatten().collect()
+    }
+
+    fn aliases(&self) -> impl Iterator<Item = &str> {
+        let networks = self.networks.iter().flat_map(BTreeMap::values);
+        networks.filter_map(|network| network.aliases.as_ref()).flatten().map(String::as_str)
+    }
+}
+
 impl Container {
+    /// What it is called, and its ports.
+    pub(super) fn about(&self) -> About {
+        let settings = &self.network_settings;
+        About::new(&self.id, Some(self.name()), settings.aliases(), &settings.port_mappings())
+    }
+
     /// Its name as people write it.
     pub(super) fn name(&self) -> &str {
         self.name.trim_start_matches('/')

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -18,7 +19,7 @@ use super::plan::Plan;
 use super::table::{Hands, Plugged, Refusal, refusal};
 use super::{Known, KnownNetwork, RUNTIME, Settings, Source};
 use crate::attach::{self, AttachError};
-use crate::ipam::{self, Beyond, Ipam, IpamError, Lease, Owner, Request, Sandbox, Wish};
+use crate::ipam::{self, About, Beyond, Ipam, IpamError, Lease, Owner, Request, Sandbox, Wish};
 use crate::network::Labels;
 use crate::network::choice::{self, AddressWish, Attachment, Choices, Place, choose};
 use crate::sys::clock::wall_clock;
@@ -37,7 +38,7 @@ pub(super) struct Overlay {
     source: Source,
     beyond: Box<dyn Beyond + Send>,
     /// The networks and the tunnel's MTU, when they were looked at last.
-    seen: Option<(Known, Option<u32>)>,
+    seen: Option<(Arc<Known>, Option<u32>)>,
 }
 
 impl Overlay {
@@ -45,7 +46,7 @@ impl Overlay {
         Self { settings, source, beyond, seen: None }
     }
 
-    fn known(&mut self) -> Result<Known, Refusal> {
+    fn known(&mut self) -> Result<Arc<Known>, Refusal> {
         (self.source)().map_err(Refusal::Trouble)
     }
 
@@ -53,10 +54,14 @@ impl Overlay {
     fn lease(&self, id: &str, pool: &str, plan: &Plan, wish: &AddressWish) -> Result<(Lease, Vec<IpNet>), Refusal> {
         let mut refused = None;
         for wish in wishes(wish) {
-            let ipam = Ipam::open(&self.settings.state_dir).map_err(trouble)?;
+            let mut ipam = Ipam::open(&self.settings.state_dir).map_err(trouble)?;
             let blocks = ipam.book().network(pool).map(|network| network.blocks().to_vec()).unwrap_or_default();
-            if let Some(lease) = ipam.book().leases().find(|lease| lease.network == pool && is_of(lease, id)) {
-                return Ok((lease.clone(), blocks));
+            let held = ipam.book().leases().find(|lease| lease.network == pool && is_of(lease, id)).cloned();
+            match held {
+                // An agent that was killed has asked for it, and nobody knows the answer.
+                Some(lease) if lease.pending => drop(ipam.release(pool, &lease.owner, wall_clock()).map_err(trouble)?),
+                Some(lease) => return Ok((lease, blocks)),
+                None => {}
             }
             let request = Request {
                 network: pool.to_owned(),
@@ -65,6 +70,8 @@ impl Overlay {
                 sandbox: Sandbox::nowhere(),
                 wish,
                 never: plan.gateways(),
+                // Docker says it at any time.
+                about: About::default(),
             };
             match ipam::obtain(ipam, &self.settings.state_dir, &request, &*self.beyond, wall_clock()) {
                 Ok(lease) => return Ok((lease, blocks)),

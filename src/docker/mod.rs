@@ -67,8 +67,8 @@ pub struct KnownNetwork {
     pub is_wanted: bool,
 }
 
-/// Says which networks there are now.
-pub type Source = Box<dyn FnMut() -> Result<Known, String> + Send>;
+/// Says which networks there are now: the same value as long as they are the same, so that asking costs nothing.
+pub type Source = Box<dyn FnMut() -> Result<Arc<Known>, String> + Send>;
 
 /// Whether Docker is there.
 #[derive(Clone, PartialEq, Eq, Debug)]

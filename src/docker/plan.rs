@@ -41,8 +41,12 @@ impl Plan {
         };
         let wrong = |why| Refusal::Wish(format!("network {}: {why}", spec.name));
         let conf = BridgeConf::of(plugin, netconf).map_err(wrong)?;
-        let subnets = spec.subnets.iter().filter_map(|it| IpNet::new(it.gateway.into(), it.network.prefix_len()).ok());
+        let mut subnets = spec.subnets.iter().filter_map(|it| IpNet::new(it.gateway.into(), it.network.prefix_len()).ok());
         let gateways: Vec<IpNet> = match conf.address {
+            // What nobody said is what the driver says of the subnet.
+            Some(first) if conf.said_address.is_none() => {
+                vec![subnets.find(|said| said.trunc() == first.trunc()).unwrap_or(first)]
+            }
             Some(own) => vec![own],
             None if conf.is_gateway => subnets.collect(),
             None => Vec::new(),
@@ -165,6 +169,10 @@ mod tests {
         assert_eq!(plan(json!({"type": "underpass-cni"})).network.bridge, "managed0");
         let own = json!({"type": "rancher-bridge", "bridgeSubnet": "10.42.0.0/16", "bridgeIP": "10.42.0.9/16"});
         assert_eq!(gateways(own), ["10.42.0.9/16"]);
+        let mut spec = spec(json!({"type": "rancher-bridge", "bridgeSubnet": "10.42.0.0/16"}));
+        spec.subnets[0].gateway = "10.42.0.254".parse().unwrap();
+        let said = Plan::of(&spec, "t").unwrap().network.gateways;
+        assert_eq!(said, ["10.42.0.254/16".parse().unwrap()], "what the driver says of its subnet");
         let none = json!({"type": "rancher-bridge", "bridgeSubnet": "10.42.0.0/16", "skipBridgeConfigureIP": true});
         assert_eq!(gateways(none), [""; 0]);
     }

@@ -17,6 +17,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::api::Container;
+use crate::ipam::About;
 use crate::network::Labels;
 use crate::network::choice::{self, Attachment, LABEL_CNI_NETWORK, LABEL_NETWORK};
 
@@ -44,6 +45,10 @@ pub struct View {
     pub id: String,
     /// Its name.
     pub name: String,
+    /// What it is called besides in networks of Docker's own.
+    pub aliases: Vec<String>,
+    /// Its ports that Docker publishes: `8080->80/tcp`.
+    pub ports: Vec<String>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// The network, once it is known.
@@ -228,6 +233,8 @@ impl<H: Hands> Table<H> {
             view: View {
                 id: id.clone(),
                 name: String::new(),
+                aliases: Vec::new(),
+                ports: Vec::new(),
                 labels: BTreeMap::new(),
                 network: None,
                 addresses: Vec::new(),
@@ -240,6 +247,7 @@ impl<H: Hands> Table<H> {
         };
         let entry = self.entries.entry(id.clone()).or_insert_with(new);
         container.name().clone_into(&mut entry.view.name);
+        About { aliases: entry.view.aliases, ports: entry.view.ports, .. } = container.about();
         entry.view.labels.clone_from(container.labels());
         if let Some(wish) = wish {
             entry.view.network = Some(wish.network.clone());

@@ -40,6 +40,31 @@ fn a_container_has_its_address_from_its_start_to_its_removal() {
 }
 
 #[test]
+fn its_other_names_and_ports_are_those_that_docker_says() {
+    let mut scene = Scene::new();
+    scene.watch();
+    scene.until("the watch", |report| report.link == Link::Watching);
+    let view = || scene.report.lock().unwrap().containers[0].clone();
+    let mut web = container("c1", own_pid(), &[LABEL]);
+    web["NetworkSettings"] = json!({
+        "Ports": {
+            "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "::", "HostPort": "8080"}],
+            "53/udp": [{"HostIp": "127.0.0.1", "HostPort": "5353"}], "81/tcp": null, "odd": [{"HostIp": "", "HostPort": "x"}],
+        },
+        "Networks": {"bridge": {"Aliases": null}, "front": {"Aliases": ["c1", "www", "name-of-c1"]}, "back": {"Aliases": ["www", "x"]}},
+    });
+    scene.daemon.set("start", web);
+    scene.until_is("c1", "Attached", &["10.42.1.2"]);
+    assert_eq!(view().aliases, ["www", "x"], "what says more than its id and its name");
+    assert_eq!(view().ports, ["8080->80/tcp", "127.0.0.1:5353->53/udp"]);
+    let mut bare = container("c1", 0, &[LABEL]);
+    bare["NetworkSettings"] = json!({"Ports": null, "Networks": null});
+    scene.daemon.set("die", bare);
+    scene.until_is("c1", "Waiting", &["10.42.1.2"]);
+    assert_eq!((view().aliases, view().ports), (Vec::new(), Vec::new()));
+}
+
+#[test]
 fn who_has_no_label_is_not_even_looked_at() {
     let mut scene = Scene::new();
     scene.daemon.set("start", container("old", own_pid(), &[("other", "label")]));

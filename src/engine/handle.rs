@@ -211,6 +211,20 @@ impl<B: 'static> Handle<B> {
         }
     }
 
+    /// Whether [`Self::give_host`] can do anything: the plain backend has one way to the device alone.
+    #[must_use]
+    pub const fn can_give_host(&self) -> bool {
+        self.tester.is_some()
+    }
+
+    /// Gives the host's stack one packet, as if the tunnel had brought it.
+    ///
+    /// # Errors
+    /// What the kernel says; EIO while the device is down.
+    pub fn give_host(&self, packet: &[u8]) -> io::Result<()> {
+        self.tester.as_ref().map_or(Ok(()), |tester| tester.write_packet(packet))
+    }
+
     /// Tries again what was refused: after a change of routes or interfaces it may work.
     pub fn retry_fallbacks(&self) {
         self.worker_sockets().iter().for_each(|socket| socket.set_segmentation(true));

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 use super::{Book, Lease, NamespaceId, Sandbox};
 
@@ -83,6 +84,8 @@ pub enum Finding {
         /// What is wrong.
         what: &'static str,
     },
+    /// A file beside the journal that was to be another one: a process was killed while it wrote it.
+    Draft(PathBuf),
     /// A lease whose namespace is gone.
     Gone(Lease),
     /// A lease of an address that is none of this host's any more.
@@ -98,6 +101,7 @@ impl Finding {
         match self {
             Self::Tail { .. } => "unfinished-record",
             Self::Damage { .. } => "damaged-record",
+            Self::Draft(_) => "unfinished-file",
             Self::Gone(_) => "namespace-gone",
             Self::Outside(..) => "outside-of-blocks",
             Self::Reserved(..) => "reserved",
@@ -107,7 +111,7 @@ impl Finding {
     /// Whether `check` with `repair` mends it. The rest ends when the container does.
     #[must_use]
     pub const fn is_repairable(&self) -> bool {
-        matches!(self, Self::Tail { .. } | Self::Damage { .. } | Self::Gone(_))
+        matches!(self, Self::Tail { .. } | Self::Damage { .. } | Self::Draft(_) | Self::Gone(_))
     }
 
     /// The lease that it is about.
@@ -115,7 +119,7 @@ impl Finding {
     pub const fn lease(&self) -> Option<&Lease> {
         match self {
             Self::Gone(lease) | Self::Outside(lease, _) | Self::Reserved(lease, _) => Some(lease),
-            Self::Tail { .. } | Self::Damage { .. } => None,
+            Self::Tail { .. } | Self::Damage { .. } | Self::Draft(_) => None,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnet::IpNet;
 
 use super::record::Record;
-use super::{IpamError, Lease, Owner, Sandbox, Seconds, Source};
+use super::{About, IpamError, Lease, Owner, Sandbox, Seconds, Source};
 
 /// Seconds that a released address rests before somebody else gets it: longer than neighbours keep an entry that they do not
 /// use (base_reachable_time, 30 s, times 1.5 at most) and than resolvers keep a name of ours.
@@ -49,6 +49,8 @@ pub struct Request {
     pub wish: Wish,
     /// The gateways, as the container will see them: nobody's address.
     pub never: Vec<IpAddr>,
+    /// What is written down of the owner besides.
+    pub about: About,
 }
 
 /// What somebody wants.
@@ -343,7 +345,7 @@ impl Book {
 
     /// What somebody would get. An address in none of the blocks is given only with `beyond`: whoever asks so claims it then.
     pub(super) fn choose(&self, request: Request, beyond: bool, now: Seconds) -> Result<Lease, IpamError> {
-        let Request { network: name, owner, sandbox, wish, never } = request;
+        let Request { network: name, owner, sandbox, wish, never, about } = request;
         let has_blocks = |network: &&Network| !network.blocks.is_empty();
         let Some(network) = self.networks.get(&name).filter(has_blocks) else {
             let known = self.networks.iter().filter(|(_, network)| has_blocks(network));
@@ -372,7 +374,7 @@ impl Book {
             addresses.sort();
             addresses.dedup();
         }
-        Ok(Lease { network: name, addresses, owner, sandbox, since: now })
+        Ok(Lease { network: name, addresses, owner, sandbox, since: now, pending: false, about })
     }
 }
 
@@ -430,7 +432,8 @@ impl Book {
         }
         network.may_have(name, address, true, &[])?;
         let (network, owner) = (name.clone(), Owner::host(host, address));
-        Ok(Lease { network, addresses: vec![address], owner, sandbox: Sandbox::nowhere(), since: now })
+        let (sandbox, about) = (Sandbox::nowhere(), About::default());
+        Ok(Lease { network, addresses: vec![address], owner, sandbox, since: now, pending: false, about })
     }
 }
 

@@ -117,11 +117,21 @@ impl Journal {
         if octets > self.len / 2 { Ok(()) } else { self.rewrite(&records) }
     }
 
+    /// Where the next journal is written before it has the name.
+    fn draft(&self) -> PathBuf {
+        self.path.with_extension("journal.new")
+    }
+
+    /// What a killed process left there: nobody who lives writes it while we hold the lock.
+    pub(super) fn left_draft(&self) -> Option<PathBuf> {
+        Some(self.draft()).filter(|draft| draft.symlink_metadata().is_ok())
+    }
+
     /// Puts a file with these records in the journal's place. Whoever reads sees the old one or the new one, whole.
     pub(super) fn rewrite(&mut self, records: &[Record]) -> Result<(), IpamError> {
         let mut octets = record::emit(&Record::Journal { version: VERSION });
         records.iter().for_each(|record| octets.extend(record::emit(record)));
-        let draft = self.path.with_extension("journal.new");
+        let draft = self.draft();
         let replace = || {
             // Only who holds the lock writes drafts: what lies there was left by a killed process.
             let _ = fs::remove_file(&draft);

@@ -17,7 +17,7 @@ mod record;
 pub use audit::{Finding, Namespaces};
 pub use book::{Book, Counts, HOLD_DOWN, Network, Request, Wish};
 pub use obtain::{Beyond, Refusal, obtain};
-pub use record::{Lease, NamespaceId, Owner, Sandbox, Source};
+pub use record::{About, Lease, NamespaceId, Owner, Sandbox, Source};
 
 /// The network of the agent's `overlay`: the one that containers get which name none.
 pub use crate::model::MANAGED;
@@ -25,12 +25,14 @@ pub use crate::model::MANAGED;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{fmt, io};
+use std::{fmt, fs, io};
 
 use ipnet::IpNet;
 
 use journal::{Access, Journal};
 use record::Record;
+
+use crate::sys::file;
 
 /// The journal in the state directory.
 pub const JOURNAL: &str = "ipam.journal";
@@ -239,9 +241,19 @@ impl Ipam {
 
     /// The same, also with addresses that are in none of the blocks: nobody may use them before they are claimed.
     fn lease_beyond(&mut self, request: Request, now: Seconds) -> Result<Lease, IpamError> {
-        let lease = self.book.choose(request, true, now)?;
+        let lease = Lease { pending: true, ..self.book.choose(request, true, now)? };
         self.write(Record::Lease(lease.clone()))?;
         Ok(lease)
+    }
+
+    /// What a lease waited for is had. Returns it; none if it was taken back meanwhile.
+    fn settle(&mut self, lease: Lease) -> Result<Option<Lease>, IpamError> {
+        if self.book.lease_of(&lease.network, &lease.owner) != Some(&lease) {
+            return Ok(None);
+        }
+        let lease = Lease { pending: false, ..lease };
+        self.write(Record::Lease(lease.clone()))?;
+        Ok(Some(lease))
     }
 
     /// As [`Self::lease`]. Where everything is taken, what containers left behind whose namespaces are gone is taken back first; that
@@ -302,31 +314,44 @@ impl Ipam {
     }
 }
 
-/// Holds the journal against itself, this host's blocks and the namespaces that there are; with `repair`, mends what can be.
+/// Holds the journal against itself, this host's blocks and the namespaces that there are, and looks for what killed processes left beside
+/// it; with `repair`, mends what can be.
 ///
 /// # Errors
-/// [`IpamError`] when the journal cannot be read or written. No journal has no findings.
+/// [`IpamError`] when the journal or its folder cannot be read or written. Where nothing is, nothing is found.
 pub fn check(state_dir: &Path, namespaces: &Namespaces, now: Seconds, repair: bool) -> Result<Vec<Finding>, IpamError> {
     let path = state_dir.join(JOURNAL);
-    let access = if repair { Access::Change } else { Access::Look };
-    if !path.exists() {
-        return Ok(Vec::new());
-    }
-    let (mut journal, contents) = Journal::open(&path, access, COMPACT_OVER)?;
+    let mut drafts = match file::old_drafts(state_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(|error| IpamError::Io(state_dir.to_owned(), error))?,
+    };
     let mut findings: Vec<Finding> = Vec::new();
-    let damaged = contents.damage.is_some();
-    findings.extend(contents.damage.map(|(line, what)| Finding::Damage { line, what }));
-    findings.extend((contents.tail > 0).then_some(Finding::Tail { octets: contents.tail }));
-    let book = Book::replay(contents.records);
-    findings.extend(audit::findings(&book, namespaces));
-    if repair && !findings.is_empty() {
-        if damaged {
-            journal.rewrite(&book.records())?;
-        } else {
-            journal.cut_tail(contents.whole)?;
+    if path.exists() {
+        let access = if repair { Access::Change } else { Access::Look };
+        let (mut journal, contents) = Journal::open(&path, access, COMPACT_OVER)?;
+        drafts.extend(journal.left_draft());
+        let damaged = contents.damage.is_some();
+        findings.extend(contents.damage.map(|(line, what)| Finding::Damage { line, what }));
+        findings.extend((contents.tail > 0).then_some(Finding::Tail { octets: contents.tail }));
+        let book = Book::replay(contents.records);
+        findings.extend(audit::findings(&book, namespaces));
+        if repair && !findings.is_empty() {
+            if damaged {
+                journal.rewrite(&book.records())?;
+            } else {
+                journal.cut_tail(contents.whole)?;
+            }
+            Ipam { journal, book }.release_gone(namespaces, now)?;
         }
-        let mut ipam = Ipam { journal, book };
-        ipam.release_gone(namespaces, now)?;
+    }
+    for draft in drafts {
+        if repair {
+            match fs::remove_file(&draft) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(IpamError::Io(draft, error)),
+                _ => {}
+            }
+        }
+        findings.push(Finding::Draft(draft));
     }
     Ok(findings)
 }

@@ -2,7 +2,8 @@
 //! the store for more.
 //!
 //! What is in none of our blocks is written down as a lease first and claimed then, so the claim lives exactly as long as the lease: whoever
-//! is killed in between leaves a lease that ends with its namespace, and the claim ends with the lease.
+//! is killed in between leaves a lease that says that it is pending, and ends with its namespace or when its owner asks anew; and the claim
+//! ends with the lease.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -93,5 +94,8 @@ fn claim(state_dir: &Path, lease: Lease, singles: &[IpAddr], beyond: &dyn Beyond
             return Err(IpamError::Unclaimed { network: lease.network, address, refusal });
         }
     }
-    Ok(lease)
+    let (network, address) = (lease.network.clone(), lease.addresses[0]);
+    let gone = || Refusal { why: "it was given back while it was asked for".to_owned(), later: true };
+    let settled = Ipam::open(state_dir)?.settle(lease)?;
+    settled.ok_or_else(|| IpamError::Unclaimed { network, address, refusal: gone() })
 }

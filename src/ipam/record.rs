@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::Seconds;
+use crate::model::PortMapping;
 
 /// The version of this format.
 pub(super) const VERSION: u32 = 1;
@@ -86,6 +87,51 @@ impl Sandbox {
     }
 }
 
+/// What else is known of whoever has addresses, for those who ask who that is. Nothing depends on it, and versions that do not know a member
+/// of it pass over it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct About {
+    /// What it is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What it may be called besides on its network.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+    /// The ports that are to be reached at its host: `8080->80/tcp`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<String>,
+}
+
+/// Octets of a name: the longest that DNS has.
+const MAX_NAME: usize = 253;
+
+/// Aliases, and ports or ranges of them, of one interface: the journal is no place for whole documents.
+const MAX_LISTED: usize = 64;
+
+impl About {
+    /// What is worth to be written down. A container's id is no name; of too many aliases or ports the first ones count.
+    #[must_use]
+    pub fn new<'t>(id: &str, name: Option<&str>, aliases: impl IntoIterator<Item = &'t str>, ports: &[PortMapping]) -> Self {
+        let is_name = |text: &&str| !text.is_empty() && text.len() <= MAX_NAME && *text != id && *text != short(id);
+        let mut about = Self { name: name.filter(is_name).map(str::to_owned), ..Self::default() };
+        for alias in aliases.into_iter().filter(is_name) {
+            let is_known = about.aliases.iter().any(|known| known == alias) || about.name.as_deref() == Some(alias);
+            if !is_known && about.aliases.len() < MAX_LISTED {
+                about.aliases.push(alias.to_owned());
+            }
+        }
+        about.ports = PortMapping::texts(ports);
+        about.ports.truncate(MAX_LISTED);
+        about
+    }
+}
+
+/// An id as runtimes shorten it, which give it as an alias to whoever has it.
+fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
 /// Addresses that somebody has.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Lease {
@@ -101,6 +147,13 @@ pub struct Lease {
     pub sandbox: Sandbox,
     /// When it was given.
     pub since: Seconds,
+    /// Whether somebody is still being asked for what is in none of this host's blocks: until that is settled nobody may use it, and who
+    /// was killed meanwhile never had it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
+    /// What else is known of its owner.
+    #[serde(flatten)]
+    pub about: About,
 }
 
 /// Who said which blocks a network has on this host.
@@ -220,5 +273,31 @@ mod tests {
         let line = |json: &str| format!("{:08x} {json}", crc32(json.as_bytes())).into_bytes();
         assert_eq!(parse(&line(r#"{"record":"journal","version":2}"#)), Err(BadLine::Unknown));
         assert_eq!(parse(&line(r#"{"record":"moved","network":"n"}"#)), Err(BadLine::Unknown));
+    }
+
+    /// The first version of a lease's record knew nothing of its owner; a later one may know more than this.
+    #[test]
+    fn what_is_known_of_an_owner_is_read_by_every_version() {
+        let line = |more: &str| {
+            let lease = r#"{"record":"lease","network":"managed","addresses":["10.42.1.2"],"container":"c1","interface":"eth0","cni_network":"net","netns":"","netns_id":null,"boot":"","seen_from":null,"since":7"#;
+            let json = format!("{lease}{more}}}");
+            format!("{:08x} {json}\n", crc32(json.as_bytes())).into_bytes()
+        };
+        let parsed = |line: &[u8]| match parse(&line[..line.len() - 1]) {
+            Ok(Record::Lease(lease)) => lease,
+            other => panic!("{other:?}"),
+        };
+        let first = parsed(&line(""));
+        assert_eq!(first.about, About::default());
+        assert_eq!(
+            emit(&Record::Lease(first.clone())),
+            line(""),
+            "who has nothing to say writes what the first version wrote"
+        );
+        let about = About { name: Some("web".into()), aliases: vec!["x".into()], ports: vec!["8080->80/tcp".into()] };
+        let whole = line(r#","name":"web","aliases":["x"],"ports":["8080->80/tcp"]"#);
+        assert_eq!(parsed(&whole), Lease { about, ..first.clone() });
+        assert_eq!(emit(&Record::Lease(parsed(&whole))), whole);
+        assert_eq!(parsed(&line(r#","colour":{"is":"blue"}"#)), first, "what is not known is no obstacle");
     }
 }

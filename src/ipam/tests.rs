@@ -30,6 +30,7 @@ fn request(container: &str, wish: &[&str]) -> Request {
         sandbox: Sandbox::look("/proc/self/ns/net"),
         wish,
         never: Vec::new(),
+        about: About::default(),
     }
 }
 
@@ -397,7 +398,7 @@ proptest! {
                 Step::Tear(len) => {
                     let line = record::emit(&record::Record::Lease(Lease {
                         network: NET.into(), addresses: vec![IpAddr::from([10, 42, 1, 9])], owner: owner("torn"),
-                        sandbox: Sandbox::look(""), since: now,
+                        sandbox: Sandbox::look(""), since: now, pending: false, about: About::default(),
                     }));
                     let mut file = fs::OpenOptions::new().append(true).open(host.path()).unwrap();
                     file.write_all(&line[..usize::from(len) % line.len()]).unwrap();
@@ -591,6 +592,7 @@ fn an_address_of_no_block_is_had_by_a_claim_alone() {
     assert_eq!(host.look().leases().count(), 0, "nothing is left of it");
     agent.claims = Ok(());
     assert_eq!(host.obtain(&agent, "a", &["10.42.9.5"]).unwrap(), "10.42.9.5");
+    assert!(!host.look().leases().next().unwrap().pending);
     let taken = host.obtain(&agent, "b", &["10.42.9.5"]).unwrap_err();
     assert!(matches!(taken, IpamError::Taken { .. }), "{taken}");
     assert!(
@@ -603,6 +605,43 @@ fn an_address_of_no_block_is_had_by_a_claim_alone() {
     assert_eq!(findings, []);
     let book = Book::replay(host.look().records());
     assert_eq!(book, host.look());
+}
+
+/// Whoever is asked finds the lease, and gives it back or not.
+struct Witness<'h> {
+    host: &'h Host,
+    gives_back: bool,
+}
+
+impl Beyond for Witness<'_> {
+    fn claim(&self, network: &str, _: IpAddr) -> Result<(), Refusal> {
+        let lease = self.host.look().leases().next().cloned().expect("a lease");
+        assert!(lease.pending, "nobody may use it yet");
+        if self.gives_back {
+            self.host.open().release(network, &lease.owner, 100).unwrap();
+        }
+        Ok(())
+    }
+
+    fn next_block(&self, _: &str) -> Result<(), Refusal> {
+        unreachable!("nothing is full here")
+    }
+}
+
+#[test]
+fn a_lease_is_pending_while_somebody_is_asked() {
+    let host = Host::new(&["10.42.1.0/24"]);
+    host.open().set_beyond(NET, &nets(&["10.42.0.0/16"])).unwrap();
+    let asked = |gives_back| {
+        let witness = Witness { host: &host, gives_back };
+        obtain(host.open(), host.folder.path(), &request("a", &["10.42.9.5"]), &witness, 100)
+    };
+    let gone = asked(true).unwrap_err().to_string();
+    assert!(gone.ends_with("it was given back while it was asked for: try again later"), "{gone}");
+    assert_eq!(host.look().leases().count(), 0);
+    assert!(!asked(false).unwrap().pending);
+    assert_eq!(host.look().leases().map(|lease| lease.pending).collect::<Vec<_>>(), [false]);
+    assert_eq!(Book::replay(host.look().records()), host.look());
 }
 
 #[test]
@@ -638,4 +677,32 @@ fn what_another_host_has_of_our_block_nobody_gets_here() {
     assert_eq!(check(host.folder.path(), &Namespaces::look(), 4, true).unwrap(), []);
     host.open().release(NET, &Owner::host("b0b0", address("10.42.1.4")), 5).unwrap().unwrap();
     assert_eq!(host.lease("e", &["10.42.1.4"], 6).unwrap(), ["10.42.1.4"]);
+}
+
+#[test]
+fn what_killed_processes_left_beside_the_journal_is_found_and_removed() {
+    let host = Host::new(&["10.42.1.0/24"]);
+    let state = host.folder.path();
+    host.lease("a", &[], 100).unwrap();
+    let [key, young, own] = [".host.key.77", ".networks.json.78", "ipam.journal.new"].map(|name| state.join(name));
+    for path in [&key, &young, &own] {
+        fs::write(path, "half").unwrap();
+    }
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    fs::File::options().write(true).open(&key).unwrap().set_modified(old).unwrap();
+    let left = [Finding::Draft(key.clone()), Finding::Draft(own.clone())];
+    let namespaces = Namespaces::look();
+    assert_eq!(check(state, &namespaces, 100, false).unwrap(), left);
+    assert!(key.exists() && own.exists(), "a look changes nothing");
+    assert_eq!(check(state, &namespaces, 100, true).unwrap(), left);
+    assert!(!key.exists() && !own.exists() && young.exists(), "its writer may live");
+    assert_eq!(check(state, &namespaces, 100, true).unwrap(), []);
+    assert_eq!(host.look().leases().count(), 1);
+    // Also where no journal is.
+    let folder = tempfile::tempdir().unwrap();
+    fs::rename(&young, folder.path().join(".store.json.9")).unwrap();
+    let path = folder.path().join(".store.json.9");
+    fs::File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+    assert_eq!(check(folder.path(), &namespaces, 100, false).unwrap(), [Finding::Draft(path)]);
+    assert_eq!(check(&folder.path().join("none"), &namespaces, 100, true).unwrap(), []);
 }

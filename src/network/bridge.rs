@@ -23,6 +23,8 @@ pub struct BridgeConf {
     /// The address that the bridge gets by `bridgeSubnet` and `bridgeIP`, unless `skipBridgeConfigureIP` makes it somebody else's
     /// business.
     pub address: Option<IpNet>,
+    /// `bridgeIP`: the bridge's address is the gateway, instead of the first one.
+    pub said_address: Option<IpAddr>,
     /// `useBridgeIPAsGateway`: what the bridge has is the gateway, whatever it is.
     pub bridge_as_gateway: bool,
     /// `isGateway`, or `isDefaultGateway`.
@@ -68,6 +70,7 @@ impl BridgeConf {
                 let address = bridge_ip.or_else(|| first_address(subnet))?;
                 IpNet::new(address, subnet.prefix_len()).ok()
             }),
+            said_address: bridge_ip,
             bridge_as_gateway: keys.truth("useBridgeIPAsGateway")?.unwrap_or(false),
             is_gateway: keys.truth("isGateway")?.unwrap_or(false) || is_default_gateway,
             is_default_gateway,
@@ -196,6 +199,7 @@ mod tests {
             subnet: Some("10.42.0.0/16".parse().unwrap()),
             subnet6: Some("fd00:42::/48".parse().unwrap()),
             address: Some("10.42.0.1/16".parse().unwrap()),
+            said_address: None,
             bridge_as_gateway: false,
             is_gateway: true,
             is_default_gateway: true,

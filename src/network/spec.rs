@@ -143,6 +143,11 @@ impl Spec {
         self.cni_config.iter().filter(|file| !is_our_bridge(file)).filter_map(bridge_of)
     }
 
+    /// The bridges of our own plugins.
+    pub fn our_bridges(&self) -> impl Iterator<Item = &str> {
+        self.cni_config.iter().filter(|file| is_our_bridge(file)).filter_map(bridge_of)
+    }
+
     /// This host's interfaces that its plugins connect containers to.
     pub fn interfaces(&self) -> impl Iterator<Item = &str> {
         let masters = self.cni_config.iter().filter_map(|file| text(&file.netconf, "master"));
@@ -243,14 +248,17 @@ impl Spec {
             members.entry("dns").or_insert(dns);
         }
         if has_ours {
-            let all = json!({"portMappings": true, "ips": true, "mac": true});
-            let without_ports = json!({"ips": true, "mac": true});
+            let all = json!({"portMappings": true, "ips": true, "mac": true, "aliases": true});
+            let without_ports = json!({"ips": true, "mac": true, "aliases": true});
             members.entry("capabilities").or_insert(if self.host_ports { all } else { without_ports });
         }
         if ipam == IPAM_PLUGIN {
             let length = self.prefix_len(host.blocks);
             if let (Some(length), Some(Value::Object(ipam))) = (length, members.get_mut("ipam")) {
                 ipam.entry("subnetPrefixSize").or_insert_with(|| format!("/{length}").into());
+            }
+            if let Some(gateway) = self.own_gateway(host.blocks).filter(|_| has_ours) {
+                members.entry("bridgeIP").or_insert_with(|| gateway.to_string().into());
             }
         }
         if has_ours || ipam == IPAM_PLUGIN {
@@ -269,9 +277,19 @@ impl Spec {
 
     /// The length of the subnet that this host's addresses are in: the whole network looks like one link.
     fn prefix_len(&self, blocks: &[IpNet]) -> Option<u8> {
+        self.own_subnet(blocks).map(|subnet| subnet.network.prefix_len())
+    }
+
+    /// Its gateway, if that is another than the first address, which plugins take by themselves.
+    fn own_gateway(&self, blocks: &[IpNet]) -> Option<Ipv4Addr> {
+        let subnet = self.own_subnet(blocks)?;
+        Some(subnet.gateway).filter(|gateway| *gateway != Subnet::whole(subnet.network).gateway)
+    }
+
+    fn own_subnet(&self, blocks: &[IpNet]) -> Option<&Subnet> {
         let own = self.blocks(blocks);
         let holds = |subnet: &&Subnet| own.iter().any(|block| IpNet::V4(subnet.network).contains(block));
-        self.subnets.iter().find(holds).or(self.subnets.first()).map(|subnet| subnet.network.prefix_len())
+        self.subnets.iter().find(holds).or(self.subnets.first())
     }
 }
 

@@ -45,6 +45,12 @@ pub struct Container {
     pub id: String,
     /// Its name, if it is known.
     pub name: Option<String>,
+    /// What it may be called besides.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Its ports that are to be reached at its host, as its runtime was told: `8080->80/tcp`.
+    #[serde(default)]
+    pub ports: Vec<String>,
     /// `docker` for addresses by label, `cni` for those that a plugin gave.
     pub runtime: String,
     /// The host that it is on; none if no agent could be asked.
@@ -122,9 +128,7 @@ pub fn render_containers(containers: &Containers) -> String {
     if containers.containers.is_empty() {
         line(&mut out, format_args!("no containers have addresses here"));
     } else {
-        let mut rows = vec![["CONTAINER", "NAME", "NETWORK", "ADDRESS", "HOST", "STATE"].map(str::to_owned)];
-        rows.extend(containers.containers.iter().map(row));
-        table(&mut out, &rows, "");
+        table(&mut out, &rows(&containers.containers), "");
     }
     if let Some(DockerLink { socket, watching: false, why }) = &containers.docker {
         let why = why.as_deref().unwrap_or("not asked yet");
@@ -133,16 +137,41 @@ pub fn render_containers(containers: &Containers) -> String {
     out
 }
 
-fn row(container: &Container) -> [String; 6] {
+fn rows(containers: &[Container]) -> Vec<Vec<String>> {
+    // Most containers have no other names and no ports, and then nobody needs these columns.
+    let (with_aliases, with_ports) =
+        (containers.iter().any(|it| !it.aliases.is_empty()), containers.iter().any(|it| !it.ports.is_empty()));
+    let headings = ["CONTAINER", "NAME", "ALIASES", "NETWORK", "ADDRESS", "HOST", "PORTS", "STATE"].map(str::to_owned);
+    let all = std::iter::once(headings).chain(containers.iter().map(row));
+    let narrowed = |[container, name, aliases, network, address, host, ports, state]: [String; 8]| {
+        let cells = [
+            Some(container),
+            Some(name),
+            Some(aliases).filter(|_| with_aliases),
+            Some(network),
+            Some(address),
+            Some(host),
+            Some(ports).filter(|_| with_ports),
+            Some(state),
+        ];
+        cells.into_iter().flatten().collect()
+    };
+    all.map(narrowed).collect()
+}
+
+fn row(container: &Container) -> [String; 8] {
     let text = |text: &Option<String>| text.as_deref().map_or_else(|| "-".to_owned(), plain);
+    let list = |texts: &[String]| if texts.is_empty() { "-".to_owned() } else { plain(&texts.join(" ")) };
     let addresses: Vec<String> = container.addresses.iter().map(ToString::to_string).collect();
     let state = container.state.name();
     [
         plain(&container.id).chars().take(SHORT_ID).collect(),
         text(&container.name),
+        list(&container.aliases),
         text(&container.network),
-        if addresses.is_empty() { "-".to_owned() } else { addresses.join(" ") },
+        list(&addresses),
         text(&container.host),
+        list(&container.ports),
         container.why.as_deref().map_or_else(|| state.to_owned(), |why| format!("{state}: {}", plain(why))),
     ]
 }
@@ -156,6 +185,8 @@ mod tests {
         let container = |id: &str, address: Option<&str>, state, why: Option<&str>| Container {
             id: id.repeat(16),
             name: Some("we\u{1b}b".to_owned()),
+            aliases: Vec::new(),
+            ports: Vec::new(),
             runtime: "docker".to_owned(),
             host: Some("alpha".to_owned()),
             network: Some("managed".to_owned()),
@@ -182,10 +213,26 @@ bad0bad0bad0  we\\u{1b}b  managed  -           alpha  failed: label x: expected 
 Docker at /d.sock is away: refused
 ";
         assert_eq!(render_containers(&all), expected);
+        all.containers[1].aliases = vec!["x".to_owned(), "y\n".to_owned()];
+        all.containers[0].ports = vec!["8080->80/tcp".to_owned()];
+        all.containers.truncate(2);
+        let expected = "\
+CONTAINER     NAME       ALIASES  NETWORK  ADDRESS     HOST   PORTS         STATE
+beefbeefbeef  we\\u{1b}b  -        managed  10.42.1.9   alpha  8080->80/tcp  waiting
+c0dec0dec0de  we\\u{1b}b  x y\\n    managed  10.42.1.10  alpha  -             attached
+Docker at /d.sock is away: refused
+";
+        assert_eq!(render_containers(&all), expected);
         let json = serde_json::to_value(&all).unwrap();
         assert_eq!(
             (&json["schema"], &json["containers"][0]["state"]),
             (&"underpass.containers/1".into(), &"waiting".into())
         );
+        let mut earlier = json.clone();
+        for container in earlier["containers"].as_array_mut().unwrap() {
+            container.as_object_mut().unwrap().retain(|key, _| !["aliases", "ports"].contains(&key.as_str()));
+        }
+        let read: Containers = serde_json::from_value(earlier).unwrap();
+        assert_eq!(read.containers[0].ports, [""; 0], "an agent that does not know them says the rest");
     }
 }

@@ -319,12 +319,16 @@ pub fn counted<N: std::fmt::Display + PartialEq + From<u8>>(count: N, noun: &str
 }
 
 /// Left-aligned columns, two spaces apart; no spaces at the ends of lines.
-pub fn table<const N: usize>(out: &mut String, rows: &[[String; N]], indent: &str) {
-    let widths: [usize; N] =
-        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+pub fn table<R: AsRef<[String]>>(out: &mut String, rows: &[R], indent: &str) {
+    let columns = rows.iter().map(|row| row.as_ref().len()).max().unwrap_or(0);
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.as_ref().get(column));
+        cells.map(|cell: &String| cell.chars().count()).max()
+    };
+    let widths: Vec<usize> = (0..columns).filter_map(width).collect();
     for row in rows {
         let mut text = indent.to_owned();
-        for (cell, width) in row.iter().zip(widths) {
+        for (cell, &width) in row.as_ref().iter().zip(&widths) {
             // Writing into a String cannot fail.
             let _ = write!(text, "{cell:<width$}  ");
         }

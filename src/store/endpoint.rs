@@ -34,7 +34,7 @@ pub struct Endpoint {
     pub aliases: Vec<String>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// Its ports that others reach at its host: `80/tcp`.
+    /// Its ports that are to be reached at its host, as its runtime was told: `8080->80/tcp`.
     pub ports: Vec<String>,
     /// Since when it has its addresses: seconds since 1970.
     pub since: u64,

@@ -6,7 +6,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::ops::Deref;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,6 +15,9 @@ use crate::model::Secret;
 
 /// Between two tries for a lock, at first and at most: most are held for one write to the disk.
 const LOCK_PAUSE: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(5));
+
+/// Longer than any process takes from a file's first octet to its name.
+const DRAFT_LIFE: Duration = Duration::from_secs(60);
 
 /// Opens an ordinary file.
 ///
@@ -50,6 +53,25 @@ pub fn read_bounded(file: &File, max: usize) -> io::Result<Secret> {
     let mut octets = Vec::with_capacity(len + 1);
     file.take(max as u64).read_to_end(&mut octets)?;
     Ok(Secret::new(octets))
+}
+
+/// By what a file can be told from what it was before, without reading it: device, inode, length and time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stamp {
+    place: (u64, u64),
+    length: u64,
+    changed: (i64, i64),
+}
+
+/// The stamp of a file; none if there is no file. Whoever reads it takes this before.
+#[must_use]
+pub fn stamp(path: &Path) -> Option<Stamp> {
+    let metadata = fs::metadata(path).ok()?;
+    Some(Stamp {
+        place: (metadata.dev(), metadata.ino()),
+        length: metadata.len(),
+        changed: (metadata.mtime(), metadata.mtime_nsec()),
+    })
 }
 
 /// Makes a folder with everything above it, where it is not there.
@@ -170,6 +192,31 @@ fn draft(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.{}", std::process::id()))
 }
 
+/// What processes left in a folder that were killed while they [placed](place) something: hidden names, as [`draft`] makes them, which are
+/// older than anybody takes to write a file. Whoever is slower after all fails, and leaves the old file.
+///
+/// # Errors
+/// What the file system says.
+pub fn old_drafts(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let is_draft = |name: &str| {
+        let number = name.strip_prefix('.').and_then(|name| name.rsplit_once('.')).filter(|(name, _)| !name.is_empty());
+        number.is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()))
+    };
+    let is_old = |path: &Path| {
+        let changed = fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).ok();
+        changed.and_then(|changed| changed.elapsed().ok()).is_some_and(|age| age >= DRAFT_LIFE)
+    };
+    let mut found: Vec<PathBuf> = fs::read_dir(folder)?
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()))
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_draft))
+        .map(|entry| entry.path())
+        .filter(|path| is_old(path))
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
 /// A new file with its octets on disk.
 fn write(path: &Path, octets: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
@@ -211,6 +258,20 @@ mod tests {
         assert!(relink(&path, Path::new("x")).is_err());
         assert!(replace(&folder.path().join("none/file"), b"x", 0o600).is_err());
         assert_eq!(names(folder.path()), ["taken"]);
+    }
+
+    #[test]
+    fn old_drafts_are_found_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let old = std::time::SystemTime::now() - 2 * DRAFT_LIFE;
+        for name in [".host.key.123", ".a.1", ".hidden", ".b.x1", "c.7", "..8", ".d."] {
+            let file = File::create(path(name)).unwrap();
+            file.set_modified(old).unwrap();
+        }
+        fs::create_dir(path(".folder.9")).unwrap();
+        fs::write(path(".young.10"), "").unwrap();
+        assert_eq!(old_drafts(folder.path()).unwrap(), [path(".a.1"), path(".host.key.123")]);
     }
 
     #[test]

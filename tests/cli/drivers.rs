@@ -262,6 +262,21 @@ fn setup_says_what_it_writes_and_writes_it_once() {
     assert_eq!(fs::read_to_string(&conf).unwrap(), "[network]\n");
 
     let seen = setup("docker", &[]);
+    assert_eq!((seen.code, seen.out.as_str()), (5, ""));
+    assert!(
+        seen.err.contains("u.yaml: the agent watches no Docker: add `docker: {socket: /var/run/docker.sock}`"),
+        "{}",
+        seen.err
+    );
+    write("u.yaml", &format!("{base}{CNI}docker: {{socket: /var/run/docker.sock}}\n"));
+    for (daemon, is_elsewhere) in [("tcp://127.0.0.1:1", true), ("unix:///run/docker.sock", false), ("fd://", false)] {
+        write("root/etc/docker/daemon.json", &json!({"hosts": [daemon]}).to_string());
+        let note = "Docker listens at tcp://127.0.0.1:1, and docker.socket is /var/run/docker.sock\n";
+        let seen = setup("docker", &["--dry-run"]);
+        assert_eq!((seen.code, seen.out.contains(note)), (0, is_elsewhere), "{}{}", seen.out, seen.err);
+        assert!(!seen.out.contains("no driver brings"), "{}", seen.out);
+    }
+    let seen = setup("docker", &[]);
     assert_eq!(seen.code, 0, "{}", seen.err);
     assert!(seen.out.starts_with("wrote root/etc/systemd/system/docker.service.d/50-underpass.conf\n"), "{}", seen.out);
     write("root/etc/docker/daemon.json", r#"{"default-address-pools": [{"base": "10.42.0.0/14", "size": 24}]}"#);

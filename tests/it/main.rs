@@ -8,6 +8,7 @@ mod lab;
 
 mod attach;
 mod attached;
+mod barrier;
 mod bench;
 mod churn;
 mod cni;

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::lab::agent::{Agent, AgentConfig, FIRST_CONTACT, PeerConfig, UNDERPASS, paired};
 use crate::lab::command::{said, text};
+use crate::lab::etcd::Etcd;
 use crate::lab::site::{bridge_ports, link_plugins, make_root};
 use crate::lab::traffic::streams;
 use crate::lab::{Host, Lab, attempt, wait_for};
@@ -57,7 +58,7 @@ impl Podman {
     /// A network of this name, made by this plugin.
     fn network(&self, name: &str, plugin: &Value) {
         let mut plugin = plugin.clone();
-        plugin["capabilities"] = json!({"ips": true, "mac": true, "portMappings": true});
+        plugin["capabilities"] = json!({"ips": true, "mac": true, "portMappings": true, "aliases": true});
         let list = json!({"cniVersion": "1.0.0", "name": name, "plugins": [plugin]});
         self.write(&format!("networks/10-{name}.conflist"), &list.to_string());
     }
@@ -234,6 +235,77 @@ fn whatever_dies_nothing_is_left_and_addresses_are_kept() {
         });
     }
     assert_eq!((on_alpha.leases(), on_alpha.ports()), (0, 0), "nothing is left of them");
+}
+
+/// What `ps --json` of an agent says of the container with this address: host, name, other names, and ports.
+fn described(agent: &Agent, address: &str) -> Option<Value> {
+    let output = agent.control(&["ps", "--json"]);
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("ps: {}", said(&output)));
+    let found = answer["containers"].as_array().expect("a list").iter().find(|it| it["addresses"][0] == address)?.clone();
+    Some(json!([found["host"], found["name"], found["aliases"], found["ports"]]))
+}
+
+/// podman says names, aliases and ports to the plugin; they stand in the journal, in `ps`, and in the store for other hosts.
+#[test]
+fn what_containers_are_called_is_known_on_every_host() {
+    let (lab, switch) = Lab::switched();
+    let etcd = Etcd::running(&switch);
+    let agents = [&lab.alpha, &lab.beta].map(|host| {
+        let mut agent = Agent::new(host);
+        agent.configure_as(&format!(
+            "host: {{name: {}, advertise: [{}]}}\ntun: {{queues: 1}}\nstore: {{kind: etcd, endpoints: [\"{}\"], allow_plaintext: true}}\n",
+            host.name, host.address, etcd.url()
+        ));
+        agent.start();
+        agent
+    });
+    let [alpha, beta] = &agents;
+    wait_for("beta", Duration::from_secs(60), || (alpha.status()["peers"][0]["state"] == "up").then_some(()));
+    let podman = Podman::on(&lab.alpha, alpha);
+    podman.network(
+        "second",
+        &json!({
+            "type": "underpass-cni", "bridge": "second0",
+            "underpass": {"stateDir": podman.state, "network": "second", "blocks": ["10.77.1.0/24"]},
+        }),
+    );
+    let more = [
+        "--network-alias",
+        "www",
+        "--network-alias",
+        "web.local",
+        "-p",
+        "8080:80",
+        "-p",
+        "127.0.0.1:5353:53/udp",
+        "-p",
+        "9000-9002:9000-9002",
+    ];
+    let web = podman.start("web", "managed", &more, &["sleep", "600"]);
+    let plain = podman.sleeper("plain", "managed");
+    podman.run(&["network", "connect", "--alias", "other", "second", "web"]);
+    let second = podman.address("web", "second");
+
+    let ports = ["8080->80/tcp", "9000-9002->9000-9002/tcp", "127.0.0.1:5353->53/udp"];
+    for agent in [alpha, beta] {
+        let is = |address: &str, expected: Value| {
+            let told = || (described(agent, address).as_ref() == Some(&expected)).then_some(());
+            wait_for(&format!("{address} to be {expected}"), Duration::from_secs(20), told);
+        };
+        is(&web, json!(["alpha", "web", ["www", "web.local"], ports]));
+        is(&plain, json!(["alpha", "plain", [], []]));
+        is(&second, json!(["alpha", "web", ["other"], ports]));
+    }
+    let shown = text(&beta.control(&["ps"]).stdout);
+    let line = shown.lines().find(|line| line.contains(&web)).expect("its line");
+    assert!(shown.starts_with("CONTAINER") && line.contains("www web.local") && line.contains(&ports.join(" ")), "{shown}");
+    let stored = etcd.script("etcdctl get --prefix --print-value-only /underpass/v1/");
+    assert!(
+        stored.contains(r#""aliases":["www","web.local"]"#) && stored.contains(r#""names":["plain"],"aliases":[]"#),
+        "{stored}"
+    );
+    podman.run(&["rm", "-f", "-t", "0", "web"]);
+    wait_for("it to be gone", Duration::from_secs(20), || described(beta, &web).is_none().then_some(()));
 }
 
 /// Three hosts, of which two are behind a NAT, and a member of an etcd cluster in a container on each.

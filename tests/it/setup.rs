@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::docker::host::{child_of, image, remove_control_groups};
 use crate::lab::agent::{Agent, AgentConfig, FIRST_CONTACT, PeerConfig, UNDERPASS, both_up};
 use crate::lab::command::{said, text};
 use crate::lab::traffic::streams;
@@ -33,12 +34,35 @@ struct Machine {
     host: Host,
     agent: Agent,
     /// Behind whatever enters its namespaces.
-    _init: Daemon,
+    init: Daemon,
+    /// What a Docker daemon here has of control groups.
+    groups: Option<String>,
     folder: TempDir,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let Some(groups) = &self.groups else { return };
+        if std::thread::panicking() {
+            eprintln!("--- {}:\n{}", self.host.name, said(&self.agent.control(&["ps"])));
+            eprintln!("{}", said(&self.agent.control(&["status"])));
+        }
+        self.init.kill();
+        remove_control_groups(groups);
+    }
 }
 
 impl Machine {
     fn new(host: &Host) -> Self {
+        Self::with(host, false)
+    }
+
+    /// One with processes of its own: whatever a daemon starts there ends with the machine.
+    fn with_processes(host: &Host) -> Self {
+        Self::with(host, true)
+    }
+
+    fn with(host: &Host, own_processes: bool) -> Self {
         let folder = tempfile::Builder::new().prefix("underpass-machine-").tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name).display().to_string();
         let mut script = "set -e; mount -t tmpfs none /run".to_owned();
@@ -49,15 +73,25 @@ impl Machine {
             );
         }
         // Other networks of this machine's runtimes are none of its business.
-        script += "; rm -f /etc/cni/net.d/*; touch /run/ready; exec sleep infinity";
+        script += "; rm -f /etc/cni/net.d/*; touch /run/ready; while :; do sleep 1000 & wait; done";
         let netns = format!("--net=/run/netns/{}", host.netns);
-        let argv = ["nsenter", &netns, "unshare", "--mount", "sh", "-c", &script];
+        let processes: &[&str] = if own_processes { &["--pid", "--fork", "--kill-child", "--mount-proc"] } else { &[] };
+        let argv = [&["nsenter", &netns, "unshare", "--mount"], processes, &["sh", "-c", &script]].concat();
         let init = Daemon::start(&format!("the machine {}", host.name), &argv, &[], &folder.path().join("init.log"));
+        let first = match own_processes {
+            true => wait_for("the first process", PATIENCE, || child_of(init.pid())).0,
+            false => init.pid(),
+        };
         let mut host = host.clone();
-        let enter = ["nsenter", "--target", &init.pid().to_string(), "--net", "--mount", "--"];
-        host.enter = enter.map(str::to_owned).to_vec();
+        let target = first.to_string();
+        let enter = [
+            &["nsenter", "--target", &target, "--net", "--mount"][..],
+            if own_processes { &["--pid"] } else { &[] },
+            &["--"],
+        ];
+        host.enter = enter.concat().into_iter().map(str::to_owned).collect();
         wait_for("the machine", PATIENCE, || host.attempt(&["test", "-e", "/run/ready"]).status.success().then_some(()));
-        let machine = Self { agent: Agent::new(&host), host, _init: init, folder };
+        let machine = Self { agent: Agent::new(&host), host, init, groups: None, folder };
         machine.make_rootfs();
         machine
     }
@@ -79,14 +113,19 @@ impl Machine {
 
     /// The agent's configuration where it belongs, with the documents' example as its driver. Nothing runs yet.
     fn configure(&self, peers: &[PeerConfig]) {
+        self.configure_with(peers, "");
+    }
+
+    /// The same with further lines.
+    fn configure_with(&self, peers: &[PeerConfig], more: &str) {
         let mut config = AgentConfig::new(&self.host, peers);
-        config.more = "drivers: [rancher-compose.yml]\n".to_owned();
+        config.more = format!("drivers: [rancher-compose.yml]\n{more}");
         self.agent.configure(&config);
         let written = self.agent.config().display().to_string();
         self.host.run(&["install", "-D", "-m", "600", &written, CONFIG]);
         self.host.run(&["install", "-D", "-m", "644", EXAMPLE, "/etc/underpass/rancher-compose.yml"]);
         // The agent of a test reads its own copy, which names the same file.
-        config.more = "drivers: [/etc/underpass/rancher-compose.yml]\n".to_owned();
+        config.more = format!("drivers: [/etc/underpass/rancher-compose.yml]\n{more}");
         self.agent.configure(&config);
     }
 
@@ -285,7 +324,7 @@ fn mtu(show: &str) -> u32 {
 fn setup_leaves_what_others_wrote() {
     let lab = Lab::direct();
     let machine = Machine::new(&lab.alpha);
-    machine.configure(&[]);
+    machine.configure_with(&[], WATCHED);
     for (path, runtime) in [
         ("/etc/containers/containers.conf.d/50-underpass.conf", "podman"),
         ("/usr/lib/cni/underpass-cni", "podman"),
@@ -355,12 +394,15 @@ fn ctr_needs_nothing_but_setup() {
     drop(beta);
 }
 
+/// What the agent's configuration must say.
+const WATCHED: &str = "docker: {socket: /var/run/docker.sock}\n";
+
 /// Docker starts after the agent, as systemd reads it, and never with addresses of a network.
 #[test]
 fn docker_is_told_by_systemd() {
     let lab = Lab::direct();
     let machine = Machine::new(&lab.alpha);
-    machine.configure(&[]);
+    machine.configure_with(&[], WATCHED);
     let unit = "/etc/systemd/system/docker.service.d/50-underpass.conf";
     machine.sets_up("docker", &[&format!("wrote {unit}\n"), "note: systemctl daemon-reload makes systemd read it\n"]);
     let verify = || said(&machine.host.attempt(&["systemd-analyze", "verify", "docker.service"]));
@@ -373,4 +415,111 @@ fn docker_is_told_by_systemd() {
         assert_eq!(code, Some(5), "{err}");
         assert!(err.contains("Docker and underpass would give out the same addresses"), "{err}");
     }
+}
+
+/// Docker on a machine, as installed: no option says where anything is, and it filters what the host forwards.
+struct Docker<'m> {
+    machine: &'m Machine,
+    _dockerd: Daemon,
+}
+
+impl<'m> Docker<'m> {
+    /// What a test's sandbox needs of the daemon, and nothing else.
+    fn configure(machine: &mut Machine) {
+        let groups = format!("/{}", machine.host.netns);
+        machine
+            .write("/etc/docker/daemon.json", &format!("{{\"storage-driver\": \"vfs\", \"cgroup-parent\": \"{groups}\"}}"));
+        machine.groups = Some(groups);
+    }
+
+    fn start(machine: &'m Machine) -> Self {
+        let log = machine.folder.path().join("dockerd.log");
+        let argv = machine.host.on(&["/usr/sbin/dockerd", "--log-level", "warn"]);
+        let docker = Self { machine, _dockerd: Daemon::start("dockerd", &argv, &[], &log) };
+        wait_for("dockerd to answer", PATIENCE, || docker.attempt(&["version"]).status.success().then_some(()));
+        docker.run(&["import", &image(machine.folder.path()), "bb:1"]);
+        docker
+    }
+
+    fn attempt(&self, arguments: &[&str]) -> Output {
+        self.machine.host.attempt(&[&["/usr/bin/docker"], arguments].concat())
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        let output = self.attempt(arguments);
+        assert!(output.status.success(), "docker {arguments:?} on {}: {}", self.machine.host.name, said(&output));
+        text(&output.stdout).trim().to_owned()
+    }
+
+    /// A container that serves a page.
+    fn serve(&self, name: &str, options: &[&str]) {
+        let command = ["bb:1", "httpd", "-f", "-p", "80", "-h", "/www"];
+        self.run(&[&["run", "-d", "--name", name], options, &command[..]].concat());
+    }
+
+    /// Its address of the overlay, from the agent.
+    fn address(&self, name: &str) -> String {
+        let ask = || {
+            let all: Value = serde_json::from_slice(&self.machine.agent.control(&["ps", "--json"]).stdout).ok()?;
+            let found = all["containers"].as_array()?.iter().find(|it| it["name"] == name && it["state"] == "attached")?;
+            Some(found["addresses"][0].as_str()?.to_owned())
+        };
+        wait_for(&format!("{name} on {} to have its address", self.machine.host.name), PATIENCE, ask).0
+    }
+
+    fn fetches(&self, name: &str, address: &str) {
+        let page = format!("http://{address}/hello");
+        let fetch = || {
+            let output = self.attempt(&["exec", name, "wget", "-q", "-O", "-", &page]);
+            (text(&output.stdout) == "hello\n").then_some(())
+        };
+        wait_for(&format!("{name} on {} to fetch {page}", self.machine.host.name), PATIENCE, fetch);
+    }
+}
+
+/// After `underpass setup docker` the agent starts, then Docker, and a label is all that a container needs.
+#[test]
+fn a_label_is_all_that_a_container_of_docker_needs() {
+    let lab = Lab::direct();
+    let mut machines = [(&lab.alpha, &lab.beta), (&lab.beta, &lab.alpha)].map(|(host, peer)| {
+        let mut machine = Machine::with_processes(host);
+        machine.configure(&[PeerConfig::at(peer)]);
+        Docker::configure(&mut machine);
+        let (code, out, err) = machine.setup(&["docker"]);
+        assert_eq!((code, out.as_str()), (Some(5), ""), "nobody would give containers their addresses: {err}");
+        machine.configure_with(&[PeerConfig::at(peer)], WATCHED);
+        machine
+    });
+    for machine in &mut machines {
+        machine.sets_up("docker", &["wrote /etc/systemd/system/docker.service.d/50-underpass.conf\n"]);
+        machine.agent.start();
+    }
+    let [alpha, beta] = &machines;
+    both_up(&alpha.agent, &beta.agent);
+    let [on_alpha, on_beta] = [alpha, beta].map(Docker::start);
+    on_alpha.serve("plain", &[]);
+    let looks = [&["ip", "address"][..], &["ip", "route"], &["cat", "/etc/resolv.conf"], &["cat", "/etc/hosts"]];
+    let seen = || looks.map(|look| on_alpha.run(&[&["exec", "plain"], look].concat()));
+    let before = seen();
+    let label = ["--label", "io.rancher.container.network=true"];
+    on_alpha.serve("web", &label);
+    on_beta.serve("web", &label);
+    on_beta.serve("alone", &[&label[..], &["--network", "none"]].concat());
+    let (here, there, alone) = (on_alpha.address("web"), on_beta.address("web"), on_beta.address("alone"));
+    assert!(here.starts_with("10.42.1.") && there.starts_with("10.42.2.") && alone.starts_with("10.42.2."));
+    on_alpha.fetches("web", &there);
+    on_alpha.fetches("web", &alone);
+    on_beta.fetches("web", &here);
+    on_beta.fetches("alone", &here);
+    let names = on_alpha.run(&["exec", "web", "cat", "/etc/resolv.conf"]);
+    assert!(names.contains("nameserver 169.254.169.250") && names.contains("search rancher.internal"), "{names}");
+    assert_eq!(seen(), before, "who has no label is not touched");
+    assert!(before[0].contains("inet 172.17.") && !before[0].contains("10.42."), "{}", before[0]);
+    for machine in [alpha, beta] {
+        assert!(machine.host.run(&["iptables", "-S", "FORWARD"]).contains("-P FORWARD DROP"), "Docker filters");
+        let warnings = machine.agent.status()["warnings"].to_string();
+        assert!(!warnings.contains("is dropped on this host"), "{warnings}");
+    }
+    on_alpha.run(&["rm", "-f", "web", "plain"]);
+    wait_for("no leases", PATIENCE, || (alpha.leases() == 0).then_some(()));
 }

@@ -71,9 +71,16 @@ impl Places<'_> {
         for stale in fs::read_dir(&folder).into_iter().flatten().flatten().filter(|entry| !known(entry)) {
             remove(&stale.path())?;
         }
-        self.write_conflist(name, &network.spec.conflist(name, &on_host))?;
+        let lists = [Some(name.as_str()), is_managed.then_some(MANAGED)];
+        for name in lists.into_iter().flatten() {
+            if files.is_empty() {
+                // Runtimes complain of a list without plugins at every container.
+                self.remove_conflist(name)?;
+            } else {
+                self.write_conflist(name, &network.spec.conflist(name, &on_host))?;
+            }
+        }
         if is_managed {
-            self.write_conflist(MANAGED, &network.spec.conflist(MANAGED, &on_host))?;
             self.link_managed(Some(name))?;
         }
         Ok(())
@@ -81,10 +88,7 @@ impl Places<'_> {
 
     /// Takes back what was written for a network. What is not ours stays.
     pub(super) fn uninstall(&self, name: &str) -> Outcome {
-        let path = self.conflist(name);
-        if self.is_our_conflist(&path)? {
-            remove(&path)?;
-        }
+        self.remove_conflist(name)?;
         let folder = self.network_dir(name);
         if self.is_our_folder(&folder)? {
             // The mark goes last: a removal that is broken off can be taken up again.
@@ -99,10 +103,7 @@ impl Places<'_> {
 
     /// Takes back what was written for the default network.
     pub(super) fn uninstall_managed(&self) -> Outcome {
-        let path = self.conflist(MANAGED);
-        if self.is_our_conflist(&path)? {
-            remove(&path)?;
-        }
+        self.remove_conflist(MANAGED)?;
         self.link_managed(None)
     }
 
@@ -136,6 +137,11 @@ impl Places<'_> {
             return Err(foreign(&path, "it has no member `underpass`"));
         }
         write(&path, list, 0o644)
+    }
+
+    fn remove_conflist(&self, name: &str) -> Outcome {
+        let path = self.conflist(name);
+        if self.is_our_conflist(&path)? { remove(&path) } else { Ok(()) }
     }
 
     /// Whether a list is ours. One of another agent's is an error.

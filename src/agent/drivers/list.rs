@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use super::NetworksError;
 use super::usage::Container;
 use crate::ipam::Seconds;
 use crate::network::{OnHost, Spec};
-use crate::sys::file::{self, Locked};
+use crate::sys::file::{self, Locked, Stamp};
 
 /// The file in the state directory.
 const NETWORKS: &str = "networks.json";
@@ -153,9 +153,9 @@ impl List {
         Ok(list)
     }
 
-    /// When the file was changed last, whoever did it.
-    pub(in crate::agent) fn changed(state_dir: &Path) -> Option<SystemTime> {
-        std::fs::metadata(state_dir.join(NETWORKS)).and_then(|metadata| metadata.modified()).ok()
+    /// The file's stamp: another one if anybody has changed it.
+    pub(in crate::agent) fn stamp(state_dir: &Path) -> Option<Stamp> {
+        file::stamp(&state_dir.join(NETWORKS))
     }
 
     /// Writes the file; only who holds the lock does.

@@ -9,17 +9,19 @@
 //! disconnected until they end.
 
 mod bridges;
+mod clash;
 mod install;
 mod list;
 mod usage;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
+use clash::clash;
 use install::Places;
 pub use install::{CONFLIST_PREFIX, link_plugins, missing_links};
 use list::ListLock;
@@ -32,7 +34,6 @@ use crate::ipam::{Ipam, IpamError, MANAGED, Namespaces, Seconds, Source};
 use crate::network::{Change, Driver, Labels, Spec};
 use crate::observe::{self, Disconnected, Status};
 use crate::sys::clock::wall_clock;
-use crate::sys::netlink::{Netlink, NetlinkError};
 
 /// Containers that are named in a message; of more, the number.
 const NAMED: usize = 8;
@@ -109,6 +110,7 @@ fn try_apply(config: &Config, options: &Options) -> Result<Vec<String>, Networks
     }
     let lock = ListLock::take(&state_dir)?;
     let mut list = List::read(&state_dir)?;
+    let before = list.clone();
     let mut warnings = Vec::new();
     let facts = host_facts(config, options)?;
     if let Some(old) =
@@ -125,12 +127,16 @@ fn try_apply(config: &Config, options: &Options) -> Result<Vec<String>, Networks
         now: wall_clock(),
         warnings: &mut warnings,
     };
+    // First what goes: it may have what others are to get.
+    reconciler.without_driver(&drivers);
     for driver in &drivers {
         reconciler.driver(driver);
     }
-    reconciler.without_driver(&drivers);
     warnings.extend(settle(&mut list, &state_dir));
-    list.write(&state_dir, &lock)?;
+    // Who watches the file is not to be woken for nothing.
+    if list != before {
+        list.write(&state_dir, &lock)?;
+    }
     Ok(warnings)
 }
 
@@ -191,7 +197,8 @@ impl Reconciler<'_> {
             // Else its own bridge of before is taken for another network's.
             self.warnings.extend(bridges::take_down(&others, &network.spec));
         }
-        let clash = clash(&others, &spec);
+        // While somebody is on it, the network's own bridge of before would be in its way.
+        let clash = if containers.is_empty() { clash(&others, &spec) } else { None };
         if change.refused.is_empty() || (containers.is_empty() && clash.is_none()) {
             if network.spec != spec {
                 tracing::info!("network {}: changed: {}", spec.name, [change.in_place, change.refused].concat().join(", "));
@@ -201,13 +208,14 @@ impl Reconciler<'_> {
         }
         let why = clash.unwrap_or_else(|| {
             let who = named(&containers);
-            format!("stop {who}, and reload; or bring it under another name")
+            format!("while containers use it: stop {who}, and reload; or bring it under another name")
         });
+        let why = if containers.is_empty() { format!(": {why}") } else { format!(" {why}") };
         if !change.in_place.is_empty() {
             tracing::info!("network {}: changed: {}", spec.name, change.in_place.join(", "));
         }
         let keys = change.refused.join(", ");
-        self.warnings.push(format!("network {}: {keys} cannot be changed while containers use it: {why}", spec.name));
+        self.warnings.push(format!("network {}: {keys} cannot be changed{why}", spec.name));
         network.spec = change.spec;
     }
 
@@ -310,44 +318,37 @@ pub fn disconnected(list: &List, network: &Network, state_dir: &Path) -> Vec<Con
     network.left.iter().filter(|left| same(left)).cloned().collect()
 }
 
-/// Why a network cannot be beside the others, or on this host.
-fn clash(list: &List, spec: &Spec) -> Option<String> {
-    for other in list.wanted() {
-        if let Some((ours, theirs)) = spec.overlap(&other.spec) {
-            return Some(format!(
-                "{ours} of network {} overlaps {theirs} of network {}: on one host they cannot be told apart",
-                spec.name, other.spec.name
-            ));
-        }
-    }
-    let tun = list.host.as_ref().map(|host| host.tun.as_str());
-    // What the kernel does not tell is no obstacle.
-    match on_another_interface(spec, tun) {
-        Ok(found) => found,
-        Err(error) => {
-            tracing::debug!("addresses of this host: {error}");
-            None
-        }
-    }
+/// A container on one of this host's networks, whichever plugin connected it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// The network's own name.
+    pub network: String,
+    /// Who it is.
+    pub container: Container,
+    /// The network was removed by force.
+    pub is_disconnected: bool,
 }
 
-/// A subnet that is the network of an interface which is none of the network's bridges.
-fn on_another_interface(spec: &Spec, tun: Option<&str>) -> Result<Option<String>, NetlinkError> {
-    let mut netlink = Netlink::open()?;
-    let links = netlink.links()?;
-    for address in netlink.addresses()? {
-        let network = address.address.trunc();
-        let Some(link) = links.iter().find(|link| link.index == address.link_index) else { continue };
-        if Some(link.name.as_str()) == tun || spec.interfaces().any(|name| name == link.name) || network.prefix_len() == 32 {
-            continue;
-        }
-        let shared = |subnet: &IpNet| subnet.contains(&network) || network.contains(subnet);
-        if let Some(subnet) = spec.prefixes().into_iter().map(IpNet::V4).find(shared) {
-            let name = &spec.name;
-            return Ok(Some(format!("{subnet} of network {name} overlaps {network}, the network of {} here", link.name)));
-        }
+/// What containers of this host are called by who started them, if somebody noted that: by their ids.
+#[must_use]
+pub fn names(list: &List) -> BTreeMap<String, String> {
+    list.host.as_ref().map(usage::names).unwrap_or_default()
+}
+
+/// Everybody on the networks of this host.
+#[must_use]
+pub fn members(list: &List, state_dir: &Path) -> Vec<Member> {
+    let mut members = Vec::new();
+    for network in &list.networks {
+        let is_wanted = network.state.is_wanted();
+        let here = if is_wanted { containers(list, network, state_dir) } else { disconnected(list, network, state_dir) };
+        members.extend(here.into_iter().map(|container| Member {
+            network: network.spec.name.clone(),
+            container,
+            is_disconnected: !is_wanted,
+        }));
     }
-    Ok(None)
+    members
 }
 
 /// Makes true what follows from the list. What is in the way is returned in words, and stands in the list.

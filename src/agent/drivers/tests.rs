@@ -6,7 +6,8 @@ use std::process::Command;
 
 use super::*;
 use crate::attach::{self, HostNetwork};
-use crate::ipam::{Owner, Request, Sandbox, Wish};
+use crate::ipam::{About, Owner, Request, Sandbox, Wish};
+use crate::sys::netlink::Netlink;
 use crate::sys::testing::enter_new_netns;
 
 const EXAMPLE: &str = include_str!("../../network/testdata/rancher-ipsec.yml");
@@ -62,6 +63,7 @@ impl Site {
             sandbox: Sandbox::look(netns.to_str().unwrap()),
             wish: Wish::Any,
             never: Vec::new(),
+            about: About::default(),
         };
         Ipam::open(&self.state()).unwrap().lease(request, wall_clock()).unwrap().addresses[0]
     }
@@ -89,6 +91,18 @@ impl Site {
 /// The example under another name, with another subnet and bridge.
 fn blue() -> String {
     EXAMPLE.replace("name: ipsec", "name: blue").replace("10.42.", "10.50.").replace("docker0", "br-blue")
+}
+
+#[test]
+fn what_did_not_change_is_not_written() {
+    let site = Site::new();
+    site.apply(&[("a.yml", EXAMPLE)]);
+    let stamp = || List::stamp(&site.state()).unwrap();
+    let first = stamp();
+    site.apply(&[("a.yml", EXAMPLE)]);
+    assert_eq!(stamp(), first, "nobody is to read it again");
+    site.apply(&[("a.yml", EXAMPLE), ("b.yml", &blue())]);
+    assert_ne!(stamp(), first);
 }
 
 #[test]
@@ -255,6 +269,7 @@ fn containers_of_other_plugins_count_as_well() {
         let result = serde_json::json!({"cniVersion": "1.0.0", "ips": [{"address": "10.88.0.3/24"}]});
         let note = serde_json::json!({
             "kind": "cniCacheV1", "containerId": container, "ifName": "eth0", "networkName": network, "result": result,
+            "cniArgs": [["IgnoreUnknown", "1"], ["K8S_POD_NAME", format!("web-{container}")]],
         });
         fs::write(site.path(&format!("cache/results/{network}-{container}-eth0")), note.to_string()).unwrap();
     };
@@ -274,6 +289,10 @@ fn containers_of_other_plugins_count_as_well() {
     let large = old.to_string().replace("c5", "c8") + &" ".repeat(1024 * 1024);
     fs::write(site.path("cache/results/plain-c8-eth0"), large).unwrap();
     assert_eq!(who(&site)[3..], ["c5 (eth0 10.88.0.5 fd00::5)", "c6 (eth0 fd00::6)"]);
+    let members = members(&site.list(), &site.state()).into_iter().map(|it| (it.network, it.container.container));
+    assert_eq!(members.take(2).collect::<Vec<_>>(), ["c1", "c2"].map(|id| ("plain".to_owned(), id.to_owned())));
+    let names = names(&site.list());
+    assert_eq!((names.get("c2").map(String::as_str), names.get("c5")), (Some("web-c2"), None));
     for gone in ["results/plain-c5-eth0", "networks/inner/fd00__6"] {
         fs::remove_file(site.path("cache").join(gone)).unwrap();
     }
@@ -430,6 +449,68 @@ fn networks_that_share_addresses_are_refused() {
     remove(&site.state(), "x", false).unwrap();
     assert_eq!(site.state_of("x"), None, "nobody would bring it back");
     assert_eq!(site.apply(&[("a.yml", EXAMPLE), ("b.yml", &blue())]), Vec::<String>::new());
+}
+
+#[test]
+fn networks_that_share_a_bridge_are_refused() {
+    let site = Site::new();
+    site.apply(&[("a.yml", EXAMPLE)]);
+    let shared = blue().replace("br-blue", "docker0");
+    let warnings = site.apply(&[("a.yml", EXAMPLE), ("b.yml", &shared)]);
+    let why = "network blue: its bridge docker0 is that of network ipsec: on one bridge they cannot be kept apart";
+    assert_eq!((warnings, site.state_of("blue")), (vec![format!("driver Rancher IPsec: {why}")], None));
+    let spec = |bridge: &str| Box::new(Spec::by_hand("x", "10.50.0.0/16".parse().unwrap(), bridge, true));
+    let error = create(&site.state(), Wanted::New(spec("docker0"))).unwrap_err();
+    assert!(error.to_string().starts_with("network x: its bridge docker0 is that of network ipsec"), "{error}");
+    let error = create(&site.state(), Wanted::New(spec("lo"))).unwrap_err();
+    assert_eq!(error.to_string(), "network x: its bridge would be lo, which is no bridge");
+    // Other plugins' networks are theirs to keep apart.
+    let plain =
+        "s: {network_driver: {name: P, default_network: {name: N}, cni_config: {a.conf: {type: bridge, bridge: br7}}}}";
+    let (one, other) = (plain.replace('N', "one"), plain.replace('N', "other"));
+    assert_eq!(site.apply(&[("a.yml", EXAMPLE), ("b.yml", &one), ("c.yml", &other)]), Vec::<String>::new());
+}
+
+#[test]
+fn a_network_gets_another_name_at_once() {
+    let site = Site::new();
+    site.apply(&[("a.yml", EXAMPLE)]);
+    assert_eq!(site.apply(&[("a.yml", &EXAMPLE.replace("name: ipsec", "name: vpn"))]), Vec::<String>::new());
+    let list = site.list();
+    assert_eq!((list.managed.as_deref(), site.state_of("ipsec"), site.blocks("managed").len()), (Some("vpn"), None, 1));
+}
+
+#[test]
+fn a_change_that_clashes_says_with_what() {
+    let site = Site::new();
+    site.apply(&[("a.yml", EXAMPLE), ("b.yml", &blue())]);
+    Netlink::open().unwrap().create_bridge("br-other").unwrap();
+    prepare("br-other", "10.77.0.0/16");
+    let changed = blue().replace("10.50.", "10.77.");
+    let warnings = site.apply(&[("a.yml", EXAMPLE), ("b.yml", &changed)]);
+    assert_eq!(
+        warnings[0],
+        "network blue: default_network.subnets, cni_config.10-rancher.conf.bridgeSubnet cannot be changed: 10.77.0.0/16 of \
+         network blue overlaps 10.77.0.0/16, the network of br-other here"
+    );
+    // Its own bridge, with its own addresses on it, is in nobody's way while containers are.
+    Netlink::open().unwrap().create_bridge("docker0").unwrap();
+    prepare("docker0", "10.42.0.0/16");
+    site.lease("managed", "c1");
+    let warnings = site.apply(&[("a.yml", &EXAMPLE.replace("docker0", "br9")), ("b.yml", &blue())]);
+    assert!(warnings[0].contains("bridge cannot be changed while containers use it: stop 1 container: c1"), "{warnings:?}");
+}
+
+#[test]
+fn a_network_without_plugins_is_no_list_of_runtimes() {
+    let site = Site::new();
+    site.apply(&[("a.yml", EXAMPLE)]);
+    let bare = EXAMPLE.split("    cni_config").next().unwrap();
+    assert_eq!(site.apply(&[("a.yml", bare)]), Vec::<String>::new());
+    let lists: Vec<String> = site.files().into_iter().filter(|file| file.ends_with(".conflist")).collect();
+    assert_eq!((site.state_of("ipsec"), lists), (Some(State::Active), Vec::new()));
+    site.apply(&[("a.yml", EXAMPLE)]);
+    assert_eq!(site.files().iter().filter(|file| file.ends_with(".conflist")).count(), 2);
 }
 
 #[test]

@@ -80,6 +80,21 @@ pub(super) fn containers(network: &Network, is_managed: bool, host: &HostFacts, 
     list.map(|((container, interface), addresses)| Container { container, interface, addresses }).collect()
 }
 
+/// What containers are called by who started them, if libcni noted that: by their ids.
+pub(super) fn names(host: &HostFacts) -> BTreeMap<String, String> {
+    /// Kubernetes' word, which podman uses as well.
+    const NAME: &str = "K8S_POD_NAME";
+    let pair = |argument: &Value| {
+        let text = |index: usize| argument.get(index).and_then(Value::as_str);
+        text(1).filter(|name| text(0) == Some(NAME) && !name.is_empty()).map(str::to_owned)
+    };
+    let named = |note: Value| {
+        let id = note.get("containerId")?.as_str()?.to_owned();
+        Some((id, note.get("cniArgs")?.as_array()?.iter().find_map(pair)?))
+    };
+    notes(&host.cache_dir.join("results")).into_iter().filter_map(named).collect()
+}
+
 fn notes(folder: &Path) -> Vec<Value> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| serde_json::from_str(&read_small(&entry.path())?).ok()).collect()

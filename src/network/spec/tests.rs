@@ -47,7 +47,7 @@ fn the_example_is_a_list_of_plugins() {
                 "linkMTUOverhead": 98,
                 "ipam": {"type": "rancher-cni-ipam", "logToFile": "/var/log/rancher-ipam.log", "subnetPrefixSize": "/16"},
                 "dns": {"nameservers": ["169.254.169.250"], "search": ["rancher.internal"]},
-                "capabilities": {"portMappings": true, "ips": true, "mac": true},
+                "capabilities": {"portMappings": true, "ips": true, "mac": true, "aliases": true},
                 "underpass": {
                     "runDir": "/run/underpass", "stateDir": "/var/lib/underpass", "tun": "underpass0", "network": "managed"
                 },
@@ -60,6 +60,21 @@ fn the_example_is_a_list_of_plugins() {
     assert!(spec.has_our_addresses());
     assert_eq!(spec.plugins().into_iter().collect::<Vec<_>>(), ["rancher-bridge", "rancher-cni-ipam"]);
     assert_eq!(spec.interfaces().collect::<Vec<_>>(), ["docker0"]);
+}
+
+#[test]
+fn a_gateway_of_its_own_is_the_bridges_address() {
+    let bridge_ip = |subnet: &str| {
+        let spec = spec_of(&format!(
+            "s: {{network_driver: {{name: D, default_network: {{name: n, subnets: [{{network_address: 10.42.0.0/16{subnet}}}]}}, \
+             cni_config: {{a.conf: {{type: underpass-cni}}, b.conf: {{type: bridge, ipam: {{type: rancher-cni-ipam}}}}}}}}}}"
+        ));
+        let list = spec.conflist("n", &host(&["10.42.1.0/24".parse().unwrap()], Some("managed")));
+        [0, 1].map(|index| list["plugins"][index].get("bridgeIP").cloned())
+    };
+    assert_eq!(bridge_ip(""), [None, None], "the first one is taken by itself");
+    assert_eq!(bridge_ip(", gateway: 10.42.0.1"), [None, None]);
+    assert_eq!(bridge_ip(", gateway: 10.42.0.254"), [Some(json!("10.42.0.254")), None], "Debian's plugin has no such key");
 }
 
 #[test]
@@ -128,7 +143,7 @@ fn a_network_made_by_hand_is_whole() {
     let list = spec.conflist("blue", &host(&[], Some("blue")));
     let plugin = &list["plugins"][0];
     assert_eq!((&plugin["bridge"], &plugin["bridgeSubnet"]), (&json!("up-blue"), &json!("10.50.0.0/16")));
-    assert_eq!(plugin["capabilities"], json!({"ips": true, "mac": true}), "no host ports");
+    assert_eq!(plugin["capabilities"], json!({"ips": true, "mac": true, "aliases": true}), "no host ports");
     assert_eq!(spec.subnets[0].gateway.to_string(), "10.50.0.1");
     let text = serde_json::to_string(&spec).unwrap();
     assert_eq!(serde_json::from_str::<Spec>(&text).unwrap(), spec);

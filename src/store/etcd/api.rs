@@ -29,7 +29,7 @@ const PAGE: usize = 1000;
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// It cannot be reached, or went away.
-    #[error("{0}: {1}")]
+    #[error("{}: {}", .0, in_words(.1))]
     Io(String, io::Error),
     /// It answered, and refuses.
     #[error("etcd refuses {path}: {message}")]
@@ -39,9 +39,17 @@ pub enum ApiError {
         /// What it said.
         message: String,
     },
+    /// It would, and this host does not let it.
+    #[error("{0}")]
+    Kept(String),
     /// It answered something that makes no sense.
     #[error("etcd's answer to {0} makes no sense: {1}")]
     Nonsense(&'static str, String),
+}
+
+/// The system's own word for an answer that does not come is "temporarily unavailable".
+fn in_words(error: &io::Error) -> String {
+    if is_timeout(error) { "it does not answer".to_owned() } else { error.to_string() }
 }
 
 /// A record.
@@ -410,4 +418,16 @@ fn read_kv(value: &Value) -> Option<Kv> {
 fn refused(path: &'static str, answer: &Value) -> ApiError {
     let message = answer["message"].as_str().or(answer["error"].as_str()).unwrap_or("without a reason");
     ApiError::Refused { path, message: message.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_does_not_answer_is_said_to() {
+        let said = |kind: io::ErrorKind| ApiError::Io("http://192.0.2.1:2379".to_owned(), kind.into()).to_string();
+        assert_eq!(said(io::ErrorKind::WouldBlock), "http://192.0.2.1:2379: it does not answer");
+        assert_eq!(said(io::ErrorKind::ConnectionRefused), "http://192.0.2.1:2379: connection refused");
+    }
 }

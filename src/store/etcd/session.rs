@@ -38,6 +38,10 @@ const SAVE_EVERY: Duration = Duration::from_secs(2);
 /// Records of single addresses that go with a removed host, in one transaction. What is left of them counts as nobody's.
 const MAX_DELETED: usize = 32;
 
+/// Blocks that go with a removed host in one transaction: etcd takes 128 operations (`--max-txn-ops`), these, [`MAX_DELETED`] and the host's
+/// own records.
+const MAX_FREED: usize = 80;
+
 /// How often something that did not work in the store itself is tried again: a block where all are taken, a record that another machine
 /// overwrites.
 pub(super) const TRY_AGAIN: Duration = Duration::from_secs(30);
@@ -432,8 +436,13 @@ impl Follower {
     }
 
     /// Takes a host out: its records go, its blocks are free, and it does not come back with its key.
+    ///
+    /// Where one transaction cannot hold them all, the first one says already that it is removed, so that it claims nothing any more, and
+    /// its own record goes with the last one. Whatever dies in between leaves a host that is listed with fewer blocks, and that can be
+    /// removed again.
     fn remove(&mut self, id: &str, force: bool) -> Result<Vec<IpNet>, ClaimError> {
-        for _ in 0..8 {
+        let (mut freed, mut late) = (Vec::new(), 0);
+        while late < 8 {
             let listing = self.api.list(self.keys.all())?;
             let revision = listing.head.revision;
             let mut records = Records::new(&self.keys);
@@ -441,19 +450,32 @@ impl Follower {
             if records.is_alive(id) && !force {
                 let message =
                     "the store has heard of it within the last half minute; --force removes it all the same".to_owned();
-                return Err(ApiError::Refused { path: "host rm", message }.into());
+                return Err(ApiError::Kept(message).into());
             }
-            let blocks = records.blocks_of(id);
+            let mut blocks = records.blocks_of(id);
+            let is_last = blocks.len() <= MAX_FREED;
+            blocks.truncate(MAX_FREED);
             let mut gone: Vec<String> = blocks.iter().map(|block| self.keys.block(*block)).collect();
-            let singles = records.singles().filter(|(_, record)| record.owner == id);
-            gone.extend(singles.map(|(address, _)| self.keys.single(address)).take(MAX_DELETED));
-            let endpoints = self.keys.endpoints(id);
-            let (host, alive, removed) = (self.keys.host(id), self.keys.alive(id), self.keys.removed(id));
-            let mut writes = vec![Write::Delete(&host), Write::Delete(&alive), Write::Put(&removed, b"{}".to_vec())];
-            writes.push(Write::DeleteAll(&endpoints));
+            // Once it is removed, what it had of them may be somebody else's at any time.
+            if !records.is_removed(id) {
+                let singles = records.singles().filter(|(_, record)| record.owner == id);
+                gone.extend(singles.map(|(address, _)| self.keys.single(address)).take(MAX_DELETED));
+            }
+            let (host, endpoints) = (self.keys.host(id), self.keys.endpoints(id));
+            let (alive, removed) = (self.keys.alive(id), self.keys.removed(id));
+            let mut writes = vec![Write::Delete(&alive), Write::Put(&removed, b"{}".to_vec())];
             writes.extend(gone.iter().map(|key| Write::Delete(key)));
-            if self.api.transact(&[Guard::Unchanged(&self.keys.blocks(), revision)], &writes)? {
-                return Ok(blocks);
+            if is_last {
+                writes.extend([Write::Delete(&host), Write::DeleteAll(&endpoints)]);
+            }
+            // No block was given to anybody since they were listed.
+            if !self.api.transact(&[Guard::Unchanged(&self.keys.blocks(), revision)], &writes)? {
+                late += 1;
+                continue;
+            }
+            freed.extend(blocks);
+            if is_last {
+                return Ok(freed);
             }
         }
         Err(ClaimError::Late)

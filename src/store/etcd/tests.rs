@@ -11,7 +11,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::api::{Api, Guard, Told, Write};
-use super::claim::{Claim, claim};
+use super::claim::{Claim, ClaimError, claim};
 use super::records::{Keys, NetworkRecord, VERSION};
 use super::*;
 use crate::crypto::SigningKey;
@@ -331,6 +331,51 @@ fn a_wiped_host_with_the_same_name_is_another_host_until_the_old_one_is_removed(
     // Its block is free for others.
     let gamma = Follows::new(&server, "gamma", 3);
     assert_eq!(gamma.blocks_of(3), block);
+}
+
+/// More blocks than one transaction of etcd can free.
+#[test]
+fn a_host_with_hundreds_of_blocks_is_removed_in_pieces() {
+    let server = Server::start();
+    let beta = Follows::new(&server, "beta", 9);
+    let kept = beta.blocks_of(9);
+    let alpha = Follows::new(&server, "alpha", 1);
+    let network = NetworkRecord { v: VERSION, subnets: vec!["10.42.0.0/16".parse().unwrap()], block: 24 };
+    let (mut api, id) = (server.api(), host_id(&key(1)));
+    let mut had: BTreeSet<IpNet> = alpha.blocks_of(1).into_iter().collect();
+    for _ in 0..239 {
+        had.insert(claim(&mut api, &keys(), &id, Claim::Any { network: &network, within: &[], without: &[] }).unwrap());
+    }
+    let single = keys().single("10.42.250.7".parse().unwrap());
+    let record = json!({"v": 1, "owner": id, "state": "granted"}).to_string();
+    assert!(api.transact(&[], &[Write::Put(&single, record.into_bytes())]).unwrap());
+    beta.wait_for("240 blocks", |snapshot| {
+        let hosts = snapshot.members.as_ref()?.hosts.clone();
+        (hosts.iter().find(|host| host.id == id)?.blocks.len() == 240).then_some(())
+    });
+    // Whoever removed it before was killed behind his first transaction: alpha, which runs, claims nothing any more.
+    let first = *had.first().unwrap();
+    let (block, removed) = (keys().block(first), keys().removed(&id));
+    assert!(api.transact(&[], &[Write::Put(&removed, b"{}".to_vec()), Write::Delete(&block)]).unwrap());
+    alpha.wait_for("its removal", |snapshot| {
+        snapshot.warnings.iter().any(|text| text.contains("removed from the store")).then_some(())
+    });
+    assert!(matches!(claim(&mut api, &keys(), &id, Claim::Just(first)), Err(ClaimError::Late)));
+    assert!(beta.snapshot().members.unwrap().hosts.iter().any(|host| host.id == id), "it can be removed again");
+
+    let before = api.head("/").unwrap().revision;
+    let freed: BTreeSet<IpNet> = beta.remove(1, true).unwrap().into_iter().collect();
+    had.remove(&first);
+    assert_eq!(freed, had, "what was left");
+    let transactions = api.head("/").unwrap().revision - before;
+    assert!((3..=6).contains(&transactions), "{transactions} transactions for 239 blocks");
+    beta.wait_for_hosts(1);
+    assert_eq!(beta.blocks_of(9), kept, "others keep theirs");
+    let left: Vec<String> = api.list(keys().all()).unwrap().kvs.into_iter().map(|kv| kv.key).collect();
+    let of_alpha: Vec<&String> = left.iter().filter(|key| key.contains(&id)).collect();
+    assert_eq!(of_alpha, [&removed], "what says that it is gone");
+    let any = Claim::Any { network: &network, within: &[first], without: &[] };
+    assert_eq!(claim(&mut api, &keys(), &host_id(&key(9)), any).unwrap(), first, "free for others");
 }
 
 #[test]

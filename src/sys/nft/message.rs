@@ -59,6 +59,11 @@ impl Message {
         &self.attributes
     }
 
+    /// The family of the table.
+    pub(super) const fn family(&self) -> u8 {
+        self.family
+    }
+
     /// The value of the first attribute of this type.
     pub(super) fn attribute(&self, kind: u16) -> Option<&[u8]> {
         attribute(&self.attributes, kind)

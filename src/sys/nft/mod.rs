@@ -24,9 +24,11 @@
 //! }
 //! ```
 
+mod compare;
+pub mod forward;
 mod message;
 mod rule;
-mod compare;
+pub(crate) mod standing;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;

@@ -231,6 +231,23 @@ fn interfaces_are_as_they_were_asked_for() {
 }
 
 #[test]
+fn the_address_that_is_said_for_the_bridge_is_the_gateway() {
+    let target = rancher();
+    let runtime = Runtime::new(&target);
+    let own = json!({"bridgeSubnet": "10.42.0.0/16", "bridgeIP": "10.42.1.2", "isDefaultGateway": true});
+    let mut conf = with(runtime.conf("1.0.0"), own);
+    let results = ["c1", "c2"].map(|container| runtime.call("ADD", &Who::new(container), "", &conf).json);
+    let given = results.each_ref().map(address_in);
+    assert_eq!(given, ["10.42.1.1", "10.42.1.3"], "the bridge's is nobody else's: {results:?}");
+    for result in &results {
+        assert_eq!((&result["ips"][0]["gateway"], &result["routes"][0]["gw"]), (&json!("10.42.1.2"), &json!("10.42.1.2")));
+    }
+    runtime.ping("c1", "10.42.1.2");
+    conf["prevResult"] = results[0].clone();
+    fine(&runtime.call("CHECK", &Who::new("c1"), "", &conf));
+}
+
+#[test]
 fn a_plugin_adds_to_what_was_made_before_it() {
     let target = rancher();
     let runtime = Runtime::new(&target);

@@ -32,7 +32,7 @@ const INIT: &str =
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Makes an image as `docker import` takes it; its path.
-fn image(folder: &Path) -> String {
+pub fn image(folder: &Path) -> String {
     let root = folder.join("root");
     for name in ["bin", "etc", "proc", "sys", "dev", "tmp", "www"] {
         fs::create_dir_all(root.join(name)).expect("a folder");
@@ -153,6 +153,15 @@ impl DockerHost {
         wait_for("the agent to stop", PATIENCE, || (!agent.is_running()).then_some(()));
     }
 
+    /// Has the agent stand still until [`Self::wake_agent`].
+    pub fn freeze_agent(&self) {
+        self.signal(self.agent.pid(), "STOP");
+    }
+
+    pub fn wake_agent(&self) {
+        self.signal(self.agent.pid(), "CONT");
+    }
+
     /// A signal to what a command that entered the host became.
     fn signal(&self, nsenter: u32, signal: &str) {
         let inner = child_of(nsenter).expect("a process in the host");
@@ -162,6 +171,12 @@ impl DockerHost {
     /// Starts the agent with this configuration and this daemon.
     pub fn start_agent(&mut self, config: &AgentConfig) {
         self.configure(config);
+        self.agent.start();
+    }
+
+    /// The same with a configuration in other words than [`AgentConfig`] has.
+    pub fn start_agent_as(&mut self, yaml: &str) {
+        self.agent.configure_as(&format!("{yaml}docker: {{socket: {}}}\n", self.socket()));
         self.agent.start();
     }
 
@@ -266,18 +281,23 @@ impl Drop for DockerHost {
         }
         // The first process: with it all others of its namespace.
         self.init.kill();
-        let controllers = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
-        let groups: Vec<PathBuf> = controllers.map(|entry| entry.path().join(&self.groups[1..])).collect();
-        // Processes that are being killed leave their groups in their own time.
-        for _ in 0..100 {
-            groups.iter().for_each(|group| remove_groups(group));
-            if !groups.iter().any(|group| group.exists()) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        eprintln!("control groups are left: {}", self.groups);
+        remove_control_groups(&self.groups);
     }
+}
+
+/// Removes the control groups of a daemon that was killed, below each controller.
+pub fn remove_control_groups(name: &str) {
+    let controllers = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+    let groups: Vec<PathBuf> = controllers.map(|entry| entry.path().join(&name[1..])).collect();
+    // Processes that are being killed leave their groups in their own time.
+    for _ in 0..100 {
+        groups.iter().for_each(|group| remove_groups(group));
+        if !groups.iter().any(|group| group.exists()) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    eprintln!("control groups are left: {name}");
 }
 
 fn remove_groups(group: &Path) {
@@ -290,7 +310,7 @@ fn remove_groups(group: &Path) {
 }
 
 /// The one child of a process.
-fn child_of(parent: u32) -> Option<u32> {
+pub fn child_of(parent: u32) -> Option<u32> {
     let output = attempt(&["ps", "-o", "pid=", "--ppid", &parent.to_string()]);
     String::from_utf8_lossy(&output.stdout).split_whitespace().next()?.parse().ok()
 }

@@ -1,6 +1,7 @@
 //! Docker 20.10 as Debian has it, on hosts of its own: containers that get addresses by their labels.
 
-mod host;
+mod claim;
+pub mod host;
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,13 @@ const LABEL: &str = "--label=io.rancher.container.network=true";
 /// A driver as the documents have it: the network is on Docker's own bridge.
 fn config(host: &Host, peers: &[PeerConfig], folder: &str) -> AgentConfig {
     let mut config = AgentConfig::new(host, peers);
-    config.more = format!(
+    config.more = drivers(folder);
+    config
+}
+
+/// The sections `drivers` and `cni` of it.
+fn drivers(folder: &str) -> String {
+    format!(
         "drivers:
   - name: Rancher IPsec
     default_network:
@@ -35,8 +42,7 @@ fn config(host: &Host, peers: &[PeerConfig], folder: &str) -> AgentConfig {
         ipam: {{type: rancher-cni-ipam}}
 cni: {{conf_dir: {folder}/cni/net.d, bin_dir: {folder}/bin, cache_dir: {folder}/cache}}
 "
-    );
-    config
+    )
 }
 
 /// A host with Docker and a running agent.

@@ -26,7 +26,7 @@ use ipnet::IpNet;
 use super::{AttachError, HardwareAddress, HostNetwork, Publication};
 use crate::sys::netlink::Netlink;
 use crate::sys::nft::table::{
-    Family, Hook, Key, Part, Range, Set, Transaction, address_octets, counted, keys, ranges, remove_table,
+    Family, Hook, Key, Part, Range, Set, Transaction, address_octets, counted, holds, keys, ranges, remove_table,
 };
 use crate::sys::nft::{Count, GuardError, Holds, Load, Rule};
 
@@ -126,9 +126,10 @@ pub(super) fn raise(network: &HostNetwork, strangers: &[(String, IpNet)]) -> Res
         }
         bridge.add_prefix(of(&SUBNETS, subnet), Key::default(), subnet);
     }
-    // The ports first: a network that is open to the host while anybody may claim its addresses would be worse than none.
-    bridge.commit().map_err(|error| overlap(error, network))?;
-    inet.commit().map_err(|error| overlap(error, network))
+    // The ports first: a network that is open to the host while anybody may claim its addresses would be worse than none. Most often
+    // all of it stands since the first container, and nothing is said.
+    bridge.settle().map_err(|error| overlap(error, network))?;
+    inet.settle().map_err(|error| overlap(error, network))
 }
 
 /// The kernel says this of ranges that overlap in part, which only somebody can have put there who was faster than us.
@@ -293,6 +294,15 @@ fn unpublish(addresses: &[Vec<u8>]) -> Result<(), GuardError> {
         }
     }
     if count > 0 { inet.commit() } else { Ok(()) }
+}
+
+/// Forgets what one port may say. Returns how many entries went.
+pub(super) fn expel_port(port: &str) -> Result<usize, GuardError> {
+    // Whatever else is known of a port came with this entry and goes with it: without it the other sets need not be read.
+    match holds(Family::Bridge, TABLE, PORTS.name, &Key::default().interface(port))? {
+        true => expel(|name| name == port),
+        false => Ok(0),
+    }
 }
 
 /// Forgets what ports may say, of those that are chosen by name. A port that is not known may say nothing with an overlay address.

@@ -47,7 +47,7 @@ pub fn prepare(network: &HostNetwork) -> Result<Prepared, AttachError> {
     if has_ipv6(network) {
         set(&format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", link.name), "0")?;
     }
-    gateways(&mut netlink, network, &link)?;
+    let addresses = gateways(&mut netlink, network, &link)?;
     if !link.up {
         netlink.set_up(&link.name)?;
     }
@@ -59,11 +59,9 @@ pub fn prepare(network: &HostNetwork) -> Result<Prepared, AttachError> {
     }
     forwarding(network)?;
     step("attach-forwarding")?;
-    let listed = netlink.addresses()?;
-    let addresses = listed.iter().filter(|address| address.link_index == link.index).map(|address| address.address);
     let bridge_mac = link.hardware_address.as_slice().try_into().unwrap_or_default();
     let tun_mtu = netlink.link(&network.tun).ok().map(|tun| tun.mtu);
-    Ok(Prepared { is_new, bridge_mac, addresses: addresses.collect(), tun_mtu })
+    Ok(Prepared { is_new, bridge_mac, addresses, tun_mtu })
 }
 
 /// Takes a network off this host. The bridge goes if we made it and no container hangs on it.
@@ -214,11 +212,13 @@ fn bridge(netlink: &mut Netlink, network: &HostNetwork) -> Result<(Link, bool), 
     Ok((link, is_new))
 }
 
-/// Gives the bridge its addresses beside those that it has.
-fn gateways(netlink: &mut Netlink, network: &HostNetwork, link: &Link) -> Result<(), AttachError> {
-    let listed = netlink.addresses()?;
-    let here: Vec<IpNet> =
-        listed.iter().filter(|address| address.link_index == link.index).map(|address| address.address).collect();
+/// Gives the bridge its addresses beside those that it has. Returns all of them, in the kernel's order.
+fn gateways(netlink: &mut Netlink, network: &HostNetwork, link: &Link) -> Result<Vec<IpNet>, AttachError> {
+    let listed = |netlink: &mut Netlink| -> Result<Vec<IpNet>, AttachError> {
+        let own = netlink.addresses()?.into_iter().filter(|address| address.link_index == link.index);
+        Ok(own.map(|address| address.address).collect())
+    };
+    let (here, mut is_new) = (listed(netlink)?, false);
     for &wanted in &network.gateways {
         if here.contains(&wanted) {
             continue;
@@ -234,9 +234,10 @@ fn gateways(netlink: &mut Netlink, network: &HostNetwork, link: &Link) -> Result
             Err(error) if error.is_present() => {}
             other => other?,
         }
+        is_new = true;
         step("attach-gateway")?;
     }
-    Ok(())
+    if is_new { listed(netlink) } else { Ok(here) }
 }
 
 /// Forwards, and answers ARP at once for whoever is behind the tunnel. A setting that is right already is not touched: it may be read

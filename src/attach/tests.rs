@@ -246,6 +246,49 @@ fn a_bridge_of_somebody_else_is_given_back_as_it_was() {
 }
 
 #[test]
+fn a_fence_that_stands_is_left_alone_and_a_changed_one_is_mended() {
+    let world = world(2);
+    world.attach(0).unwrap();
+    // Rules that are written again get other handles.
+    let handles = || {
+        let listing = world.nft(&["-a", "-s", "list", "ruleset"]);
+        let handles: Vec<String> =
+            listing.lines().filter_map(|line| line.rsplit_once("# handle ")).map(|(_, it)| it.to_owned()).collect();
+        assert!(handles.len() > 50, "{listing}");
+        handles
+    };
+    let (made, before) = (handles(), world.state());
+    world.attach(1).unwrap();
+    assert_eq!(handles(), made, "a second container changes no rule");
+    assert!(world.host.run(|| detach(&owner(1)).unwrap()).unwrap());
+    assert_eq!((handles(), world.state()), (made, before.clone()));
+    let handle_in = |chain: &str| {
+        let words: Vec<&str> = "-a list chain".split(' ').chain(chain.split(' ')).collect();
+        let listing = world.nft(&words);
+        let rules = listing.lines().filter(|line| !line.contains("chain"));
+        rules.filter_map(|line| line.split_once(" # handle ")).map(|(_, handle)| handle.to_owned()).next().expect("a rule")
+    };
+    let changes = [
+        ("insert rule inet underpass-net between accept", ""),
+        ("add rule bridge underpass-net port accept", ""),
+        ("delete rule inet underpass-net closed handle HANDLE", "inet underpass-net closed"),
+        ("replace rule bridge underpass-net frames handle HANDLE accept", "bridge underpass-net frames"),
+        ("flush chain inet underpass-net hostnat", ""),
+        ("chain inet underpass-net between { policy drop; }", ""),
+        ("delete element inet underpass-net inside4 { br-test . 10.42.0.0/16 }", ""),
+        ("delete element bridge underpass-net subnets6 { fd00:42::/64 }", ""),
+        ("flush set inet underpass-net tuns", ""),
+    ];
+    for (change, chain) in changes {
+        let change = if chain.is_empty() { change.to_owned() } else { change.replace("HANDLE", &handle_in(chain)) };
+        world.nft(&[&change]);
+        assert!(world.state() != before, "{change} changed nothing");
+        world.host.run(|| prepare(&network("br-test")).unwrap()).unwrap();
+        assert!(world.state() == before, "{change}: {}", world.state());
+    }
+}
+
+#[test]
 fn a_container_of_another_network_gets_its_address_beside() {
     let world = world(2);
     let link = |netlink: &mut Netlink, port: &str, container: usize| {

@@ -4,6 +4,7 @@
 //! container's namespace, so it goes with it; the near end becomes a port and is switched on last. Whatever fails, the near
 //! end is deleted, and the far one with it, and the fence forgets the port. What the network needs on this host stays.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -33,6 +34,9 @@ const CARRIER_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Between two looks at it.
 const CARRIER_LOOK: Duration = Duration::from_micros(300);
+
+/// Between two looks whether a port is gone for everybody, while the kernel goes on to clean up behind it.
+const GONE_LOOK: Duration = Duration::from_micros(300);
 
 /// A container's port, as this host knows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -100,11 +104,7 @@ pub fn has_interface(netns: &Path, name: &str) -> Result<bool, AttachError> {
 }
 
 fn is_there(name: &str) -> Result<bool, NetlinkError> {
-    match Netlink::open()?.link(name) {
-        Ok(_) => Ok(true),
-        Err(error) if error.is_absent() => Ok(false),
-        Err(error) => Err(error),
-    }
+    is_seen(&mut Netlink::open()?, name)
 }
 
 /// Who has an IPv6 address speaks to neighbours by its link-local one as well.
@@ -156,8 +156,9 @@ fn furnish(attachment: &Attachment, mac: HardwareAddress, port: &str) -> Result<
         netlink.add_address(name, address)?;
     }
     step("attach-address")?;
-    let kernel_announces = announce::by_kernel(name, &attachment.addresses);
     netlink.set_up(name)?;
+    // Not before: the kernel would announce them now as well, and each time every port of the bridge gets a copy.
+    let kernel_announces = announce::by_kernel(name, &attachment.addresses);
     for route in &attachment.routes {
         add_route(&mut netlink, name, *route, None)?;
     }
@@ -212,15 +213,36 @@ pub fn detach(owner: &Owner) -> Result<bool, AttachError> {
     remove(&port_of(owner))
 }
 
+/// The port goes before the fence forgets it: one that it does not know could say more. For both the kernel waits until nobody can be
+/// in the middle of something that is gone (grace periods of RCU, 10 ms and more each), and the two wait side by side.
 fn remove(port: &str) -> Result<bool, AttachError> {
     let mut netlink = Netlink::open()?;
-    let found = match netlink.delete_link(port) {
-        Ok(()) => true,
-        Err(error) if error.is_absent() => false,
-        Err(error) => return Err(error.into()),
-    };
-    let known = fence::expel(|name| name == port)?;
-    Ok(found || known > 0)
+    if !is_seen(&mut netlink, port)? {
+        return Ok(fence::expel_port(port)? > 0);
+    }
+    std::thread::scope(|scope| {
+        let delete = || absent_is_fine(Netlink::open()?.delete_link(port));
+        let deleting = std::thread::Builder::new().name("delete".to_owned()).spawn_scoped(scope, delete);
+        let Ok(deleting) = deleting else {
+            delete()?;
+            return Ok(fence::expel_port(port).map(|_| true)?);
+        };
+        while !deleting.is_finished() && is_seen(&mut netlink, port)? {
+            std::thread::sleep(GONE_LOOK);
+        }
+        // One that the kernel does not let go stays fenced.
+        let expelled = if is_seen(&mut netlink, port)? { Ok(0) } else { fence::expel_port(port) };
+        deleting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok(expelled.map(|_| true)?)
+    })
+}
+
+fn is_seen(netlink: &mut Netlink, name: &str) -> Result<bool, NetlinkError> {
+    match netlink.link(name) {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_absent() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The containers' ports on this host.
@@ -275,8 +297,8 @@ pub fn collect(cni_network: &str, living: &[Owner]) -> Result<Vec<String>, Attac
 /// # Errors
 /// What the kernel refused.
 pub fn sweep() -> Result<usize, AttachError> {
-    let names: Vec<String> = Netlink::open()?.links()?.into_iter().map(|link| link.name).collect();
-    Ok(fence::expel(|port| !names.iter().any(|name| name == port))?)
+    let names: BTreeSet<String> = Netlink::open()?.links()?.into_iter().map(|link| link.name).collect();
+    Ok(fence::expel(|port| !names.contains(port))?)
 }
 
 /// Says whether a container is as [`attach`] left it. Further addresses and routes do not matter.
@@ -386,8 +408,8 @@ pub fn attach_beside(network: &HostNetwork, attachment: &Attachment) -> Result<A
 fn port_beside(network: &HostNetwork, interface: &str, inside: &Link) -> Result<Link, AttachError> {
     let mut netlink = Netlink::open()?;
     let bridge = netlink.link(&network.bridge)?;
-    let links = netlink.links()?;
-    let port = links.into_iter().find(|link| Some(link.index) == inside.other_end && link.other_end == Some(inside.index));
+    let other_end = inside.other_end.map(|index| netlink.link_at(index)).transpose()?.flatten();
+    let port = other_end.filter(|link| link.other_end == Some(inside.index));
     let elsewhere = || AttachError::Elsewhere { interface: interface.to_owned(), bridge: network.bridge.clone() };
     port.filter(|port| port.controller == Some(bridge.index)).ok_or_else(elsewhere)
 }
@@ -424,13 +446,12 @@ pub fn detach_beside(netns: &Path, interface: &str, addresses: &[IpAddr]) -> Res
         Ok(namespace) => namespace.run(|| strip(interface, addresses))??,
         Err(_) => None,
     };
-    let mut netlink = Netlink::open()?;
-    let links = netlink.links()?;
-    let is_port = |link: &&Link| inside.as_ref().is_some_and(|inside| Some(link.index) == inside.other_end);
-    if let Some(port) = links.iter().find(is_port) {
-        fence::expel(|name| name == port.name)?;
-    }
-    sweep().map(drop)
+    let other_end = inside.and_then(|inside| inside.other_end);
+    let links = Netlink::open()?.links()?;
+    let others: BTreeSet<&str> =
+        links.iter().filter(|link| Some(link.index) != other_end).map(|link| link.name.as_str()).collect();
+    // With it those that went without a word.
+    Ok(fence::expel(|port| !others.contains(port)).map(drop)?)
 }
 
 /// In the container's namespace. Addresses take their routes with them.

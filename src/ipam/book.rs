@@ -156,6 +156,11 @@ impl Network {
         self.resting.iter().filter_map(move |(address, since)| Some((*address, rest_left(*since, now)?)))
     }
 
+    /// Forgets what has rested, lest the list grow for ever.
+    fn forget_rested(&mut self, now: Seconds) {
+        self.resting.retain(|_, since| rest_left(*since, now).is_some());
+    }
+
     fn blocks_of(&self, ipv6: bool) -> Vec<IpNet> {
         self.blocks.iter().copied().filter(|block| block.addr().is_ipv6() == ipv6).collect()
     }
@@ -217,7 +222,20 @@ fn rest_left(since: Seconds, now: Seconds) -> Option<Seconds> {
 impl Book {
     pub(super) fn replay(records: Vec<Record>) -> Self {
         let mut book = Self::default();
-        records.into_iter().for_each(|record| book.apply(record));
+        let mut latest = BTreeMap::<String, Seconds>::new();
+        for record in records {
+            if let Record::Release { network, at, .. } = &record {
+                match latest.get_mut(network) {
+                    Some(latest) => *latest = *at,
+                    None => drop(latest.insert(network.clone(), *at)),
+                }
+            }
+            book.enter(record);
+        }
+        // Once, as every release would go through all that rest.
+        for (network, at) in latest {
+            book.entry(network).forget_rested(at);
+        }
         book
     }
 
@@ -248,6 +266,17 @@ impl Book {
     }
 
     pub(super) fn apply(&mut self, record: Record) {
+        let released = match &record {
+            Record::Release { network, at, .. } => Some((network.clone(), *at)),
+            _ => None,
+        };
+        self.enter(record);
+        if let Some((network, at)) = released {
+            self.entry(network).forget_rested(at);
+        }
+    }
+
+    fn enter(&mut self, record: Record) {
         match record {
             Record::Journal { .. } => {}
             Record::Network { network: name, blocks, reserved, source } => {
@@ -271,8 +300,6 @@ impl Book {
             }
             Record::Release { network: name, owner, at } => {
                 let network = self.entry(name);
-                // What has rested is forgotten here, lest the list grow for ever.
-                network.resting.retain(|_, since| rest_left(*since, at).is_some());
                 for address in network.leases.remove(&owner).map(|lease| lease.addresses).unwrap_or_default() {
                     if network.holders.get(&address) == Some(&owner) {
                         network.holders.remove(&address);
@@ -287,6 +314,11 @@ impl Book {
                 self.entry(name).last[usize::from(address.is_ipv6())] = Some(address);
             }
         }
+    }
+
+    /// About how many records make this book.
+    pub(super) fn size(&self) -> usize {
+        self.networks.values().map(|network| 1 + network.leases.len() + network.resting.len()).sum()
     }
 
     /// The records that make this book and no more.

@@ -44,6 +44,8 @@ pub(super) struct Journal {
     path: PathBuf,
     file: Locked,
     len: u64,
+    /// Lines in it.
+    count: usize,
     compact_over: u64,
     /// A write failed: what stands in the file is not known.
     broken: bool,
@@ -60,7 +62,8 @@ impl Journal {
         let mut octets = Vec::with_capacity(len as usize);
         (&*file).read_to_end(&mut octets).map_err(failed)?;
         let contents = read(&octets).ok_or_else(|| IpamError::Newer(path.to_owned()))?;
-        let journal = Self { path: path.to_owned(), file, len, compact_over, broken: false };
+        let count = contents.records.len();
+        let journal = Self { path: path.to_owned(), file, len, count, compact_over, broken: false };
         Ok((journal, contents))
     }
 
@@ -94,6 +97,7 @@ impl Journal {
             return Err(self.failed(error));
         }
         self.len += octets.len() as u64;
+        self.count += 1;
         // The name must be on disk as well, or the file is lost with the power.
         if first { self.sync_name() } else { Ok(()) }
     }
@@ -102,9 +106,10 @@ impl Journal {
         file::sync_names(&self.path).map_err(|error| self.failed(error))
     }
 
-    /// Writes the journal anew if it is large and most of it is history.
-    pub(super) fn compact(&mut self, records: &dyn Fn() -> Vec<Record>) -> Result<(), IpamError> {
-        if self.len <= self.compact_over {
+    /// Writes the journal anew if it is large and most of it is history. About `size` records would be left.
+    pub(super) fn compact(&mut self, size: usize, records: &dyn Fn() -> Vec<Record>) -> Result<(), IpamError> {
+        // To make the records of many leases takes milliseconds, so that is not tried in vain.
+        if self.len <= self.compact_over || size > self.count / 2 {
             return Ok(());
         }
         let records = records();
@@ -139,7 +144,7 @@ impl Journal {
             Ok(file)
         };
         self.file = replace().map_err(|error| self.failed(error))?;
-        self.len = octets.len() as u64;
+        (self.len, self.count) = (octets.len() as u64, records.len());
         self.sync_name()
     }
 }

@@ -304,7 +304,7 @@ impl Ipam {
         self.journal.append(&record)?;
         self.book.apply(record);
         let book = &self.book;
-        self.journal.compact(&|| book.records())
+        self.journal.compact(book.size(), &|| book.records())
     }
 }
 

@@ -169,6 +169,21 @@ impl Netlink {
         self.link_for(name, || format!("look up the interface {name}"))
     }
 
+    /// The interface of this number; none if there is none.
+    ///
+    /// # Errors
+    /// [`NetlinkError`].
+    pub fn link_at(&mut self, index: u32) -> Result<Option<Link>, NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(without_statistics());
+        match self.ask(RouteNetlinkMessage::GetLink(message), 0, || format!("look up the interface with number {index}")) {
+            Ok(answer) => Ok(answer.into_iter().find_map(Link::from_message)),
+            Err(error) if error.is_absent() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// How many packets the kernel gave to this interface and nobody took.
     ///
     /// # Errors

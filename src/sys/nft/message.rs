@@ -49,6 +49,16 @@ impl Message {
         Self { kind: BATCH_END, ..Self::batch_begin(subsystem) }
     }
 
+    /// Its type within the subsystem.
+    pub(super) const fn kind(&self) -> u16 {
+        self.kind & 0xff
+    }
+
+    /// All of its attributes.
+    pub(super) fn attributes(&self) -> &[u8] {
+        &self.attributes
+    }
+
     /// The family of the table.
     pub(super) const fn family(&self) -> u8 {
         self.family
@@ -91,31 +101,26 @@ impl NetlinkDeserializable for Message {
     }
 }
 
-/// The value of the first attribute of this type among these.
-pub(super) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
-    let mut rest = attributes;
+/// Each attribute: its type, whether it is marked as made of attributes, and its value. What does not parse ends them.
+pub(super) fn split(attributes: &[u8]) -> Vec<(u16, bool, &[u8])> {
+    let (mut rest, mut parts) = (attributes, Vec::new());
     // NlasIterator checks each length; its own buffers cannot be lent out, so the value is cut here.
     for found in NlasIterator::new(attributes).map_while(Result::ok) {
         let length = usize::from(found.length());
-        if found.kind() == kind {
-            return rest.get(ALIGNMENT..length);
-        }
-        rest = rest.get(length.next_multiple_of(ALIGNMENT)..)?;
+        parts.extend(rest.get(ALIGNMENT..length).map(|value| (found.kind(), found.nested_flag(), value)));
+        rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
     }
-    None
+    parts
+}
+
+/// The value of the first attribute of this type among these.
+pub(super) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    split(attributes).into_iter().find(|part| part.0 == kind).map(|part| part.2)
 }
 
 /// The values of all attributes of this type among these.
 pub(super) fn all_of(attributes: &[u8], kind: u16) -> Vec<&[u8]> {
-    let (mut rest, mut values) = (attributes, Vec::new());
-    for found in NlasIterator::new(attributes).map_while(Result::ok) {
-        let length = usize::from(found.length());
-        if found.kind() == kind {
-            values.extend(rest.get(ALIGNMENT..length));
-        }
-        rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
-    }
-    values
+    split(attributes).into_iter().filter(|part| part.0 == kind).map(|part| part.2).collect()
 }
 
 /// Attributes under construction.

@@ -24,6 +24,7 @@
 //! }
 //! ```
 
+mod compare;
 pub mod forward;
 mod message;
 mod rule;

@@ -193,13 +193,13 @@ impl Rule {
 
     /// Goes on only if what was loaded, side by side, is in the set, or is not.
     pub(crate) fn in_set(self, holds: Holds, loads: &[Load], set: &str) -> Self {
-        let (mut rule, mut register) = (self, uapi::REG32_0);
+        let (mut rule, mut place) = (self, 0);
         for load in loads {
-            let (name, data) = load.into_register(register);
+            let (name, data) = load.into_register(register(place));
             rule = rule.expression(name, data);
-            register += load.length().div_ceil(4) as u32;
+            place += load.length().div_ceil(4) as u32;
         }
-        let mut data = Attributes::default().text(uapi::LOOKUP_SET, set).number(uapi::LOOKUP_SREG, uapi::REG32_0);
+        let mut data = Attributes::default().text(uapi::LOOKUP_SET, set).number(uapi::LOOKUP_SREG, register(0));
         if holds == Holds::No {
             data = data.number(uapi::LOOKUP_FLAGS, uapi::LOOKUP_INVERTED);
         }
@@ -371,6 +371,12 @@ impl Rule {
         let expression = Attributes::default().text(uapi::EXPR_NAME, name).nested(uapi::EXPR_DATA, data);
         Self(self.0.nested(uapi::LIST_ELEM, expression))
     }
+}
+
+/// The register that begins at this place of four octets, by the name that the kernel lists it under: one of the registers of sixteen
+/// octets where one begins there.
+const fn register(place: u32) -> u32 {
+    if place.is_multiple_of(4) { uapi::REG_1 + place / 4 } else { uapi::REG32_0 + place }
 }
 
 fn value(octets: &[u8]) -> Attributes {

@@ -12,13 +12,13 @@ use super::rule::{OBJECT_COUNTER, Rule};
 use super::{
     CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, CHAIN_TYPE, Count, DELETE_TABLE, Fault, GuardError, HOOK_HOOKNUM,
     HOOK_PRIORITY, LIST_OBJECTS, NEW_CHAIN, NEW_OBJECT, NEW_RULE, NEW_TABLE, OBJ_DATA, OBJ_NAME, OBJ_TABLE, OBJ_TYPE,
-    POLICY_ACCEPT, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE, TABLE_NAME, commit, count, open, text,
+    POLICY_ACCEPT, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE, Socket, TABLE_NAME, commit, count, open, text,
 };
 
 /// More message types of nf_tables.
-const DELETE_RULE: u16 = 8;
-const NEW_SET: u16 = 9;
-const NEW_ELEMENT: u16 = 12;
+pub(super) const DELETE_RULE: u16 = 8;
+pub(super) const NEW_SET: u16 = 9;
+pub(super) const NEW_ELEMENT: u16 = 12;
 const LIST_ELEMENTS: u16 = 13;
 const DELETE_ELEMENT: u16 = 14;
 
@@ -35,7 +35,7 @@ const SET_DESC_CONCAT: u16 = 2;
 const SET_FIELD_LEN: u16 = 1;
 const LIST_ELEM: u16 = 1;
 const ELEMENT_LIST_TABLE: u16 = 1;
-const ELEMENT_LIST_SET: u16 = 2;
+pub(super) const ELEMENT_LIST_SET: u16 = 2;
 const ELEMENT_LIST_ELEMENTS: u16 = 3;
 const ELEMENT_KEY: u16 = 1;
 const ELEMENT_FLAGS: u16 = 3;
@@ -72,7 +72,7 @@ impl Family {
         }
     }
 
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Inet => "inet",
             Self::Bridge => "bridge",
@@ -166,9 +166,9 @@ pub(crate) fn address_octets(address: std::net::IpAddr) -> Vec<u8> {
 /// Changes of one table.
 #[derive(Debug)]
 pub(crate) struct Transaction {
-    family: Family,
-    table: &'static str,
-    messages: Vec<(Message, u16)>,
+    pub(super) family: Family,
+    pub(super) table: &'static str,
+    pub(super) messages: Vec<(Message, u16)>,
     sets: u32,
 }
 
@@ -333,24 +333,65 @@ pub(crate) struct Range {
 /// [`GuardError`].
 pub(crate) fn ranges(family: Family, table: &str, set: &str) -> Result<Vec<Range>, GuardError> {
     let action = || format!("list the set {set} of the nftables table {} {table}", family.name());
+    let listed = list_elements(&mut open(action)?, family, table, set)?;
+    Ok(listed
+        .into_iter()
+        .map(|Element { first, last, .. }| Range { last: last.unwrap_or_else(|| first.clone()), first })
+        .collect())
+}
+
+/// Whether a set of single keys holds this one: one question, however many there are.
+///
+/// # Errors
+/// [`GuardError`].
+pub(crate) fn holds(family: Family, table: &str, set: &str, key: &Key) -> Result<bool, GuardError> {
+    let action = || format!("look into the set {set} of the nftables table {} {table}", family.name());
+    let wanted = Attributes::default()
+        .text(ELEMENT_LIST_TABLE, table)
+        .text(ELEMENT_LIST_SET, set)
+        .nested(ELEMENT_LIST_ELEMENTS, Attributes::default().nested(LIST_ELEM, element(ELEMENT_KEY, key)));
+    match open(action)?.request(Message::new(LIST_ELEMENTS, family.code(), wanted), 0) {
+        Ok(_) => Ok(true),
+        Err(Fault::Refused { reason, .. }) if reason.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(fault) => Err(super::explain(fault, action)),
+    }
+}
+
+/// What a set holds, as messages say it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Element {
+    first: Vec<u8>,
+    last: Option<Vec<u8>>,
+    /// The first that is outside of a range again.
+    is_end: bool,
+}
+
+pub(super) fn list_elements(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+    set: &str,
+) -> Result<Vec<Element>, GuardError> {
     let filter = Attributes::default().text(ELEMENT_LIST_TABLE, table).text(ELEMENT_LIST_SET, set);
-    let mut socket = open(action)?;
-    let answer = match socket.request(Message::new(LIST_ELEMENTS, family.code(), filter), NLM_F_DUMP) {
-        Ok(answer) => answer,
-        Err(Fault::Refused { reason, .. }) if reason.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
-        Err(fault) => return Err(super::explain(fault, action)),
-    };
-    let mut keys = Vec::new();
-    for message in &answer {
-        let elements = message.attribute(ELEMENT_LIST_ELEMENTS).unwrap_or_default();
-        for element in all_of(elements, LIST_ELEM) {
-            let value = |kind| Some(attribute(attribute(element, kind)?, DATA_VALUE)?.to_vec());
-            let first = value(ELEMENT_KEY);
-            let last = value(ELEMENT_KEY_END).or_else(|| first.clone());
-            keys.extend(first.zip(last).map(|(first, last)| Range { first, last }));
+    match socket.request(Message::new(LIST_ELEMENTS, family.code(), filter), NLM_F_DUMP) {
+        Ok(answer) => Ok(answer.iter().flat_map(elements_in).collect()),
+        Err(Fault::Refused { reason, .. }) if reason.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
+        Err(fault) => {
+            Err(super::explain(fault, || format!("list the set {set} of the nftables table {} {table}", family.name())))
         }
     }
-    Ok(keys)
+}
+
+/// The elements that a message tells of.
+pub(super) fn elements_in(message: &Message) -> Vec<Element> {
+    let elements = message.attribute(ELEMENT_LIST_ELEMENTS).unwrap_or_default();
+    let one = |element| {
+        let value = |kind| Some(attribute(attribute(element, kind)?, DATA_VALUE)?.to_vec());
+        let flags = attribute(element, ELEMENT_FLAGS).and_then(|flags| flags.try_into().ok()).map_or(0, u32::from_be_bytes);
+        let is_end = flags & ELEMENT_INTERVAL_END != 0;
+        Some(Element { first: value(ELEMENT_KEY)?, last: value(ELEMENT_KEY_END), is_end })
+    };
+    all_of(elements, LIST_ELEM).into_iter().filter_map(one).collect()
 }
 
 /// What a counter of a table has counted; none if it is not there.

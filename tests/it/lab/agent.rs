@@ -19,8 +19,8 @@ use super::{Daemon, Host, Lab, PSK, attempt, wait_for};
 /// The binary under test.
 pub const UNDERPASS: &str = env!("CARGO_BIN_EXE_underpass");
 
-/// What agents run: another build of it, if the environment names one.
-static PROGRAM: LazyLock<String> =
+/// What agents and plugins run: another build of it, if the environment names one.
+pub static PROGRAM: LazyLock<String> =
     LazyLock::new(|| std::env::var("UNDERPASS_PROGRAM").unwrap_or_else(|_| UNDERPASS.to_owned()));
 
 /// An Ed25519 public key as X.509 writes it: this, then the 32 octets (RFC 8410).

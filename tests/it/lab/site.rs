@@ -16,7 +16,7 @@ use underpass::sys::netlink::Netlink;
 use underpass::sys::netns::Namespace;
 
 use super::Host;
-use super::agent::{Agent, UNDERPASS};
+use super::agent::{Agent, PROGRAM};
 
 /// A host as a container runtime sees it.
 pub struct Site {
@@ -37,7 +37,7 @@ pub struct Container {
 /// Links to our plugins, in a folder that is there.
 pub fn link_plugins(folder: &Path) {
     for name in ["rancher-cni-ipam", "rancher-bridge", "underpass-cni"] {
-        symlink(UNDERPASS, folder.join(name)).expect("a link");
+        symlink(PROGRAM.as_str(), folder.join(name)).expect("a link");
     }
 }
 

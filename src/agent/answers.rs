@@ -55,6 +55,8 @@ pub(super) struct Facts {
     pub driver_warnings: Vec<String>,
     /// What an operator should know of filters in the way of containers.
     pub barrier_warnings: Vec<String>,
+    /// What an operator should know of the kernel's tables of neighbours.
+    pub neighbour_warnings: Vec<String>,
     /// The store, if there is one.
     pub store: Option<(View, Own)>,
     /// What an operator should know of what it says.
@@ -170,7 +172,13 @@ impl Answers {
         }
         drivers::show(&self.state_dir, &mut status);
         status.control = self.counters.snapshot();
-        let lists = [&facts.driver_warnings, &facts.loan_warnings, &facts.barrier_warnings, &facts.store_warnings];
+        let lists = [
+            &facts.driver_warnings,
+            &facts.loan_warnings,
+            &facts.barrier_warnings,
+            &facts.neighbour_warnings,
+            &facts.store_warnings,
+        ];
         status.warnings = [&facts.warnings]
             .into_iter()
             .chain(lists)

@@ -16,6 +16,7 @@ use super::census::Census;
 use super::containers::{Containers, foreign_bridges};
 use super::delivery::Delivery;
 use super::docker::Docker;
+use super::neighbours::Neighbours;
 use super::plumbing::{self, Plumbing};
 use super::rotation::{self, HOST_KEY_OLD};
 use super::watch::{self, Watch};
@@ -168,6 +169,7 @@ impl Agent {
             warnings: std::mem::take(warnings),
             driver_warnings,
             barrier_warnings: Vec::new(),
+            neighbour_warnings: Vec::new(),
             store: None,
             store_warnings: Vec::new(),
         };
@@ -201,7 +203,7 @@ impl Agent {
         watch::look_at_places(&wish.config, &self.engine);
         let news = wish.news();
         let mut containers = Containers::new(&options.state_dir, &wish.config.tun.name);
-        let mut barrier = Barrier::default();
+        let (mut barrier, mut neighbours) = (Barrier::default(), Neighbours::default());
         self.look_at_containers(&mut containers, wish, true);
         loop {
             select! {
@@ -211,6 +213,9 @@ impl Agent {
                     self.look_at_containers(&mut containers, wish, changed);
                     if let Some(warnings) = barrier.look(&wish.config, &self.engine, changed) {
                         self.facts.lock().unwrap_or_else(PoisonError::into_inner).barrier_warnings = warnings;
+                    }
+                    if let Some(warnings) = neighbours.look() {
+                        self.facts.lock().unwrap_or_else(PoisonError::into_inner).neighbour_warnings = warnings;
                     }
                 }
                 recv(news) -> _ => self.look_at_store(wish, options),

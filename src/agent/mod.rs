@@ -4,7 +4,7 @@
 //! engine and the node take (`desired.rs`), with the hosts of a store joined in (`membership.rs`, `mesh.rs`, `wish.rs`), the engine runs,
 //! the guard stands before the first address does (`plumbing.rs`), the control socket answers (`answers.rs`), container runtimes are told
 //! of networks and blocks (`drivers/`), the store is told what they use (`census.rs`, `delivery.rs`), containers that run are kept as they
-//! should be (`containers.rs`, `passage.rs`, `barrier.rs`), the kernel is asked for path MTUs now and then (`paths.rs`) and watched (`watch.rs`, `places.rs`),
+//! should be (`containers.rs`, `passage.rs`, `barrier.rs`, `neighbours.rs`), the kernel is asked for path MTUs now and then (`paths.rs`) and watched (`watch.rs`, `places.rs`),
 //! and signals decide
 //! (`life.rs`): SIGHUP reads the configuration again, and changes what can be changed while packets flow; SIGTERM takes
 //! everything back in the opposite order.
@@ -21,6 +21,7 @@ pub mod files;
 mod life;
 mod membership;
 mod mesh;
+mod neighbours;
 mod passage;
 mod paths;
 mod places;

@@ -28,9 +28,9 @@ const OVERHEAD_WORD: &str = "overhead=";
 /// The kernel's limit for aliases, `IFALIASZ` less the zero.
 const ALIAS_LIMIT: usize = 255;
 
-/// How long a wire may take to work: the kernel notices both ends at once unless it is busy. Nothing fails after that, but the
-/// announcement may be lost.
-const CARRIER_PATIENCE: Duration = Duration::from_millis(20);
+/// How long a wire may take to work: the kernel notices both ends at once unless it is busy, and then its link watch takes up to a second.
+/// Nothing fails after that, but the announcement may be lost.
+const CARRIER_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Between two looks at it.
 const CARRIER_LOOK: Duration = Duration::from_micros(300);
@@ -83,9 +83,13 @@ pub fn attach(network: &HostNetwork, attachment: &Attachment) -> Result<Attached
         step("attach-wire")?;
         plug_in(&mut netlink, network, attachment, &port)?;
         step("attach-port")?;
-        let mtu = namespace.run(|| furnish(attachment, mac, &port))??;
+        let link = namespace.run(|| furnish(attachment))??;
+        // This end as well: until it works the bridge passes nothing on.
+        let near = wait_for_carrier(&mut netlink, &port)?;
+        tracing::trace!("{port} is connected to {name}");
+        namespace.run(|| announce(attachment, mac, &link))??;
         step("attach-announce")?;
-        let near = netlink.link(&port)?;
+        let mtu = link.mtu;
         Ok(Attached { bridge_mac: prepared.bridge_mac, port_mac: hardware_address(&near), port: port.clone(), mac, mtu })
     };
     remove(&port)?;
@@ -145,8 +149,8 @@ fn alias(attachment: &Attachment) -> String {
     if whole.len() <= ALIAS_LIMIT { whole } else { short }
 }
 
-/// In the container's namespace: addresses, up, routes, and word of it to the neighbours. The interface's MTU.
-fn furnish(attachment: &Attachment, mac: HardwareAddress, port: &str) -> Result<u32, AttachError> {
+/// In the container's namespace: addresses, up, routes. Its interface, which works.
+fn furnish(attachment: &Attachment) -> Result<Link, AttachError> {
     let name = attachment.owner.interface.as_str();
     let mut netlink = Netlink::open()?;
     if attachment.addresses.iter().any(|address| address.addr().is_ipv6()) {
@@ -157,20 +161,22 @@ fn furnish(attachment: &Attachment, mac: HardwareAddress, port: &str) -> Result<
     }
     step("attach-address")?;
     netlink.set_up(name)?;
-    // Not before: the kernel would announce them now as well, and each time every port of the bridge gets a copy.
-    let kernel_announces = announce::by_kernel(name, &attachment.addresses);
     for route in &attachment.routes {
         add_route(&mut netlink, name, *route, None)?;
     }
     step("attach-route")?;
-    let link = wait_for_carrier(&mut netlink, name)?;
-    tracing::trace!("{port} is connected to {name}");
-    if kernel_announces {
-        netlink.set_hardware_address(name, mac)?;
+    Ok(wait_for_carrier(&mut netlink, name)?)
+}
+
+/// In the container's namespace: word to the neighbours. Not before the interface is up: the kernel would announce its addresses then as well,
+/// and each time every port of the bridge gets a copy.
+fn announce(attachment: &Attachment, mac: HardwareAddress, link: &Link) -> Result<(), AttachError> {
+    if announce::by_kernel(&link.name, &attachment.addresses) {
+        Netlink::open()?.set_hardware_address(&link.name, mac)?;
     } else {
         announce::by_socket(link.index, mac, &attachment.addresses);
     }
-    Ok(link.mtu)
+    Ok(())
 }
 
 /// Lets a container's interface have IPv6, which some runtimes switch off, and have it at once: nobody else has an address that follows from

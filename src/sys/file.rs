@@ -192,7 +192,7 @@ fn draft(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.{}", std::process::id()))
 }
 
-/// What processes left in a folder that were killed while they [placed](place) something: hidden names, as [`draft`] makes them, which are
+/// What processes left in a folder that were killed while they placed something: hidden names, as `draft` makes them, which are
 /// older than anybody takes to write a file. Whoever is slower after all fails, and leaves the old file.
 ///
 /// # Errors
